@@ -1,0 +1,33 @@
+"""The two kinds of failure, their exit codes, and the signal to stop.
+
+    RecaptionError
+    ├── PermanentError   bad input: exit 42, never retried
+    └── TemporaryError   bad luck: exit 75, retried
+    Terminated           SIGTERM arrived: exit 143, nothing half-written
+
+Every message is one line: what, where, what was found, what was expected, what to do.
+"""
+
+
+class RecaptionError(Exception):
+    """Base of all failures that have a message for a person."""
+
+    exit_code = 1
+
+
+class PermanentError(RecaptionError):
+    """Bad input: the same call fails again. Kubernetes' FailIndex rule names this exit code."""
+
+    exit_code = 42
+
+
+class TemporaryError(RecaptionError):
+    """Bad luck (network, preemption, a full disk): worth a retry. 75 is sysexits' EX_TEMPFAIL."""
+
+    exit_code = 75
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. A BaseException, so that no `except Exception` takes it for a failed sample."""
+
+    exit_code = 143

@@ -1,0 +1,211 @@
+"""Storage: named bytes in a folder or a bucket, with the two writes the commit protocol needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import urlsplit
+
+from components.pool.errors import PermanentError, TemporaryError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object: its path below the storage root and its size in bytes."""
+
+    path: str
+    size: int
+
+
+class Storage(Protocol):
+    """Objects below one root. Paths are relative, with `/`; a reader never sees a half-written object.
+
+    Every method raises PermanentError for what a retry cannot mend (no such object, no permission) and
+    TemporaryError for what it can (after its own bounded retries).
+    """
+
+    uri: str
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Bytes of one object; `length` None reads to its end. A range past the end is cut short."""
+
+    def open(self, path: str) -> BinaryIO:
+        """A seekable reader that fetches ahead, for forward reading with skips."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Create or replace, atomically."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Create only if absent. False, and nothing changed, when the object exists."""
+
+    def upload(self, source: Path, path: str) -> None:
+        """Create or replace from a local file, atomically."""
+
+    def size(self, path: str) -> int | None:
+        """Bytes, or None when there is no such object."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Objects whose path starts with `prefix`, in lexicographic order."""
+
+    def delete(self, path: str) -> None:
+        """Remove; no error when it is already gone."""
+
+
+def open_storage(uri: str) -> Storage:
+    """The storage for a local folder or `gs://bucket/prefix`."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        return LocalStorage(parts.path if parts.scheme else uri)
+    if parts.scheme == "gs":
+        from components.pool.gcs import GcsStorage
+
+        return GcsStorage(parts.netloc, parts.path.strip("/"))
+    raise PermanentError(f"storage {uri}: scheme {parts.scheme}:// is not supported; give a folder or gs://bucket/path")
+
+
+def open_object(uri: str) -> tuple[Storage, str]:
+    """Split one object's address into its storage and the path in it."""
+    folder, _, name = uri.rpartition("/")
+    return open_storage(folder or "."), name
+
+
+class LocalStorage:
+    """A folder. Writes go to a hidden temporary file beside the target, then link (create) or rename (write)."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.uri = str(self.root)
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        with self.open(path) as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            return open(self.root / path, "rb", buffering=1 << 20)
+        except OSError as error:
+            raise _explain(error, self.root / path, "read") from error
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self.root / path
+        with _Temporary(target) as temporary:
+            temporary.write(data)
+            temporary.rename()
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self.root / path
+        if target.exists():
+            return False
+        with _Temporary(target) as temporary:
+            temporary.write(data)
+            return temporary.link()
+
+    def upload(self, source: Path, path: str) -> None:
+        target = self.root / path
+        with _Temporary(target) as temporary:
+            with open(source, "rb") as file:
+                while chunk := file.read(1 << 20):
+                    temporary.write(chunk)
+            temporary.rename()
+
+    def size(self, path: str) -> int | None:
+        target = self.root / path
+        try:
+            return target.stat().st_size if target.is_file() else None
+        except OSError as error:
+            raise _explain(error, target, "stat") from error
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        folder = self.root / prefix if prefix.endswith("/") or not prefix else (self.root / prefix).parent
+        found = []
+        for parent, _, names in os.walk(folder, onerror=_raise_unless_absent):
+            for name in names:
+                path = os.path.relpath(os.path.join(parent, name), self.root).replace(os.sep, "/")
+                if path.startswith(prefix) and not name.startswith(".tmp-"):
+                    found.append(path)
+        for path in sorted(found):
+            size = self.size(path)
+            if size is not None:
+                yield Entry(path, size)
+
+    def delete(self, path: str) -> None:
+        try:
+            (self.root / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise _explain(error, self.root / path, "delete") from error
+
+
+class _Temporary:
+    """A file beside `target` that becomes it or vanishes; fsynced first, so a crash leaves all or nothing."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __enter__(self) -> _Temporary:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, self.path = tempfile.mkstemp(prefix=".tmp-", dir=self.target.parent)
+            os.fchmod(descriptor, 0o644)  # mkstemp makes it private; a pool is shared between users and pods
+            self.file = os.fdopen(descriptor, "wb")
+        except OSError as error:
+            raise _explain(error, self.target, "write") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+    def write(self, data: bytes) -> None:
+        try:
+            self.file.write(data)
+        except OSError as error:
+            raise _explain(error, self.target, "write") from error
+
+    def rename(self) -> None:
+        self._flush()
+        os.replace(self.path, self.target)
+
+    def link(self) -> bool:
+        self._flush()
+        try:
+            os.link(self.path, self.target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _explain(error, self.target, "create") from error
+        return True
+
+    def _flush(self) -> None:
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise _explain(error, self.target, "write") from error
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise _explain(error, Path(str(error.filename)), "list") from error
+
+
+def _explain(error: OSError, path: Path, verb: str) -> PermanentError | TemporaryError:
+    """A full disk or an I/O fault may pass; a missing file or permission will not."""
+    hints = {
+        errno.ENOENT: "no such file",
+        errno.EACCES: "no permission: let this user read and write there",
+        errno.EROFS: "the file system is read-only: choose another storage",
+        errno.ENOSPC: "the disk is full: free space, then run the same command again (finished work is kept)",
+        errno.EDQUOT: "the disk quota is used up: free space, then run the same command again",
+    }
+    number = error.errno or 0
+    kind = PermanentError if number in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) else (
+        TemporaryError
+    )
+    return kind(f"cannot {verb} {path}: {hints.get(number, error.strerror or error)}")

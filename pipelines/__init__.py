@@ -1,0 +1,1 @@
+"""Who runs the stages: the command line, this machine, Kubeflow, the operator. Nothing here computes a value."""

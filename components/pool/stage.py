@@ -1,0 +1,121 @@
+"""What a stage declares about itself. Importing a declaration imports nothing heavy.
+
+A column is declared once, as a subclass of ColumnStage in `components/<stage>/stage.py`; the worker loop, the
+command line, the container step and the README's table derive from it. A Step does anything else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from components.pool.columns import ColumnSpec
+from components.pool.images import Geometry, Pixels
+from components.pool.shards import Shard
+
+if TYPE_CHECKING:
+    from components.pool.run import Run
+
+DTYPES: dict[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "float32": pa.float32(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "string": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One value per sample."""
+
+    name: str
+    dtype: str
+    """A key of DTYPES, or `float16[D]`: a vector whose length the model gives."""
+    meaning: str
+    """Unit, range and direction, e.g. `cosine, [-1, 1], higher = closer`; what null means."""
+
+    def array(self, values: Sequence[Any]) -> pa.Array:
+        """The values as Arrow, None as null."""
+        if self.dtype != "float16[D]":
+            return pa.array(values, DTYPES[self.dtype])
+        width = next((len(v) for v in values if v is not None), 1)
+        flat = np.zeros((len(values), width), np.float16)
+        for row, value in enumerate(values):
+            if value is not None:
+                flat[row] = value
+        missing = pa.array([v is None for v in values], pa.bool_())
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), width, mask=missing)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one worker of a stage wants from its node."""
+
+    memory_gib: float
+    gpu: bool = False
+
+
+@dataclass
+class Batch:
+    """Samples of one shard. Rows of every part are the samples in `uids`, in that order."""
+
+    shard: Shard
+    uids: list[str]
+    images: Pixels | None = None
+    """(B, H, W, 3) uint8 of the stage's geometry, where the stage reads `image`."""
+    inputs: Mapping[str, pa.Table] = field(default_factory=dict)
+    """By role: the rows of that input column; a row absent there is null."""
+    tar: BinaryIO | None = None
+    """The open shard, where the stage reads `tar`; then uids is empty and the stage returns `uid` itself."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Reasons a stage counts that belong to no row."""
+
+
+class Stage(ABC):
+    """What every stage says about itself."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for the README's table and `recaption stages`."""
+    reads: ClassVar[tuple[str, ...]]
+    writes: ClassVar[str]
+    needs: ClassVar[Needs]
+
+
+class ColumnStage(Stage):
+    """A function from a batch to one value per sample, run by the one worker loop.
+
+    `reads` names what a batch must hold: `tar` (the whole shard), `image` (decoded pixels), or the roles of the
+    spec's input columns.
+    """
+
+    fields: ClassVar[tuple[Field, ...]]
+    version: ClassVar[int]
+    """Part of the column's hash: raise it when the code would write other values."""
+    batch_size: ClassVar[int] = 256
+    geometry: Geometry | None = None
+    """Set by setup() where the stage reads `image`."""
+
+    def __init__(self, spec: ColumnSpec) -> None:
+        self.spec = spec
+
+    def setup(self, uids: Callable[[], Iterable[str]]) -> None:
+        """Load models, once before the first batch; `uids` lists all samples of the task, for joins."""
+
+    @abstractmethod
+    def process(self, batch: Batch) -> dict[str, Sequence[Any]]:
+        """One value per row for every declared field; None is null. `error` may hold a reason per row."""
+
+
+class Step(Stage):
+    """Anything that is no column: reads the run's parts of the storage, writes its own."""
+
+    @abstractmethod
+    def run(self, run: Run) -> None:
+        """Do what is missing. Running it again does nothing twice and gives the same bytes."""

@@ -111,7 +111,7 @@ class Columns:
         """How many samples the shard's parts cover, failures included."""
         if len(self.parts(spec, shard)) < 2:
             return sum(record.rows for record in self.records(spec, shard))
-        return self.read(spec, shard, []).num_rows
+        return int(self.read(spec, shard, []).num_rows)
 
     def read(self, spec: ColumnSpec, shard: Shard, fields: Sequence[str] | None = None) -> pa.Table:
         """The shard's parts joined: `uid`, then `fields` (None: all). No row twice, whatever overlaps.

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 1 << 26  # 8192 × 8192; more is a decompression bomb, not a photo
 MIN_SIDE = 2  # a 1 × 1 image is a tracking pixel
@@ -66,7 +66,7 @@ def open_rgb(data: bytes) -> Image.Image:
             raise
         except Image.DecompressionBombError:
             raise ImageError("image of too many pixels") from None
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise ImageError("not an image") from None
         except Exception as error:  # Pillow's plugins raise whatever they stumble over
             kind = "truncated" if "truncated" in str(error).lower() else "corrupt"

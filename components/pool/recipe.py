@@ -102,7 +102,9 @@ class ImportedColumn(Model):
     @model_validator(mode="after")
     def _field(self) -> ImportedColumn:
         if self.source.endswith(".npy") != (self.field is None):
-            raise ValueError("a .npy lists uids and has no field; a parquet or CSV needs `field`, the name of its value")
+            raise ValueError(
+                "a .npy lists uids and has no field; a parquet or CSV needs `field`, the name of its value"
+            )
         if self.source.endswith(".npy") and self.kind != "flag":
             raise ValueError("a .npy lists uids, so its kind must be flag")
         return self
@@ -200,8 +202,13 @@ ScaleName = Literal["debug", "small", "medium", "large", "xlarge"]
 class Train(Model):
     scale: Annotated[
         Annotated[ScaleName, Tag("<name>")] | Annotated[ScaleConfig, Tag("<ScaleConfig>")],
-        _by_key("a scale's name or {model: …, batchSize: …, …}", "<name>", model="<ScaleConfig>",
-                batch_size="<ScaleConfig>", samples="<ScaleConfig>"),
+        _by_key(
+            "a scale's name or {model: …, batchSize: …, …}",
+            "<name>",
+            model="<ScaleConfig>",
+            batch_size="<ScaleConfig>",
+            samples="<ScaleConfig>",
+        ),
     ] = "small"
     seed: int = 0
     mixtures: list[Name] | None = None
@@ -416,5 +423,3 @@ def _model_in(annotation: Any) -> Any:
 def _short(value: object) -> str:
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
-
-

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from components.pool import recipe
 from components.pool.errors import PermanentError
@@ -87,7 +88,7 @@ def _subset(shards: list[Shard], subset: recipe.Subset) -> list[Shard]:
 def tasks_of(shards: Sequence[Shard], count: int) -> list[Sequence[Shard]]:
     """Cut into `count` contiguous ranges whose lengths differ by at most one."""
     cuts = [i * len(shards) // count for i in range(count + 1)]
-    return [shards[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [shards[a:b] for a, b in pairwise(cuts)]
 
 
 def content_hash(value: object) -> str:

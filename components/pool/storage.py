@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, Self
 from urllib.parse import urlsplit
 
 from components.pool.errors import PermanentError, TemporaryError
@@ -141,13 +141,13 @@ class LocalStorage:
             raise _explain(error, self.root / path, "delete") from error
 
 
-class _Temporary:
+class Self:
     """A file beside `target` that becomes it or vanishes; fsynced first, so a crash leaves all or nothing."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
 
-    def __enter__(self) -> _Temporary:
+    def __enter__(self) -> Self:
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             descriptor, self.path = tempfile.mkstemp(prefix=".tmp-", dir=self.target.parent)
@@ -205,7 +205,9 @@ def _explain(error: OSError, path: Path, verb: str) -> PermanentError | Temporar
         errno.EDQUOT: "the disk quota is used up: free space, then run the same command again",
     }
     number = error.errno or 0
-    kind = PermanentError if number in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) else (
-        TemporaryError
+    kind = (
+        PermanentError
+        if number in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+        else (TemporaryError)
     )
     return kind(f"cannot {verb} {path}: {hints.get(number, error.strerror or error)}")

@@ -1,0 +1,190 @@
+"""A run: one execution of a recipe, and where everything it makes lies.
+
+pools/<pool>/manifests/<hash>.json      the ordered shards
+pools/<pool>/columns/<stage>.<label>-<hash>/<shard>.<part>.{<sha256>.parquet,done.json}
+pools/<pool>/demands/<part>.json        which samples a partial column was asked for
+mixtures|datasets|models|evaluations/<mixture>-<hash>/…
+runs/<run>/{recipe.yaml,plan.json,status.json,report.html}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from components.pool import recipe as schema
+from components.pool.columns import ALL, Columns, ColumnSpec
+from components.pool.errors import PermanentError
+from components.pool.shards import Pool, content_hash, load_pool
+from components.pool.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class Node:
+    """A column that this run needs."""
+
+    key: str
+    """`index`, `embed`, `import:NAME`, `caption:NAME` or `score:NAME`; NAME is the recipe's."""
+    spec: ColumnSpec
+    part: str = ALL
+    """Which part this run adds: `all`, or the hash of a demand."""
+    demand: str | None = None
+    """The captioner whose demand file says which samples; None asks for every one."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"key": self.key, "spec": self.spec.to_json(), "part": self.part, "demand": self.demand}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Node:
+        return cls(value["key"], ColumnSpec.from_json(value["spec"]), value["part"], value["demand"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a container needs to know; read back from `runs/<name>/`."""
+
+    name: str
+    storage: Storage
+    recipe: schema.Recipe
+    pool: Pool
+    nodes: Mapping[str, Node]
+    """In the order in which they can be computed."""
+    tasks: int
+    """Frozen when the run was planned."""
+    fingerprints: Mapping[str, str]
+    """Content of what lies outside the storage and decides a result: model configs, evaluation sets."""
+
+    @property
+    def folder(self) -> str:
+        return f"runs/{self.name}"
+
+    @property
+    def spec(self) -> schema.Spec:
+        return self.recipe.spec
+
+    @cached_property
+    def columns(self) -> Columns:
+        return Columns(self.storage, self.pool.name)
+
+    @property
+    def index(self) -> ColumnSpec:
+        return self.nodes["index"].spec
+
+    def text(self, name: str) -> ColumnSpec:
+        """The column of a text; `raw` lies in the index, a caption or an import in its own column, field `text`."""
+        return self.index if name == schema.RAW else self._either(f"caption:{name}", f"import:{name}")
+
+    def score(self, name: str) -> ColumnSpec:
+        """The column of a score: field `cosine` of ours, field `score` of an imported one."""
+        return self._either(f"score:{name}", f"import:{name}")
+
+    def flag(self, name: str) -> ColumnSpec:
+        return self.nodes[f"import:{name}"].spec
+
+    def _either(self, *keys: str) -> ColumnSpec:
+        return next(self.nodes[key].spec for key in keys if key in self.nodes)
+
+    def demand_path(self, captioner: str) -> str:
+        part = self.nodes[f"caption:{captioner}"].part
+        return f"pools/{self.pool.name}/demands/{part}.json"
+
+    @property
+    def trained(self) -> list[schema.Mixture]:
+        """The mixtures a CLIP is trained on."""
+        train = self.spec.train
+        return [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
+
+    def mixture_folder(self, mixture: schema.Mixture) -> str:
+        used = {name: self.text(name).hash for rule in mixture.rules for name in schema.texts_of(rule)}
+        for rule in mixture.rules:
+            if isinstance(rule.text, schema.BestOf):
+                used |= {f"score:{name}": self.score(name).hash for name in rule.text.best_of}
+            for c in rule.where:
+                used |= (
+                    {f"flag:{c.flag}": self.flag(c.flag).hash}
+                    if isinstance(c, schema.FlagCondition)
+                    else {f"score:{c.score}": self.score(c.score).hash}
+                )
+        rules = mixture.model_dump(mode="json", exclude={"name"})
+        return f"mixtures/{mixture.name}-{content_hash([rules, used, self.index.hash, self.pool.manifest])}"
+
+    def dataset_folder(self, mixture: schema.Mixture) -> str:
+        return f"datasets/{_derived(mixture, self.mixture_folder(mixture))}"
+
+    def model_folder(self, mixture: schema.Mixture) -> str:
+        if not self.spec.train:
+            raise PermanentError(f"recipe {self.recipe.name} trains nothing: it has no spec.train")
+        train = self.spec.train.model_dump(mode="json", exclude={"mixtures"})
+        return f"models/{_derived(mixture, self.dataset_folder(mixture), train, self.fingerprints.get('student'))}"
+
+    def evaluation_folder(self, mixture: schema.Mixture) -> str:
+        if not self.spec.evaluate:
+            raise PermanentError(f"recipe {self.recipe.name} evaluates nothing: it has no spec.evaluate")
+        tasks = self.spec.evaluate.model_dump(mode="json")
+        return f"evaluations/{_derived(mixture, self.model_folder(mixture), tasks, self.fingerprints.get('tasks'))}"
+
+    def status(self) -> dict[str, Any]:
+        """status.json: per stage its state, shards, samples, seconds and failures; empty before the first stage."""
+        path = f"{self.folder}/status.json"
+        return json.loads(self.storage.read(path)) if self.storage.size(path) is not None else {}
+
+    def save_status(self, status: Mapping[str, Any]) -> None:
+        self.storage.write(f"{self.folder}/status.json", json.dumps(status, indent=1).encode())
+
+    def save(self) -> None:
+        """Keep recipe, manifest and plan, once.
+
+        Raises:
+            PermanentError: this run was planned before, otherwise (another number of tasks, say).
+        """
+        self.pool.save(self.storage)
+        plan = json.dumps(self.to_json(), indent=1, sort_keys=True).encode()
+        self.storage.create(f"{self.folder}/recipe.yaml", schema.dump_recipe(self.recipe).encode())
+        if not self.storage.create(f"{self.folder}/plan.json", plan):
+            old = self.storage.read(f"{self.folder}/plan.json")
+            if old != plan:
+                raise PermanentError(f"run {self.name}: planned before, {_difference(old, plan)}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.name,
+            "pool": self.pool.name,
+            "source": self.pool.source.uri,
+            "manifest": self.pool.manifest,
+            "tasks": self.tasks,
+            "nodes": [node.to_json() for node in self.nodes.values()],
+            "fingerprints": dict(self.fingerprints),
+        }
+
+
+def load_run(uri: str) -> Run:
+    """The run at `<storage>/runs/<name>`.
+
+    Raises:
+        PermanentError: there is no plan.
+    """
+    root, _, name = uri.rstrip("/").rpartition("/")
+    if not root.endswith("runs"):
+        raise PermanentError(f"run {uri}: expected <storage>/runs/<run>, as `recaption run` prints it")
+    storage = open_storage(root.removesuffix("runs").rstrip("/") or ".")
+    plan = json.loads(storage.read(f"runs/{name}/plan.json"))
+    recipe = schema.parse_recipe(storage.read(f"runs/{name}/recipe.yaml").decode(), f"{uri}/recipe.yaml")
+    pool = load_pool(plan["pool"], plan["manifest"], storage, open_storage(plan["source"]))
+    nodes = {value["key"]: Node.from_json(value) for value in plan["nodes"]}
+    return Run(name, storage, recipe, pool, nodes, plan["tasks"], plan["fingerprints"])
+
+
+def _derived(mixture: schema.Mixture, *made_from: object) -> str:
+    return f"{mixture.name}-{content_hash(list(made_from))}"
+
+
+def _difference(old: bytes, new: bytes) -> str:
+    before, after = json.loads(old), json.loads(new)
+    changed = [key for key in after if before.get(key) != after[key]]
+    what = ", ".join(f"{k} was {before.get(k)}, is {after[k]}" for k in changed if k in ("tasks", "manifest", "source"))
+    return (
+        f"with another plan ({what or 'changed: ' + ', '.join(changed)}); use the same values, or another metadata.name"
+    )

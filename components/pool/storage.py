@@ -141,7 +141,7 @@ class LocalStorage:
             raise _explain(error, self.root / path, "delete") from error
 
 
-class Self:
+class _Temporary:
     """A file beside `target` that becomes it or vanishes; fsynced first, so a crash leaves all or nothing."""
 
     def __init__(self, target: Path) -> None:

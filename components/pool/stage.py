@@ -109,7 +109,7 @@ class ColumnStage(Stage):
         """Load models, once before the first batch; `uids` lists all samples of the task, for joins."""
 
     @abstractmethod
-    def process(self, batch: Batch) -> dict[str, Sequence[Any]]:
+    def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         """One value per row for every declared field; None is null. `error` may hold a reason per row."""
 
 

@@ -1,0 +1,1 @@
+"""The index: what a shard holds."""

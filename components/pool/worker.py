@@ -1,0 +1,329 @@
+"""The one worker loop: skip what is done, read and decode off the hot path, batch, compute, commit.
+
+Reading and decoding run ahead in a thread and its decoding processes while the stage computes; batches never cross
+shards; a shard's part is committed whole or not at all.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.pool.beside import read_beside
+from components.pool.columns import ALL, Columns, align
+from components.pool.errors import TemporaryError, Terminated
+from components.pool.images import Geometry, ImageError, Pixels, decode
+from components.pool.shards import Pool, Shard
+from components.pool.stage import Batch, ColumnStage
+from components.pool.storage import Storage
+
+AHEAD = 4  # batches that wait decoded: enough to ride out a slow read, 4 × 256 × 224 × 224 × 3 bytes = 154 MB
+CHUNK = 16  # images a decoding process takes at once: below it, handing over costs more than decoding
+
+Demand = Callable[[Shard, pa.Table], np.ndarray]
+"""(shard, its index rows) → (N,) bool: which samples the column is asked for."""
+
+stop = threading.Event()
+"""Set by SIGTERM: the loop ends before its next batch, with nothing half-written."""
+
+
+@dataclass
+class Summary:
+    """What a worker did in this call."""
+
+    shards: int = 0
+    samples: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One batch on its way from the reader to the stage; `last` closes its shard."""
+
+    batch: Batch
+    pixels: list[Future[list[Pixels | str]]]
+    last: bool
+
+
+def run_task(
+    stage: ColumnStage,
+    pool: Pool,
+    shards: Sequence[Shard],
+    columns: Columns,
+    part: str = ALL,
+    demand: Demand | None = None,
+    *,
+    batch_size: int | None = None,
+    decoders: int | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Summary:
+    """Compute one column's part for these shards.
+
+    Args:
+        decoders: decoding processes; None is one per core, 0 decodes in the reading thread.
+        progress: called with the number of rows after each batch.
+
+    Raises:
+        Terminated: SIGTERM arrived; committed shards stay, the others are as if never begun.
+    """
+    columns.check_files(stage.spec, shards)
+    for spec in stage.spec.inputs.values():
+        columns.check_files(spec, shards)
+    open_shards = [s for s in shards if part not in columns.parts(stage.spec, s)]
+    summary = Summary()
+    if not open_shards:
+        return summary
+    stage.setup(lambda: _all_uids(stage, open_shards, columns))
+    with _decoding(stage, decoders) as executor:
+        reader = _Reader(stage, pool.source, columns, demand, batch_size or stage.batch_size, executor)
+        with closing(reader.start(open_shards)) as works:
+            for shard, table, failures, seconds in _computed(stage, works, progress):
+                columns.commit(stage.spec, shard, part, table, failures, seconds)
+                summary.shards += 1
+                summary.samples += table.num_rows
+                summary.failures.update(failures)
+    return summary
+
+
+def _computed(
+    stage: ColumnStage, works: Iterator[_Work], progress: Callable[[int], None]
+) -> Iterator[tuple[Shard, pa.Table, Mapping[str, int], float]]:
+    """Run the stage over the batches; a shard's table when its last batch is through."""
+    tables: list[pa.Table] = []
+    counts: Counter[str] = Counter()
+    began = time.monotonic()
+    for work in works:
+        if stop.is_set():
+            raise Terminated
+        batch = work.batch
+        table = _computed_batch(stage, batch, [p for f in work.pixels for p in _pixels(f, batch.shard)])
+        tables.append(table)
+        counts.update(batch.counts)
+        progress(table.num_rows)
+        if work.last:
+            whole = pa.concat_tables([t for t in tables if t.num_rows] or tables[:1])
+            counts.update(f"sample: {e}" for e in whole.column("error").to_pylist() if e is not None)
+            yield batch.shard, whole, counts, time.monotonic() - began
+            tables, counts, began = [], Counter(), time.monotonic()
+
+
+def _computed_batch(stage: ColumnStage, batch: Batch, pixels: list[Pixels | str]) -> pa.Table:
+    """One batch through the stage: rows whose image can't be read become nulls with the reason."""
+    if batch.tar is not None:
+        found = stage.process(batch)
+        return _table(stage, found["uid"], found, found["error"])
+    good, errors = _sift(batch, pixels)
+    if len(good) < len(batch.uids) or pixels:
+        images = np.stack([p for p in pixels if not isinstance(p, str)]) if pixels and good else None
+        inputs = {role: table.take(pa.array(good, pa.int64())) for role, table in batch.inputs.items()}
+        uids = [batch.uids[i] for i in good]
+        readable = Batch(batch.shard, uids, images, inputs, counts=batch.counts)
+    else:
+        readable = batch
+    values: Mapping[str, Sequence[Any]] = stage.process(readable) if good else {f.name: [] for f in stage.fields}
+    for row, reason in zip(good, values.get("error", ()), strict=False):
+        errors[row] = reason
+    return _table(stage, batch.uids, {f.name: _spread(values[f.name], good, len(errors)) for f in stage.fields}, errors)
+
+
+def _sift(batch: Batch, pixels: list[Pixels | str]) -> tuple[list[int], list[str | None]]:
+    """Rows that can be computed, and for every row the reason why not."""
+    errors: list[str | None] = [p if isinstance(p, str) else None for p in pixels] or [None] * len(batch.uids)
+    return [row for row, error in enumerate(errors) if error is None], errors
+
+
+def _spread(values: Sequence[Any], rows: list[int], length: int) -> Sequence[Any]:
+    """Values of some rows among nulls."""
+    if len(rows) == length:
+        return values
+    whole: list[Any] = [None] * length
+    for row, value in zip(rows, values, strict=True):
+        whole[row] = value
+    return whole
+
+
+def _table(
+    stage: ColumnStage, uids: Sequence[str], values: Mapping[str, Sequence[Any]], errors: Sequence[str | None]
+) -> pa.Table:
+    arrays = {f.name: f.array(values[f.name]) for f in stage.fields}
+    return pa.table({"uid": pa.array(uids, pa.string()), **arrays, "error": pa.array(errors, pa.string())})
+
+
+class _Reader:
+    """Runs ahead of the stage: reads inputs and image bytes, hands images to the decoding processes."""
+
+    def __init__(
+        self,
+        stage: ColumnStage,
+        source: Storage,
+        columns: Columns,
+        demand: Demand | None,
+        batch_size: int,
+        executor: Executor | None,
+    ) -> None:
+        self.stage, self.source, self.columns, self.demand = stage, source, columns, demand
+        self.batch_size, self.executor = batch_size, executor
+        self.queue: queue.Queue[_Work | BaseException | None] = queue.Queue(AHEAD)
+        self.closed = threading.Event()
+
+    def start(self, shards: Sequence[Shard]) -> Generator[_Work, None, None]:
+        """The batches of all shards, in order."""
+        thread = threading.Thread(target=self._run, args=(shards,), name="reader", daemon=True)
+        thread.start()
+        try:
+            while (item := self.queue.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self.closed.set()
+            thread.join(timeout=60)
+
+    def _run(self, shards: Sequence[Shard]) -> None:
+        try:
+            for shard in shards:
+                for work in self._shard(shard):
+                    self._put(work)
+            self._put(None)
+        except BaseException as error:  # carried to the computing thread, which raises it
+            self._put(error)
+
+    def _put(self, item: _Work | BaseException | None) -> None:
+        while not self.closed.is_set():
+            try:
+                return self.queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        raise Terminated
+
+    def _shard(self, shard: Shard) -> Iterator[_Work]:
+        if "tar" in self.stage.reads:
+            yield self._whole(shard)
+            return
+        rows = self._wanted(shard)
+        inputs = {
+            role: align(self.columns.read(spec, shard), rows.column("uid").combine_chunks())
+            for role, spec in self.stage.spec.inputs.items()
+            if role in self.stage.reads
+        }
+        tar = self.source.open(shard.tar) if "image" in self.stage.reads and rows.num_rows else None
+        for start in range(0, rows.num_rows, self.batch_size) or (0,):
+            some = rows.slice(start, self.batch_size)
+            batch = Batch(
+                shard,
+                some.column("uid").to_pylist(),
+                inputs={role: table.slice(start, self.batch_size) for role, table in inputs.items()},
+            )
+            futures = self._decode(tar, some) if tar else []
+            yield _Work(batch, futures, start + self.batch_size >= rows.num_rows)
+        if tar:
+            tar.close()
+
+    def _whole(self, shard: Shard) -> _Work:
+        batch = Batch(shard, [], tar=self.source.open(shard.tar))
+        if shard.parquet:
+            table = read_beside(self.source.read(shard.parquet))
+            if table is None:
+                batch.counts["shard: unreadable parquet"] = 1
+            else:
+                batch.inputs = {"parquet": table}
+        return _Work(batch, [], last=True)
+
+    def _wanted(self, shard: Shard) -> pa.Table:
+        """Index rows that are usable, asked for, covered by all inputs, and not covered by another part."""
+        index = self.columns.read(self.stage.spec.inputs["index"], shard)
+        mask = pc.is_null(index.column("error"))
+        if self.demand:
+            mask = pc.and_(mask, pa.array(self.demand(shard, index)))
+        index = index.filter(mask)
+        for role, spec in self.stage.spec.inputs.items():
+            if role != "index":
+                covered = self.columns.read(spec, shard, []).column("uid").combine_chunks()
+                index = index.filter(pc.is_in(index.column("uid"), value_set=covered))
+        if self.columns.parts(self.stage.spec, shard):
+            own = self.columns.read(self.stage.spec, shard, []).column("uid").combine_chunks()
+            index = index.filter(pc.invert(pc.is_in(index.column("uid"), value_set=own)))
+        return index
+
+    def _decode(self, tar: BinaryIO, rows: pa.Table) -> list[Future[list[Pixels | str]]]:
+        assert self.stage.geometry is not None
+        images = []
+        for offset, size in zip(rows.column("offset").to_pylist(), rows.column("size").to_pylist(), strict=True):
+            tar.seek(offset)
+            images.append(tar.read(size))
+        job = partial(_decode_all, geometry=self.stage.geometry)
+        chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+        if self.executor:
+            return [self.executor.submit(job, chunk) for chunk in chunks]
+        return [_finished(job(chunk)) for chunk in chunks]
+
+
+def _decode_all(images: list[bytes], geometry: Geometry) -> list[Pixels | str]:
+    """Pixels of each image, or the reason why there are none."""
+    found: list[Pixels | str] = []
+    for data in images:
+        try:
+            found.append(decode(data, geometry))
+        except ImageError as error:
+            found.append(str(error))
+    return found
+
+
+def _finished(value: list[Pixels | str]) -> Future[list[Pixels | str]]:
+    future: Future[list[Pixels | str]] = Future()
+    future.set_result(value)
+    return future
+
+
+def _pixels(future: Future[list[Pixels | str]], shard: Shard) -> list[Pixels | str]:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise TemporaryError(f"shard {shard.name}: a decoding process died (out of memory?); run again") from error
+
+
+@contextmanager
+def _decoding(stage: ColumnStage, decoders: int | None) -> Iterator[Executor | None]:
+    count = (os.cpu_count() or 1) if decoders is None else decoders
+    if "image" not in stage.reads or count == 0:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")  # fork is not safe beside torch's threads
+    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_ignore_signals)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _ignore_signals() -> None:
+    """A signal to the process group stops the worker, which stops these."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> Iterator[str]:
+    index = stage.spec.inputs["index"]
+    for shard in shards:
+        yield from columns.read(index, shard, []).column("uid").to_pylist()
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM ends the worker loop between two batches, with exit code 143."""
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -71,13 +71,13 @@ def run_task(
     *,
     batch_size: int | None = None,
     decoders: int | None = None,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int, int], None] = lambda samples, shards: None,
 ) -> Summary:
     """Compute one column's part for these shards.
 
     Args:
         decoders: decoding processes; None is one per core, 0 decodes in the reading thread.
-        progress: called with the number of rows after each batch.
+        progress: called with samples computed and shards committed since the last call.
 
     Raises:
         Terminated: SIGTERM arrived; committed shards stay, the others are as if never begun.
@@ -87,6 +87,7 @@ def run_task(
         columns.check_files(spec, shards)
     open_shards = [s for s in shards if part not in columns.parts(stage.spec, s)]
     summary = Summary()
+    progress(0, len(shards) - len(open_shards))
     if not open_shards:
         return summary
     stage.setup(lambda: _all_uids(stage, open_shards, columns))
@@ -95,6 +96,7 @@ def run_task(
         with closing(reader.start(open_shards)) as works:
             for shard, table, failures, seconds in _computed(stage, works, progress):
                 columns.commit(stage.spec, shard, part, table, failures, seconds)
+                progress(0, 1)
                 summary.shards += 1
                 summary.samples += table.num_rows
                 summary.failures.update(failures)
@@ -102,7 +104,7 @@ def run_task(
 
 
 def _computed(
-    stage: ColumnStage, works: Iterator[_Work], progress: Callable[[int], None]
+    stage: ColumnStage, works: Iterator[_Work], progress: Callable[[int, int], None]
 ) -> Iterator[tuple[Shard, pa.Table, Mapping[str, int], float]]:
     """Run the stage over the batches; a shard's table when its last batch is through."""
     tables: list[pa.Table] = []
@@ -115,7 +117,7 @@ def _computed(
         table = _computed_batch(stage, batch, [p for f in work.pixels for p in _pixels(f, batch.shard)])
         tables.append(table)
         counts.update(batch.counts)
-        progress(table.num_rows)
+        progress(table.num_rows, 0)
         if work.last:
             whole = pa.concat_tables([t for t in tables if t.num_rows] or tables[:1])
             counts.update(f"sample: {e}" for e in whole.column("error").to_pylist() if e is not None)

@@ -1,0 +1,180 @@
+"""Runs a recipe on this machine: the same stages as in a cluster, one after the other, what is done skipped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+from components.pool.columns import Columns
+from components.pool.demand import load_demand, write_demand
+from components.pool.errors import PermanentError, TemporaryError
+from components.pool.run import Node, Run
+from components.pool.shards import tasks_of
+from components.pool.worker import run_task
+from pipelines.progress import Progress
+from pipelines.stages import column_stage, step
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+PAUSE = 2.0  # seconds before the second attempt, doubled for the third
+
+
+def steps_of(run: Run) -> list[str]:
+    """The steps of a recipe, in order."""
+    trained = ["train"] if run.spec.train else []
+    evaluated = ["evaluate"] if run.spec.evaluate else []
+    return ["mix", "analyze", "reshard", *trained, *evaluated, "report"]
+
+
+def run_all(run: Run) -> None:
+    """Everything a run needs, from whatever is done already.
+
+    Raises:
+        RecaptionError: as the stages do; a TemporaryError only after three attempts.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _walk(run)
+        except TemporaryError as error:
+            if attempt == ATTEMPTS:
+                raise
+            pause = PAUSE * 2 ** (attempt - 1)
+            log.warning("attempt %d of %d: %s; again in %.0f s", attempt, ATTEMPTS, error, pause)
+            time.sleep(pause)
+
+
+def _walk(run: Run) -> None:
+    for node in run.nodes.values():
+        _timed(run, node.key, lambda node=node: run_column(run, node))  # type: ignore[misc]
+    for name in steps_of(run):
+        _timed(run, name, lambda name=name: run_step(run, name))  # type: ignore[misc]
+
+
+def run_step(run: Run, name: str) -> None:
+    """One step over all mixtures."""
+    log.info("%s", name)
+    step(name).run(run)
+
+
+def run_column(run: Run, node: Node, task: int | None = None) -> None:
+    """One column: one task (as a pod does), or all of them on this machine's GPUs or cores."""
+    if node.demand:
+        write_demand(run, node.demand)
+    tasks = tasks_of(run.pool.shards, run.tasks)
+    if task is not None and not 0 <= task < run.tasks:
+        raise PermanentError(f"task {task}: run {run.name} has tasks 0 to {run.tasks - 1}")
+    workers = _gpus() if column_stage(node.spec.stage).needs.gpu else os.cpu_count() or 1
+    todo = _unfinished(run, node) if task is None else [task]
+    if not todo:
+        return
+    with Progress(node.key, sum(len(tasks[i]) for i in todo)) as progress:
+        if task is None and len(todo) > 1 and workers > 1:
+            _in_processes(run, node, todo, workers, lambda i: progress.add(0, len(tasks[i])))
+            return
+        for i in todo:
+            _in_this_process(run, node, i, progress)
+
+
+def _in_this_process(run: Run, node: Node, task: int, progress: Progress) -> None:
+    compute = run.spec.compute
+    run_task(
+        column_stage(node.spec.stage)(node.spec),
+        run.pool,
+        tasks_of(run.pool.shards, run.tasks)[task],
+        Columns(run.storage, run.pool.name),
+        node.part,
+        load_demand(run, node.demand) if node.demand else None,
+        batch_size=compute.batch_size.get(node.spec.stage),  # type: ignore[call-overload]
+        decoders=compute.decoders,
+        progress=progress.add,
+    )
+
+
+def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, done: Callable[[int], None]) -> None:
+    """A process per GPU (or core), each running one task at a time as a pod would."""
+    slots: SimpleQueue[int] = SimpleQueue()
+    for slot in range(min(workers, len(tasks))):
+        slots.put(slot)
+
+    def one(task: int) -> None:
+        slot = slots.get()
+        command = [sys.executable, "-m", "pipelines.cli", "stage", node.key, f"{run.storage.uri}/{run.folder}"]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(slot), "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(
+            [*command, "--task", str(task)], env=environment, stderr=subprocess.PIPE, text=True, check=False
+        )
+        slots.put(slot)
+        if result.returncode:
+            last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            kind = PermanentError if result.returncode == PermanentError.exit_code else TemporaryError
+            raise kind(f"{node.key} task {task}: exit {result.returncode}: {last}")
+        done(task)
+
+    with ThreadPoolExecutor(min(workers, len(tasks))) as pool:
+        for future in [pool.submit(one, task) for task in tasks]:
+            future.result()
+
+
+def _unfinished(run: Run, node: Node) -> list[int]:
+    """Tasks with a shard that lacks this node's part, after a look at the files themselves."""
+    columns = Columns(run.storage, run.pool.name)
+    columns.check_files(node.spec, run.pool.shards)
+    return [
+        i
+        for i, shards in enumerate(tasks_of(run.pool.shards, run.tasks))
+        if any(node.part not in columns.parts(node.spec, s) for s in shards)
+    ]
+
+
+def _timed(run: Run, key: str, work: Callable[[], None]) -> None:
+    """Keep status.json up to date around one stage. A stage found finished keeps the seconds it once took."""
+    status = run.status() or {"stages": {}}
+    before = status["stages"].get(key, {})
+    status["stages"][key] = {**before, "state": "running"}
+    run.save_status(status)
+    began = time.monotonic()
+    try:
+        work()
+    except BaseException:
+        status["stages"][key] |= {"state": "failed"}
+        run.save_status(status)
+        raise
+    seconds = time.monotonic() - began
+    status["stages"][key] = _result(run, key) | {"seconds": before.get("seconds", 0.0) + seconds, "state": "done"}
+    run.save_status(status)
+
+
+def _result(run: Run, key: str) -> dict[str, Any]:
+    """Counts of a column's node from its ledger; a step keeps its own record."""
+    if key not in run.nodes:
+        return {}
+    node, columns = run.nodes[key], Columns(run.storage, run.pool.name)
+    records = [columns.record(node.spec, shard, node.part) for shard in run.pool.shards]
+    failures: Counter[str] = Counter()
+    for record in records:
+        failures.update(record.failures)
+    return {
+        "shards": len(records),
+        "total": len(run.pool.shards),
+        "samples": sum(r.rows for r in records),
+        "work_seconds": round(sum(r.seconds for r in records), 3),
+        "failures": dict(sorted(failures.items())),
+    }
+
+
+def _gpus() -> int:
+    """GPUs of this machine, asked of the driver so that nothing here needs torch."""
+    if not shutil.which("nvidia-smi"):
+        return 1
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return max(1, listing.stdout.count("GPU "))

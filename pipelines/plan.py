@@ -1,0 +1,75 @@
+"""From a recipe to a run: which columns it needs, in which order, and what that will cost."""
+
+from __future__ import annotations
+
+from math import ceil
+from pathlib import Path
+from typing import Any, cast
+
+from components.pool import recipe as schema
+from components.pool.columns import ALL, ColumnSpec
+from components.pool.demand import demand_part
+from components.pool.fingerprint import files_fingerprint, model_fingerprint
+from components.pool.run import Node, Run
+from components.pool.shards import content_hash, list_pool
+from components.pool.storage import open_storage
+from pipelines.stages import column_stage
+
+
+def plan_run(recipe: schema.Recipe) -> Run:
+    """List the pool and derive everything the recipe needs from it. Writes nothing.
+
+    Raises:
+        PermanentError: no shards, a model or evaluation set that isn't there.
+    """
+    spec = recipe.spec
+    storage, source = open_storage(spec.storage), open_storage(spec.pool.shards)
+    pool = list_pool(spec.pool, source)
+    nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
+    prints = _fingerprints(spec)
+    content = spec.model_dump(mode="json", exclude={"storage", "compute"})
+    columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
+    name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
+    tasks = ceil(len(pool.shards) / spec.compute.shards_per_task)
+    return Run(name, storage, recipe, pool, nodes, tasks, prints)
+
+
+def _nodes(recipe: schema.Recipe, manifest: str) -> list[Node]:
+    spec = recipe.spec
+    index = _make("index")
+    nodes = [Node("index", index)]
+    nodes += [Node(f"import:{c.name}", _make("import", c, index)) for c in spec.columns]
+    weights = model_fingerprint(spec.scorer.model, None, "spec.scorer.model")
+    if spec.scorer.weights:
+        weights += "/" + model_fingerprint(spec.scorer.weights, None, "spec.scorer.weights")
+    embedding = _make("embed", spec.scorer, weights, index)
+    nodes.append(Node("embed", embedding))
+    texts = {schema.RAW: index} | {n.key.removeprefix("import:"): n.spec for n in nodes if n.key.startswith("import:")}
+    known = [name for name in spec.texts if name in texts]
+    nodes += [Node(f"score:{n}", _make("score", spec.scorer, weights, index, embedding, texts[n])) for n in known]
+    hashes = {node.key: node.spec.hash for node in nodes}
+    for i, captioner in enumerate(spec.captioners):
+        at = model_fingerprint(captioner.model, captioner.revision, f"spec.captioners[{i}].model")
+        column = _make("caption", captioner, at, index)
+        part = demand_part(recipe, captioner.name, hashes, manifest)
+        demand = None if part == ALL else captioner.name
+        nodes.append(Node(f"caption:{captioner.name}", column, part, demand))
+        score = _make("score", spec.scorer, weights, index, embedding, column)
+        nodes.append(Node(f"score:{captioner.name}", score, part))
+    return nodes
+
+
+def _make(stage: str, *arguments: object) -> ColumnSpec:
+    """Ask a stage's declaration for the column that it would write."""
+    return cast(Any, column_stage(stage)).make_spec(*arguments)  # type: ignore[no-any-return]
+
+
+def _fingerprints(spec: schema.Spec) -> dict[str, str]:
+    prints = {}
+    if spec.train and isinstance(spec.train.scale, schema.ScaleConfig) and spec.train.scale.model.endswith(".json"):
+        prints["student"] = model_fingerprint(
+            str(Path(spec.train.scale.model).absolute()), None, "spec.train.scale.model"
+        )
+    if spec.evaluate:
+        prints["tasks"] = files_fingerprint(spec.evaluate.root)
+    return prints

@@ -44,7 +44,8 @@ def run_all(run: Run) -> None:
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _walk(run)
+            _walk(run)
+            return
         except TemporaryError as error:
             if attempt == ATTEMPTS:
                 raise

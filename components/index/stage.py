@@ -125,6 +125,7 @@ def _take(sample: Sample, member: tarfile.TarInfo, extension: str, tar: BinaryIO
             sample.error = "cut off by the end of the tar"
     elif extension == "txt" and whole:
         if member.size > MAX_TEXT:
+            sample.text = b""
             sample.notes.append(f"over {MAX_TEXT} bytes")
         else:
             sample.text = _read(tar, place)

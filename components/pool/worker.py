@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO
@@ -128,7 +128,8 @@ def _computed(
 def _computed_batch(stage: ColumnStage, batch: Batch, pixels: list[Pixels | str]) -> pa.Table:
     """One batch through the stage: rows whose image can't be read become nulls with the reason."""
     if batch.tar is not None:
-        found = stage.process(batch)
+        with batch.tar:
+            found = stage.process(batch)
         return _table(stage, found["uid"], found, found["error"])
     good, errors = _sift(batch, pixels)
     if len(good) < len(batch.uids) or pixels:
@@ -167,6 +168,10 @@ def _table(
     return pa.table({"uid": pa.array(uids, pa.string()), **arrays, "error": pa.array(errors, pa.string())})
 
 
+class _Closed(Exception):
+    """The computing thread has gone: there is nobody to read for."""
+
+
 class _Reader:
     """Runs ahead of the stage: reads inputs and image bytes, hands images to the decoding processes."""
 
@@ -203,8 +208,11 @@ class _Reader:
                 for work in self._shard(shard):
                     self._put(work)
             self._put(None)
+        except _Closed:
+            return
         except BaseException as error:  # carried to the computing thread, which raises it
-            self._put(error)
+            with suppress(_Closed):
+                self._put(error)
 
     def _put(self, item: _Work | BaseException | None) -> None:
         while not self.closed.is_set():
@@ -212,7 +220,7 @@ class _Reader:
                 return self.queue.put(item, timeout=0.1)
             except queue.Full:
                 continue
-        raise Terminated
+        raise _Closed
 
     def _shard(self, shard: Shard) -> Iterator[_Work]:
         if "tar" in self.stage.reads:
@@ -224,7 +232,13 @@ class _Reader:
             for role, spec in self.stage.spec.inputs.items()
             if role in self.stage.reads
         }
-        tar = self.source.open(shard.tar) if "image" in self.stage.reads and rows.num_rows else None
+        reads_images = "image" in self.stage.reads and rows.num_rows
+        with self.source.open(shard.tar) if reads_images else nullcontext() as tar:
+            yield from self._batches(shard, rows, inputs, tar)
+
+    def _batches(
+        self, shard: Shard, rows: pa.Table, inputs: Mapping[str, pa.Table], tar: BinaryIO | None
+    ) -> Iterator[_Work]:
         for start in range(0, rows.num_rows, self.batch_size) or (0,):
             some = rows.slice(start, self.batch_size)
             batch = Batch(
@@ -234,8 +248,6 @@ class _Reader:
             )
             futures = self._decode(tar, some) if tar else []
             yield _Work(batch, futures, start + self.batch_size >= rows.num_rows)
-        if tar:
-            tar.close()
 
     def _whole(self, shard: Shard) -> _Work:
         batch = Batch(shard, [], tar=self.source.open(shard.tar))

@@ -61,7 +61,7 @@ def open_rgb(data: bytes) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size)
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image) if image.getexif() else image)
+                return _to_rgb(ImageOps.exif_transpose(image) if "exif" in image.info else image)
         except ImageError:
             raise
         except Image.DecompressionBombError:
@@ -81,6 +81,8 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))

@@ -6,19 +6,15 @@ shards; a shard's part is committed whole or not at all.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import queue
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, nullcontext, suppress
+from concurrent.futures import Future
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,14 +23,14 @@ import pyarrow.compute as pc
 
 from components.pool.beside import read_beside
 from components.pool.columns import ALL, Columns, align
-from components.pool.errors import TemporaryError, Terminated
-from components.pool.images import Geometry, ImageError, Pixels, decode
+from components.pool.decoding import Decoders, pixels_of
+from components.pool.errors import Terminated
+from components.pool.images import Pixels
 from components.pool.shards import Pool, Shard
 from components.pool.stage import Batch, ColumnStage
 from components.pool.storage import Storage
 
 AHEAD = 4  # batches that wait decoded: enough to ride out a slow read, 4 × 256 × 224 × 224 × 3 bytes = 154 MB
-CHUNK = 16  # images a decoding process takes at once: below it, handing over costs more than decoding
 
 Demand = Callable[[Shard, pa.Table], np.ndarray]
 """(shard, its index rows) → (N,) bool: which samples the column is asked for."""
@@ -91,8 +87,8 @@ def run_task(
     if not open_shards:
         return summary
     stage.setup(lambda: _all_uids(stage, open_shards, columns))
-    with _decoding(stage, decoders) as executor:
-        reader = _Reader(stage, pool.source, columns, demand, batch_size or stage.batch_size, executor)
+    with Decoders(decoders if "image" in stage.reads else 0) as processes:
+        reader = _Reader(stage, pool.source, columns, demand, batch_size or stage.batch_size, processes)
         with closing(reader.start(open_shards)) as works:
             for shard, table, failures, seconds in _computed(stage, works, progress):
                 columns.commit(stage.spec, shard, part, table, failures, seconds)
@@ -114,7 +110,7 @@ def _computed(
         if stop.is_set():
             raise Terminated
         batch = work.batch
-        table = _computed_batch(stage, batch, [p for f in work.pixels for p in _pixels(f, batch.shard)])
+        table = _computed_batch(stage, batch, [p for chunk in work.pixels for p in pixels_of(chunk)])
         tables.append(table)
         counts.update(batch.counts)
         progress(table.num_rows, 0)
@@ -182,10 +178,10 @@ class _Reader:
         columns: Columns,
         demand: Demand | None,
         batch_size: int,
-        executor: Executor | None,
+        decoders: Decoders,
     ) -> None:
         self.stage, self.source, self.columns, self.demand = stage, source, columns, demand
-        self.batch_size, self.executor = batch_size, executor
+        self.batch_size, self.decoders = batch_size, decoders
         self.queue: queue.Queue[_Work | BaseException | None] = queue.Queue(AHEAD)
         self.closed = threading.Event()
 
@@ -281,55 +277,7 @@ class _Reader:
         for offset, size in zip(rows.column("offset").to_pylist(), rows.column("size").to_pylist(), strict=True):
             tar.seek(offset)
             images.append(tar.read(size))
-        job = partial(_decode_all, geometry=self.stage.geometry)
-        chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
-        if self.executor:
-            return [self.executor.submit(job, chunk) for chunk in chunks]
-        return [_finished(job(chunk)) for chunk in chunks]
-
-
-def _decode_all(images: list[bytes], geometry: Geometry) -> list[Pixels | str]:
-    """Pixels of each image, or the reason why there are none."""
-    found: list[Pixels | str] = []
-    for data in images:
-        try:
-            found.append(decode(data, geometry))
-        except ImageError as error:
-            found.append(str(error))
-    return found
-
-
-def _finished(value: list[Pixels | str]) -> Future[list[Pixels | str]]:
-    future: Future[list[Pixels | str]] = Future()
-    future.set_result(value)
-    return future
-
-
-def _pixels(future: Future[list[Pixels | str]], shard: Shard) -> list[Pixels | str]:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise TemporaryError(f"shard {shard.name}: a decoding process died (out of memory?); run again") from error
-
-
-@contextmanager
-def _decoding(stage: ColumnStage, decoders: int | None) -> Iterator[Executor | None]:
-    count = (os.cpu_count() or 1) if decoders is None else decoders
-    if "image" not in stage.reads or count == 0:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")  # fork is not safe beside torch's threads
-    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_ignore_signals)
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _ignore_signals() -> None:
-    """A signal to the process group stops the worker, which stops these."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return self.decoders.submit(images, self.stage.geometry)
 
 
 def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> Iterator[str]:

@@ -59,7 +59,7 @@ def test_two_stages_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "declared_in", lambda module: fake)
     discovery.stages.cache_clear()
     try:
-        with pytest.raises(PermanentError, match="stage fake is declared in components.fake.stage already"):
+        with pytest.raises(PermanentError, match=r"stage fake is declared in components\.fake\.stage already"):
             discovery.stages()
     finally:
         discovery.stages.cache_clear()

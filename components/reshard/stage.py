@@ -1,0 +1,208 @@
+"""reshard: write each mixture out as the training set that open_clip, DataComp and webdataset read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.pool import recipe as schema
+from components.pool import version
+from components.pool.errors import PermanentError, TemporaryError, Terminated
+from components.pool.run import Run
+from components.pool.shards import Shard
+from components.pool.stage import Needs, Step
+from components.pool.storage import Storage
+from components.pool.worker import stop
+from components.reshard.card import card
+from components.reshard.ids import write_sample_ids
+from components.reshard.layout import Segment, lay_out, selection_path, selection_rows
+from components.reshard.write import Record, Resharder, Work, begin, done_name, read_record, write_tar
+
+log = logging.getLogger(__name__)
+
+Layout = Sequence[Sequence[Segment]]
+
+
+class ReshardStep(Step):
+    """Copies image bytes as they are; every output tar is written by one core, whole or not at all."""
+
+    name = "reshard"
+    summary = "write the training set of each mixture: webdataset tars with the chosen text"
+    reads = ("mixtures", "index", "shards")
+    writes = "datasets/<mixture>: tars, meta.json, sample_ids.npy, sizes.json, README.md, dataset.json"
+    needs = Needs(memory_gib=2)
+
+    def run(self, run: Run) -> None:
+        for mixture in run.trained if run.spec.train else run.spec.mixtures:
+            reshard(run, mixture)
+
+
+def reshard(run: Run, mixture: schema.Mixture) -> None:
+    """Write what is missing of one training set.
+
+    Raises:
+        PermanentError: the mixture is empty, or a tar of the pool is not the one that was indexed.
+    """
+    folder, storage = run.dataset_folder(mixture), run.storage
+    sizes = {e.path.removeprefix(f"{folder}/"): e.size for e in storage.list(f"{folder}/")}
+    if _is_whole(storage, folder, sizes):
+        return
+    shards, selection = run.pool.shards, run.mixture_folder(mixture)
+    rows = selection_rows(storage, selection, shards)
+    layout = lay_out(shards, rows)
+    if not layout:
+        raise PermanentError(
+            f"mixture {mixture.name}: no sample matches its rules, so there is nothing to train on; loosen a "
+            f"condition ({storage.uri}/{selection}/mixture.json has the thresholds)"
+        )
+    work = Work(storage.uri, run.pool.name, run.pool.source.uri, run.index, selection, folder)
+    records = _write_tars(work, storage, layout, _finished(storage, folder, sizes, len(layout)))
+    _write_rest(run, mixture, folder, records, [s for s in shards if rows[s.name]])
+    log.info("mixture %s: %d samples in %d tars", mixture.name, sum(r.samples for r in records), len(records))
+
+
+def _is_whole(storage: Storage, folder: str, sizes: Mapping[str, int]) -> bool:
+    """Whether dataset.json is there and every tar it lists has its size."""
+    if "dataset.json" not in sizes:
+        return False
+    tars = json.loads(storage.read(f"{folder}/dataset.json"))["shards"]
+    missing = [tar["name"] for tar in tars if sizes.get(tar["name"]) != tar["bytes"]]
+    if missing:
+        log.warning("%s: %s is gone or has another size; written anew", folder, ", ".join(missing[:3]))
+    return not missing
+
+
+def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], count: int) -> dict[int, Record]:
+    """The tars that a record vouches for and that are there in full."""
+    found = {}
+    for number in range(count):
+        if done_name(number) in sizes:
+            record = read_record(storage, f"{folder}/{done_name(number)}")
+            if sizes.get(record.name) == record.bytes:
+                found[number] = record
+    return found
+
+
+def _write_tars(work: Work, storage: Storage, layout: Layout, records: dict[int, Record]) -> list[Record]:
+    todo = [number for number in range(len(layout)) if number not in records]
+    processes = min(os.cpu_count() or 1, len(todo))
+    samples = sum(record.samples for record in records.values())
+
+    def done(number: int, record: Record) -> None:
+        nonlocal samples
+        records[number] = record
+        samples += record.samples
+        log.info("%s: tar %d of %d, %d samples", work.dataset, len(records), len(layout), samples)
+
+    if processes > 1:
+        _in_processes(work, layout, todo, processes, done)
+    elif todo:
+        resharder = Resharder(work)
+        for number in todo:
+            if stop.is_set():
+                raise Terminated
+            done(number, resharder.write(number, layout[number]))
+    return [records[number] for number in range(len(layout))]
+
+
+def _in_processes(
+    work: Work, layout: Layout, todo: Sequence[int], processes: int, done: Callable[[int, Record], None]
+) -> None:
+    """A tar per process; never more than two per process are handed out, so that stopping is quick."""
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=begin, initargs=(work,))
+    waiting = iter(todo)
+    pending: dict[Future[Record], int] = {}
+    try:
+        while True:
+            for number in _some(waiting, 2 * processes - len(pending)):
+                pending[executor.submit(write_tar, number, layout[number])] = number
+            if not pending:
+                break
+            if stop.is_set():
+                raise Terminated
+            for future in wait(pending, timeout=1, return_when=FIRST_COMPLETED).done:
+                done(pending.pop(future), future.result())
+    except BrokenProcessPool as error:
+        raise TemporaryError(
+            f"{work.dataset}: a writing process died (out of memory?); run again, finished tars are kept"
+        ) from error
+    finally:
+        if pending:
+            _kill(executor)
+        executor.shutdown(cancel_futures=True)
+
+
+def _some(numbers: Iterator[int], count: int) -> Iterator[int]:
+    for _ in range(count):
+        number = next(numbers, None)
+        if number is None:
+            return
+        yield number
+
+
+def _kill(executor: ProcessPoolExecutor) -> None:
+    """Stop at once: half-written temporary files are nobody's, and what they would become is made anew."""
+    for process in list((executor._processes or {}).values()):
+        with suppress(OSError, ValueError):
+            process.kill()
+
+
+def _write_rest(
+    run: Run, mixture: schema.Mixture, folder: str, records: Sequence[Record], shards: Sequence[Shard]
+) -> None:
+    """What describes the tars; dataset.json last, since readers trust only what it names."""
+    storage = run.storage
+    selection = run.mixture_folder(mixture)
+    distinct = write_sample_ids(_uids(storage, selection, shards), storage, f"{folder}/sample_ids.npy")
+    dataset = _dataset(run, mixture, selection, records, distinct)
+    meta = {"output_shard_count": len(records), "output_shard_format": "{:08d}.tar"}
+    storage.write(f"{folder}/meta.json", _json(meta))
+    storage.write(f"{folder}/sizes.json", _json({r.name: r.samples for r in records}))
+    storage.write(f"{folder}/README.md", card(run, mixture, dataset).encode())
+    storage.create(f"{folder}/dataset.json", _json(dataset))
+
+
+def _dataset(
+    run: Run, mixture: schema.Mixture, selection: str, records: Sequence[Record], distinct: int
+) -> dict[str, Any]:
+    samples = sum(record.samples for record in records)
+    sources, formats = Counter[str](), Counter[str]()
+    for record in records:
+        sources.update(record.sources)
+        formats.update(record.formats)
+    return {
+        "mixture": mixture.name,
+        "selection": selection,
+        "pool": run.pool.name,
+        "manifest": run.pool.manifest,
+        "samples": samples,
+        "uids": distinct,
+        "repeated": samples - distinct,
+        "bytes": sum(record.bytes for record in records),
+        "sources": dict(sorted(sources.items())),
+        "formats": dict(sorted(formats.items())),
+        "code": version(),
+        "shards": [{k: r.to_json()[k] for k in ("name", "samples", "bytes", "sha256")} for r in records],
+    }
+
+
+def _uids(storage: Storage, selection: str, shards: Sequence[Shard]) -> Iterator[pa.StringArray]:
+    for shard in shards:
+        with storage.open(selection_path(selection, shard)) as file:
+            yield pq.read_table(file, columns=["uid"]).column("uid").combine_chunks()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1).encode()

@@ -111,19 +111,28 @@ def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, done: Ca
         slot = slots.get()
         command = [sys.executable, "-m", "pipelines.cli", "stage", node.key, f"{run.storage.uri}/{run.folder}"]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(slot), "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(
-            [*command, "--task", str(task)], env=environment, stderr=subprocess.PIPE, text=True, check=False
-        )
+        child = subprocess.Popen([*command, "--task", str(task)], env=environment, stderr=subprocess.PIPE, text=True)
+        children.append(child)
+        _, errors = child.communicate()
         slots.put(slot)
-        if result.returncode:
-            last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-            kind = PermanentError if result.returncode == PermanentError.exit_code else TemporaryError
-            raise kind(f"{node.key} task {task}: exit {result.returncode}: {last}")
+        if child.returncode:
+            last = (errors.strip().splitlines() or ["no message"])[-1]
+            kind = PermanentError if child.returncode == PermanentError.exit_code else TemporaryError
+            raise kind(f"{node.key} task {task}: exit {child.returncode}: {last}")
         done(task)
 
+    children: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(min(workers, len(tasks))) as pool:
-        for future in [pool.submit(one, task) for task in tasks]:
-            future.result()
+        futures = [pool.submit(one, task) for task in tasks]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # one failed, or this process was told to stop: end the others, they resume
+            for future in futures:
+                future.cancel()
+            for child in children:
+                child.terminate()
+            raise
 
 
 def _unfinished(run: Run, node: Node) -> list[int]:

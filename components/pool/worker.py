@@ -35,9 +35,6 @@ AHEAD = 4  # batches that wait decoded: enough to ride out a slow read, 4 × 256
 Demand = Callable[[Shard, pa.Table], np.ndarray]
 """(shard, its index rows) → (N,) bool: which samples the column is asked for."""
 
-stop = threading.Event()
-"""Set by SIGTERM: the loop ends before its next batch, with nothing half-written."""
-
 
 @dataclass
 class Summary:
@@ -76,7 +73,7 @@ def run_task(
         progress: called with samples computed and shards committed since the last call.
 
     Raises:
-        Terminated: SIGTERM arrived; committed shards stay, the others are as if never begun.
+        TemporaryError, PermanentError: as storage and stage do; committed shards stay.
     """
     columns.check_files(stage.spec, shards)
     for spec in stage.spec.inputs.values():
@@ -107,8 +104,6 @@ def _computed(
     counts: Counter[str] = Counter()
     began = time.monotonic()
     for work in works:
-        if stop.is_set():
-            raise Terminated
         batch = work.batch
         table = _computed_batch(stage, batch, [p for chunk in work.pixels for p in pixels_of(chunk)])
         tables.append(table)
@@ -287,5 +282,10 @@ def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> 
 
 
 def stop_on_sigterm() -> None:
-    """From now on SIGTERM ends the worker loop between two batches, with exit code 143."""
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    """From now on SIGTERM ends this process as Ctrl-C does, with exit code 143: what is committed stays."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)

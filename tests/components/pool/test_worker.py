@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.pool import worker
 from components.pool.columns import Columns
-from components.pool.errors import PermanentError, TemporaryError, Terminated
+from components.pool.errors import PermanentError, TemporaryError
 from components.pool.shards import Shard
 from components.pool.storage import LocalStorage
 from components.pool.worker import run_task
@@ -171,34 +170,25 @@ def test_a_changed_shard_is_refused(tmp_path: Path, pool_folder: Path) -> None:
         indexed(pool_folder, tmp_path / "out")
 
 
-def test_sigterm_leaves_nothing_half_written(tmp_path: Path, pool_folder: Path) -> None:
-    pool, columns, index = indexed(pool_folder, tmp_path / "out")
-    spec = Brightness.make_spec(index)
-
-    def stop_in_second_shard(samples: int, shards: int) -> None:
-        if shards:
-            worker.stop.set()
-
-    try:
-        with pytest.raises(Terminated):
-            run_task(Brightness(spec), pool, pool.shards, columns, decoders=0, progress=stop_in_second_shard)
-    finally:
-        worker.stop.clear()
-    assert [len(Columns(columns.storage, "test").parts(spec, s)) for s in pool.shards] == [1, 0, 0]
-
-
 SCRIPT = """
 import sys
 from pathlib import Path
+from components.pool.errors import Terminated
 from components.pool.worker import run_task, stop_on_sigterm
 from tests.components.pool.stages import Brightness
 from tests.pools import indexed
 
-if __name__ == "__main__":
+def main():
     stop_on_sigterm()
     pool, columns, index = indexed(Path(sys.argv[1]), Path(sys.argv[2]))
     print("ready", flush=True)
     run_task(Brightness(Brightness.make_spec(index)), pool, pool.shards, columns, decoders=0)
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Terminated as stopped:
+        sys.exit(stopped.exit_code)
 """
 
 
@@ -228,3 +218,24 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path) -> No
     assert data_files(tmp_path / "stormy").items() >= data_files(tmp_path / "calm").items()
     extra = data_files(tmp_path / "stormy").keys() - data_files(tmp_path / "calm").keys()
     assert extra == set()
+
+
+def test_sigterm_stops_with_143_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    for shard in range(12):
+        write_shard(tmp_path / "pool", shard, 60)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(tmp_path / "pool"), str(tmp_path / "out")]
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.getcwd()}, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    time.sleep(0.05)
+    child.terminate()
+    assert child.wait(timeout=20) == 143
+    child.stdout.close()
+    pool, columns, index = indexed(tmp_path / "pool", tmp_path / "out")
+    spec = Brightness.make_spec(index)
+    done = [s for s in pool.shards if columns.parts(spec, s)]
+    assert len(done) < 12
+    assert all(columns.read(spec, s).num_rows == 60 for s in done)
+    assert not list((tmp_path / "out").rglob(".tmp-*"))

@@ -18,12 +18,11 @@ import pyarrow.parquet as pq
 
 from components.pool import recipe as schema
 from components.pool import version
-from components.pool.errors import PermanentError, TemporaryError, Terminated
+from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.pool.stage import Needs, Step
 from components.pool.storage import Storage
-from components.pool.worker import stop
 from components.reshard.card import card
 from components.reshard.ids import write_sample_ids
 from components.reshard.layout import Segment, lay_out, selection_path, selection_rows
@@ -110,8 +109,6 @@ def _write_tars(work: Work, storage: Storage, layout: Layout, records: dict[int,
     elif todo:
         resharder = Resharder(work)
         for number in todo:
-            if stop.is_set():
-                raise Terminated
             done(number, resharder.write(number, layout[number]))
     return [records[number] for number in range(len(layout))]
 
@@ -130,8 +127,6 @@ def _in_processes(
                 pending[executor.submit(write_tar, number, layout[number])] = number
             if not pending:
                 break
-            if stop.is_set():
-                raise Terminated
             for future in wait(pending, timeout=1, return_when=FIRST_COMPLETED).done:
                 done(pending.pop(future), future.result())
     except BrokenProcessPool as error:

@@ -81,7 +81,7 @@ def pool_samples(run: Run) -> tuple[float, bool]:
 def _line(run: Run, node: Node, samples: float) -> Line:
     columns = Columns(run.storage, run.pool.name)
     kind = node.spec.stage
-    share = expected_share(run, node.key.partition(":")[2]) if node.part != ALL else 1.0
+    share = expected_share(run.spec, node.key.partition(":")[2]) if node.part != ALL else 1.0
     count = samples * share
     done = sum(node.part in columns.parts(node.spec, shard) for shard in run.pool.shards)
     width = WIDTHS.get(run.spec.scorer.model, 512) * 2 if kind == "embed" else 0

@@ -1,0 +1,1 @@
+"""Choosing the text of each image."""

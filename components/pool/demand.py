@@ -1,0 +1,110 @@
+"""Demand: which samples a captioner is asked for, frozen in a file before the first worker starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from components.pool import recipe as schema
+from components.pool.columns import ALL, Columns
+from components.pool.rules import Bools, Values, demanded, names_of, needs_all
+from components.pool.run import Run
+from components.pool.shards import Shard, content_hash
+from components.pool.values import find_thresholds, read_values
+from components.pool.worker import Demand
+
+PROBES = 100_000  # imagined samples behind an expected share: its standard error is below 0.2 points
+
+
+def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str], manifest: str) -> str:
+    """`all` when every sample is asked for, else the hash of what decides.
+
+    Args:
+        hashes: of the known columns, by node key.
+    """
+    mixtures = _using(recipe.spec, captioner)
+    if not mixtures or any(_takes_all(recipe.spec, m, captioner) for m in mixtures):
+        return ALL
+    rules = [m.model_dump(mode="json", exclude={"name"}) for m in mixtures]
+    return content_hash([rules, dict(hashes), manifest])
+
+
+def _using(spec: schema.Spec, captioner: str) -> list[schema.Mixture]:
+    return [m for m in spec.mixtures if any(captioner in names_of(rule) for rule in m.rules)]
+
+
+def _takes_all(spec: schema.Spec, mixture: schema.Mixture, captioner: str) -> bool:
+    """Whether a rule asks for every sample's caption whatever the known columns say."""
+    unknown = {c.name for c in spec.captioners}
+    for rule in mixture.rules:
+        flags = any(isinstance(c, schema.FlagCondition) for c in rule.where)
+        if needs_all(mixture, rule, captioner):
+            return True
+        if captioner in names_of(rule) and names_of(rule) <= unknown and not flags:
+            return True
+        if mixture.emit == "first" and not names_of(rule) & unknown:
+            return False  # a rule that is decided before captions exist may take samples away
+    return False
+
+
+def write_demand(run: Run, captioner: str) -> None:
+    """Find the thresholds of the known scores and freeze the demand, unless that is done."""
+    path = run.demand_path(captioner)
+    if run.storage.size(path) is not None:
+        return
+    mixtures = _using(run.spec, captioner)
+    found = find_thresholds(run, mixtures, _known(run.spec))
+    value = {
+        "captioner": captioner,
+        "mixtures": [m.model_dump(mode="json", by_alias=True) for m in mixtures],
+        "thresholds": [[score, share, threshold] for (score, share), threshold in sorted(found.items())],
+    }
+    run.storage.create(path, json.dumps(value, indent=1).encode())
+
+
+def load_demand(run: Run, captioner: str) -> Demand:
+    """The frozen demand as a function from a shard's index rows to the samples it asks for."""
+    value = json.loads(run.storage.read(run.demand_path(captioner)))
+    mixtures = [schema.Mixture.model_validate(m) for m in value["mixtures"]]
+    thresholds = {(score, share): threshold for score, share, threshold in value["thresholds"]}
+    columns = Columns(run.storage, run.pool.name)
+    texts, scores = set(run.spec.texts) & set(_known(run.spec)), _known(run.spec)
+    used = set().union(*(names_of(rule) for m in mixtures for rule in m.rules))
+
+    def demand(shard: Shard, index: pa.Table) -> Bools:
+        values = read_values(run, columns, shard, index, texts & used, set(scores) & used, run.spec.flags)
+        return demanded(mixtures, captioner, values, thresholds)
+
+    return demand
+
+
+def expected_share(spec: schema.Spec, captioner: str) -> float:
+    """Share of the pool that a captioner will see, if scores were independent: for a plan before they exist.
+
+    Raw text is taken to be there, and flags to be true for every second sample.
+    """
+    mixtures, random = _using(spec, captioner), np.random.default_rng(0)
+    if not mixtures:
+        return 1.0
+    known = _known(spec)
+    values = Values(PROBES)
+    for name in known:
+        if name in spec.texts:
+            values.texts[name] = pa.repeat("", PROBES)
+        values.scores[name] = random.random(PROBES, np.float32)
+    for name in spec.flags:
+        values.flags[name] = (random.random(PROBES) < 0.5, np.ones(PROBES, bool))
+    shares = {
+        c.top for m in mixtures for r in m.rules for c in r.where if isinstance(c, schema.ScoreCondition) and c.top
+    }
+    thresholds = {(name, share): 1 - share for name in known for share in shares}
+    return float(demanded(mixtures, captioner, values, thresholds).mean())
+
+
+def _known(spec: schema.Spec) -> list[str]:
+    """Texts and scores that exist before any captioner runs."""
+    captioners = {c.name for c in spec.captioners}
+    return [name for name in spec.scores if name not in captioners]

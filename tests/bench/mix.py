@@ -1,0 +1,125 @@
+"""Thresholds and selection over millions of rows: exact, in flat memory, against loading the column and sorting it.
+
+Floor of the thresholds: reading the score parts' bytes and their checksums, twice.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from math import floor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from components.mix.stage import MixStep
+from components.pool.columns import ALL, Columns, ColumnSpec
+from components.pool.quantile import thresholds
+from components.pool.recipe import parse_recipe
+from components.pool.run import Node, Run
+from components.pool.shards import Pool, Shard
+from components.pool.storage import LocalStorage
+from components.pool.values import score_chunks
+from tests.bench.measure import peak_mb, show
+
+ROWS_PER_SHARD = 10_000
+RECIPE = """
+apiVersion: recaption.dev/v1alpha1
+kind: Recaption
+metadata: {name: bench}
+spec:
+  storage: STORAGE
+  pool: {name: bench, shards: STORAGE}
+  captioners: [{name: cap, model: none}]
+  mixtures:
+  - name: raw30-cap
+    rules:
+    - {name: good, text: raw, where: [{score: raw, top: 0.3}]}
+    - {text: cap, where: [{score: cap, atLeast: {rule: good}}]}
+"""
+
+
+def write_run(folder: Path, rows: int) -> Run:
+    """A pool whose index, captions and scores are there, without a tar."""
+    shards = tuple(Shard(f"{i:08d}", f"{i:08d}.tar", 1, None) for i in range(rows // ROWS_PER_SHARD))
+    pool = Pool("bench", LocalStorage(folder), shards)
+    columns = Columns(LocalStorage(folder), "bench")
+    index = ColumnSpec("index", "bench", 1, {})
+    caption = ColumnSpec("caption", "bench", 1, {}, {"index": index})
+    scores = {n: ColumnSpec("score", n, 1, {"of": n}, {"index": index}) for n in ("raw", "cap")}
+    random = np.random.default_rng(0)
+    none = pa.nulls(ROWS_PER_SHARD, pa.string())
+    for number, shard in enumerate(shards):
+        uids = pa.array([f"{number * ROWS_PER_SHARD + i:032x}" for i in range(ROWS_PER_SHARD)])
+        texts = pa.array([f"a photo of thing number {i} on a table" for i in range(ROWS_PER_SHARD)])
+        columns.commit(index, shard, ALL, pa.table({"uid": uids, "text": texts, "error": none}), {}, 0)
+        columns.commit(caption, shard, ALL, pa.table({"uid": uids, "text": texts, "error": none}), {}, 0)
+        for mean, spec in zip((0.21, 0.25), scores.values(), strict=True):
+            cosine = random.normal(mean, 0.06, ROWS_PER_SHARD).astype(np.float32)
+            columns.commit(spec, shard, ALL, pa.table({"uid": uids, "cosine": cosine, "error": none}), {}, 0)
+    nodes = [Node("index", index), Node("score:raw", scores["raw"])]
+    nodes += [Node("caption:cap", caption), Node("score:cap", scores["cap"])]
+    recipe = parse_recipe(RECIPE.replace("STORAGE", str(folder)))
+    return Run("bench", LocalStorage(folder), recipe, pool, {n.key: n for n in nodes}, 1, {})
+
+
+def load_and_sort(run: Run, share: float) -> float:
+    """The naive way: the whole column in memory, sorted."""
+    columns = Columns(run.storage, "bench")
+    parts = [columns.read(run.score("raw"), s, ["cosine"]).column("cosine").to_numpy() for s in run.pool.shards]
+    descending = np.sort(np.concatenate(parts))[::-1]
+    return float(descending[min(floor(len(descending) * share), len(descending) - 1)])
+
+
+def measure(what: str, folder: str, rows: int) -> None:
+    """One measurement in this process; prints seconds, value and peak memory as JSON."""
+    kept = Path(folder) / "run.pickle"
+    if what == "write":
+        kept.write_bytes(pickle.dumps(write_run(Path(folder), rows)))
+    run: Run = pickle.loads(kept.read_bytes())
+    began, value = time.perf_counter(), 0.0
+    if what == "sort":
+        value = load_and_sort(run, 0.3)
+    elif what == "thresholds":
+        value = thresholds(lambda: score_chunks(run, "raw"), [0.3])[0.3]
+    elif what == "mix":
+        MixStep().run(run)
+    print(json.dumps([time.perf_counter() - began, value, peak_mb()]))
+
+
+def child(what: str, folder: Path, rows: int) -> tuple[float, float, float]:
+    command = [sys.executable, "-m", "tests.bench.mix", what, str(folder), str(rows)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    wall, value, peak = json.loads(output.splitlines()[-1])
+    return wall, value, peak
+
+
+def main() -> None:
+    for millions in (1, 10, 30):
+        folder, rows = Path(tempfile.mkdtemp()), millions * 1_000_000
+        child("write", folder, rows)
+        naive, expected, naive_peak = min(child("sort", folder, rows) for _ in range(3))
+        ours, found, peak = min(child("thresholds", folder, rows) for _ in range(3))
+        mixing, _, mix_peak = child("mix", folder, rows)
+        assert found == expected, (found, expected)
+        show(
+            **{
+                f"{millions}M rows: thresholds": f"{ours:.2f} s, {naive / ours:.2f} × as fast as load and sort",
+                f"{millions}M rows: peak memory": f"{peak:,.0f} MB; load and sort {naive_peak:,.0f} MB",
+                f"{millions}M rows: whole mix step": f"{mixing:.1f} s, {rows / mixing:,.0f} rows/s, {mix_peak:,.0f} MB",
+            }
+        )
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    else:
+        main()

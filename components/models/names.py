@@ -1,0 +1,38 @@
+"""Names of models: which are folders on this machine, and how to call one in a column's label. No torch here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from components.pool.errors import PermanentError
+
+LOCAL_DIR = "local-dir:"  # open_clip's prefix
+HF_HUB = "hf-hub:"  # open_clip's prefix
+OPEN_CLIP = "open_clip:"  # ours, for a captioner that is open_clip's: open_clip:<model>/<pretrained tag>
+
+
+def model_folder(model: str) -> Path | None:
+    """The folder that a model's name means (a path, or `local-dir:` and a path); None for any other name.
+
+    Raises:
+        PermanentError: it is written as a path and nothing is there.
+    """
+    name = model.removeprefix(LOCAL_DIR)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if model != name or (name.startswith(("/", "./", "../", "~")) and not path.is_file()):
+        raise PermanentError(f"model {name}: there is no such folder; give a folder that exists or a model's name")
+    return None
+
+
+def model_label(*names: str | None) -> str:
+    """Readable and fit for a folder's name: `vit-l-14-openai`, `blip2-opt-2.7b`; None is left out.
+
+    Of a path or a hub's name the last part counts, of `open_clip:<model>/<tag>` both.
+    """
+    last = (
+        n.removeprefix(OPEN_CLIP) if n.startswith(OPEN_CLIP) else n.rstrip("/").rpartition("/")[2] for n in names if n
+    )
+    return "-".join(re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") for name in last)

@@ -175,7 +175,8 @@ def lender(condition: schema.ScoreCondition, mixture: schema.Mixture) -> schema.
 
 def has_any_text(mixture: schema.Mixture, values: Values) -> Bools:
     """Samples that have the text of some rule."""
-    return np.any([_has_text(rule, values).sure for rule in mixture.rules], axis=0)
+    texts: Bools = np.any([_has_text(rule, values).sure for rule in mixture.rules], axis=0)
+    return texts
 
 
 def _has_text(rule: schema.Rule, values: Values) -> Truth:
@@ -197,7 +198,8 @@ def _has_text(rule: schema.Rule, values: Values) -> Truth:
 def _best(names: list[str], values: Values) -> NDArray[np.int64]:
     """Per sample the place of the text with the highest score, the first of equals."""
     scores = [np.where(_there(values.texts[n]), values.scores[n], np.float32(np.nan)) for n in names]
-    return np.argmax(np.where(np.isfinite(scores), scores, -np.inf), axis=0)
+    best: NDArray[np.int64] = np.argmax(np.where(np.isfinite(scores), scores, -np.inf), axis=0)
+    return best
 
 
 def _there(texts: pa.Array) -> Bools:

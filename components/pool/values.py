@@ -20,6 +20,7 @@ from components.pool.shards import Shard
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+KEPT = 1 << 26  # scores in memory between two passes: 256 MB
 THREADS = 4  # readers ahead: reading and checksums release the interpreter's lock
 
 
@@ -39,11 +40,28 @@ def ahead(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
                 future.cancel()
 
 
-def score_chunks(run: Run, score: str) -> Iterator[Scores]:
-    """A fresh pass over one score of the whole pool, NaN where there is none."""
+def score_passes(run: Run, score: str) -> Callable[[], Iterator[Scores]]:
+    """Passes over one score of the whole pool, NaN where there is none.
+
+    The first shards' scores stay in memory, KEPT at most: up to that size a second pass reads nothing again.
+    """
     columns, spec = Columns(run.storage, run.pool.name), run.score(score)
     columns.parts(spec, run.pool.shards[0])  # list once, before the threads
-    yield from ahead(lambda shard: _floats(columns.read(spec, shard, [_field(spec)]), _field(spec)), run.pool.shards)
+    kept: list[Scores] = []
+
+    def scores(shard: Shard) -> Scores:
+        return _floats(columns.read(spec, shard, [_field(spec)]), _field(spec))
+
+    def one_pass() -> Iterator[Scores]:
+        yield from list(kept)
+        room = KEPT - sum(map(len, kept))
+        for chunk in ahead(scores, run.pool.shards[len(kept) :]):
+            room -= len(chunk)
+            if room >= 0:
+                kept.append(chunk)
+            yield chunk
+
+    return one_pass
 
 
 def find_thresholds(
@@ -62,7 +80,7 @@ def find_thresholds(
     found: dict[tuple[str, float], float] = {}
     for score in sorted(shares.keys() & set(known)):
         require_complete(run, run.score(score), f"top of {score}")
-        values = thresholds(lambda score=score: score_chunks(run, score), sorted(shares[score]))  # type: ignore[misc]
+        values = thresholds(score_passes(run, score), sorted(shares[score]))
         found |= {(score, share): value for share, value in values.items()}
     return found
 

@@ -25,7 +25,7 @@ from components.pool.recipe import parse_recipe
 from components.pool.run import Node, Run
 from components.pool.shards import Pool, Shard
 from components.pool.storage import LocalStorage
-from components.pool.values import score_chunks
+from components.pool.values import score_passes
 from tests.bench.measure import peak_mb, show
 
 ROWS_PER_SHARD = 10_000
@@ -87,7 +87,7 @@ def measure(what: str, folder: str, rows: int) -> None:
     if what == "sort":
         value = load_and_sort(run, 0.3)
     elif what == "thresholds":
-        value = thresholds(lambda: score_chunks(run, "raw"), [0.3])[0.3]
+        value = thresholds(score_passes(run, "raw"), [0.3])[0.3]
     elif what == "mix":
         MixStep().run(run)
     print(json.dumps([time.perf_counter() - began, value, peak_mb()]))

@@ -1,0 +1,1 @@
+"""What the texts are like: length, diversity, alignment (paper, section 6)."""

@@ -1,0 +1,84 @@
+"""A trained CLIP and clip-benchmark's zero-shot metrics on one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from clip_benchmark.datasets.builder import build_wds_dataset, image_captions_collate_fn
+from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from open_clip.model import get_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from components.models.clip import load_open_clip
+from components.models.devices import pick_device
+
+BATCH = 256
+RECALLS = [1, 5, 10]
+
+
+class Student:
+    """The model of one mixture, loaded once for all tasks."""
+
+    def __init__(self, model: str, checkpoint: str) -> None:
+        self.device = pick_device()
+        self.module, self.tokenizer, _ = load_open_clip(model, checkpoint, self.device)
+        preprocess = PreprocessCfg(**get_model_preprocess_cfg(self.module))
+        self.transform = image_transform_v2(preprocess, is_train=False)
+
+    def evaluate(self, folder: Path) -> tuple[str, dict[str, float], int]:
+        """(classification or retrieval, metrics, number of images) of one data set.
+
+        Images and texts are embedded in float32, as DataComp does.
+        """
+        data = build_wds_dataset("task", self.transform, split="test", data_dir=str(folder))
+        retrieval = data.templates is None and data.classes is None
+        collate = image_captions_collate_fn if retrieval else torch.utils.data.default_collate
+        loader = _Counted(torch.utils.data.DataLoader(data, BATCH, collate_fn=collate), data.classes)
+        common = {"device": self.device.type, "amp": False}
+        with _no_bars():
+            if retrieval:
+                found = zeroshot_retrieval.evaluate(
+                    self.module, loader, self.tokenizer, recall_k_list=RECALLS, **common
+                )
+                found["mean_recall@1"] = (found["image_retrieval_recall@1"] + found["text_retrieval_recall@1"]) / 2
+                return "retrieval", _floats(found), loader.samples
+            found = zeroshot_classification.evaluate(
+                self.module, loader, self.tokenizer, data.classes, data.templates, **common
+            )
+        return "classification", _floats(found), loader.samples
+
+
+class _Counted:
+    """A loader that counts its samples; `dataset.classes` is what clip-benchmark looks at."""
+
+    def __init__(self, loader: Iterable[Any], classes: list[str] | None) -> None:
+        self.loader, self.classes, self.samples = loader, classes, 0
+        self.dataset = self
+
+    def __iter__(self) -> Iterator[Any]:
+        for images, labels in self.loader:
+            self.samples += len(images)
+            yield images, labels
+
+
+def _floats(metrics: dict[str, Any]) -> dict[str, float]:
+    """Plain numbers; acc5 is NaN where there are fewer than five classes, and left out."""
+    return {name: float(value) for name, value in metrics.items() if float(value) == float(value)}
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """clip-benchmark draws a bar per loop; our log has a line per task."""
+    modules = (zeroshot_classification, zeroshot_retrieval)
+    bars = [module.tqdm for module in modules]
+    for module in modules:
+        module.tqdm = lambda items: items
+    try:
+        yield
+    finally:
+        for module, bar in zip(modules, bars, strict=True):
+            module.tqdm = bar

@@ -42,7 +42,7 @@ def loading(what: str) -> Iterator[None]:
     except Exception as error:
         kind = TemporaryError if is_bad_luck(error) else PermanentError
         advice = "; run again" if kind is TemporaryError else "; check its name, its files and your access to it"
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         short = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
         raise kind(f"{what}: can't be loaded: {short}{advice}") from error
 

@@ -19,7 +19,6 @@ from components.models.loading import loading
 from components.models.names import model_label
 from components.pool.errors import PermanentError, TemporaryError
 
-
 Answer = Callable[[httpx2.Request], httpx2.Response]
 
 

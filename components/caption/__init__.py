@@ -1,0 +1,1 @@
+"""The caption stage: one sampled caption per image."""

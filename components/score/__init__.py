@@ -1,0 +1,1 @@
+"""The score stage: the cosine of a text with its image."""

@@ -14,18 +14,16 @@ from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.pool import recipe as schema
 from components.pool import version
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Run
-from components.pool.shards import Shard
 from components.pool.stage import Needs, Step
 from components.pool.storage import Storage
 from components.reshard.card import card
 from components.reshard.ids import write_sample_ids
-from components.reshard.layout import Segment, lay_out, selection_path, selection_rows
+from components.reshard.layout import Segment, Selection, lay_out, read_mixture, read_selection
 from components.reshard.write import Record, Resharder, Work, begin, done_name, read_record, write_tar
 
 log = logging.getLogger(__name__)
@@ -57,17 +55,16 @@ def reshard(run: Run, mixture: schema.Mixture) -> None:
     sizes = {e.path.removeprefix(f"{folder}/"): e.size for e in storage.list(f"{folder}/")}
     if _is_whole(storage, folder, sizes):
         return
-    shards, selection = run.pool.shards, run.mixture_folder(mixture)
-    rows = selection_rows(storage, selection, shards)
-    layout = lay_out(shards, rows)
+    selections = read_mixture(storage, run.mixture_folder(mixture), run.pool.shards)
+    layout = lay_out(selections)
     if not layout:
         raise PermanentError(
             f"mixture {mixture.name}: no sample matches its rules, so there is nothing to train on; loosen a "
-            f"condition ({storage.uri}/{selection}/mixture.json has the thresholds)"
+            f"condition ({storage.uri}/{run.mixture_folder(mixture)}/mixture.json has the thresholds)"
         )
-    work = Work(storage.uri, run.pool.name, run.pool.source.uri, run.index, selection, folder)
+    work = Work(storage.uri, run.pool.name, run.pool.source.uri, run.index, run.mixture_folder(mixture), folder)
     records = _write_tars(work, storage, layout, _finished(storage, folder, sizes, len(layout)))
-    _write_rest(run, mixture, folder, records, [s for s in shards if rows[s.name]])
+    _write_rest(run, mixture, folder, records, selections)
     log.info("mixture %s: %d samples in %d tars", mixture.name, sum(r.samples for r in records), len(records))
 
 
@@ -155,13 +152,13 @@ def _kill(executor: ProcessPoolExecutor) -> None:
 
 
 def _write_rest(
-    run: Run, mixture: schema.Mixture, folder: str, records: Sequence[Record], shards: Sequence[Shard]
+    run: Run, mixture: schema.Mixture, folder: str, records: Sequence[Record], selections: Sequence[Selection]
 ) -> None:
     """What describes the tars; dataset.json last, since readers trust only what it names."""
     storage = run.storage
-    selection = run.mixture_folder(mixture)
-    distinct = write_sample_ids(_uids(storage, selection, shards), storage, f"{folder}/sample_ids.npy")
-    dataset = _dataset(run, mixture, selection, records, distinct)
+    uids = _uids(storage, run.mixture_folder(mixture), selections)
+    distinct = write_sample_ids(uids, storage, f"{folder}/sample_ids.npy")
+    dataset = _dataset(run, mixture, records, distinct)
     meta = {"output_shard_count": len(records), "output_shard_format": "{:08d}.tar"}
     storage.write(f"{folder}/meta.json", _json(meta))
     storage.write(f"{folder}/sizes.json", _json({r.name: r.samples for r in records}))
@@ -169,9 +166,7 @@ def _write_rest(
     storage.create(f"{folder}/dataset.json", _json(dataset))
 
 
-def _dataset(
-    run: Run, mixture: schema.Mixture, selection: str, records: Sequence[Record], distinct: int
-) -> dict[str, Any]:
+def _dataset(run: Run, mixture: schema.Mixture, records: Sequence[Record], distinct: int) -> dict[str, Any]:
     samples = sum(record.samples for record in records)
     sources, formats = Counter[str](), Counter[str]()
     for record in records:
@@ -179,7 +174,7 @@ def _dataset(
         formats.update(record.formats)
     return {
         "mixture": mixture.name,
-        "selection": selection,
+        "selection": run.mixture_folder(mixture),
         "pool": run.pool.name,
         "manifest": run.pool.manifest,
         "samples": samples,
@@ -193,10 +188,10 @@ def _dataset(
     }
 
 
-def _uids(storage: Storage, selection: str, shards: Sequence[Shard]) -> Iterator[pa.StringArray]:
-    for shard in shards:
-        with storage.open(selection_path(selection, shard)) as file:
-            yield pq.read_table(file, columns=["uid"]).column("uid").combine_chunks()
+def _uids(storage: Storage, mixture: str, selections: Sequence[Selection]) -> Iterator[pa.StringArray]:
+    for selection in selections:
+        if selection.rows:
+            yield read_selection(storage, mixture, selection, ["uid"]).column("uid").combine_chunks()
 
 
 def _json(value: object) -> bytes:

@@ -16,13 +16,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from components.pool.columns import Columns, ColumnSpec
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.shards import Shard
 from components.pool.storage import Storage, open_storage
-from components.reshard.layout import Segment, selection_path, tar_name
+from components.reshard.layout import Segment, read_selection, tar_name
 from components.reshard.tar import BLOCK, TarWriter
 
 INDEX_FIELDS = ("text", "offset", "size", "json_offset", "json_size", "error")
@@ -89,7 +88,7 @@ class Resharder:
 
     def _samples(self, segments: Sequence[Segment]) -> Iterator[tuple[dict[str, Any], list[tuple[str, Any]]]]:
         for segment in segments:
-            shard = segment.shard
+            shard = segment.selection.shard
             found = self.source.size(shard.tar)
             if found != shard.size:
                 raise _changed(shard, f"has {found or 0} bytes, {shard.size} when it was indexed")
@@ -99,16 +98,16 @@ class Resharder:
 
     def _rows(self, segment: Segment) -> list[dict[str, Any]]:
         """Selected rows with their places in the tar, in the tar's order so that it is read forwards."""
-        shard = segment.shard
-        with self.storage.open(selection_path(self.work.mixture, shard)) as file:
-            chosen = pq.read_table(file).slice(segment.start, segment.stop - segment.start)
+        shard = segment.selection.shard
+        chosen = read_selection(self.storage, self.work.mixture, segment.selection, ("uid", "text", "rule", "source"))
+        chosen = chosen.slice(segment.start, segment.stop - segment.start)
         index = self.columns.read(self.work.index, shard, INDEX_FIELDS)
         index = index.filter(pc.is_null(index.column("error"))).rename_columns({"text": "caption"})
         at = pc.index_in(chosen.column("uid"), value_set=index.column("uid").combine_chunks())
         if at.null_count:
             uid = chosen.column("uid").filter(pc.is_null(at))[0].as_py()
             raise PermanentError(
-                f"{selection_path(self.work.mixture, shard)}: uid {uid} is no usable sample of shard {shard.name}; "
+                f"{self.work.mixture}/{shard.name}.parquet: uid {uid} is no usable sample of shard {shard.name}; "
                 "the mixture was made from another index: delete it and run mix again"
             )
         places = index.take(at)

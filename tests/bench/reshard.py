@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.reshard.layout import Segment
+from components.reshard.layout import Segment, read_mixture
 from components.reshard.write import Resharder, Work
 from tests.bench.measure import peak_mb, seconds, show
 from tests.components.reshard.conftest import all_raw, make_run, select, uid_of
@@ -34,13 +34,13 @@ def main() -> None:
     source = write_tar(root / "shards/00000000.tar", samples())
     run = make_run(root)
     selection = select(run, all_raw)
-    shard = run.pool.shards[0]
+    selections = read_mixture(run.storage, selection, run.pool.shards)
     work = Work(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, selection, "datasets/bench")
     resharder = Resharder(work)
 
     def ours() -> None:
         shutil.rmtree(root / "out/datasets/bench", ignore_errors=True)
-        resharder.write(0, [Segment(shard, 0, SAMPLES)])
+        resharder.write(0, [Segment(selections[0], 0, SAMPLES)])
 
     ours()
     peak = peak_mb()

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,6 +75,7 @@ def make_run(root: Path, recipe: str = RECIPE) -> Run:
 def select(run: Run, rows: Callable[[str, list[str]], list[tuple[str, str]]]) -> str:
     """Write the first mixture's selection: rows(shard, usable uids) gives (uid, text) pairs."""
     folder = run.mixture_folder(run.spec.mixtures[0])
+    shards = []
     for shard in run.pool.shards:
         index = run.columns.read(run.index, shard, ["error"]).to_pylist()
         pairs = rows(shard.name, [r["uid"] for r in index if r["error"] is None])
@@ -88,7 +90,10 @@ def select(run: Run, rows: Callable[[str, list[str]], list[tuple[str, str]]]) ->
         sink = io.BytesIO()
         pq.write_table(table, sink)
         run.storage.write(f"{folder}/{shard.name}.parquet", sink.getvalue())
-    run.storage.write(f"{folder}/mixture.json", json.dumps({"pairs": 0, "thresholds": {"0": 0.25}}).encode())
+        digest = sha256(sink.getvalue()).hexdigest()
+        shards.append({"name": shard.name, "rows": table.num_rows, "sha256": digest})
+    mixture = {"thresholds": [{"score": "raw", "top": 0.3, "threshold": 0.25}], "shards": shards}
+    run.storage.write(f"{folder}/mixture.json", json.dumps(mixture).encode())
     return folder
 
 

@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.pool.shards import Shard
 from components.pool.storage import LocalStorage
 from components.reshard.ids import write_sample_ids
-from components.reshard.layout import lay_out
+from components.reshard.layout import Selection, lay_out
 from components.reshard.tar import TarWriter, header
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 17))
 def test_layout_covers_every_row_once_in_order(rows: list[int], most: int) -> None:
-    shards = [Shard(str(i), f"{i}.tar", 1, None) for i in range(len(rows))]
-    tars = lay_out(shards, {s.name: n for s, n in zip(shards, rows, strict=True)}, most)
-    covered = [(s.shard.name, row) for tar in tars for s in tar for row in range(s.start, s.stop)]
-    assert covered == [(s.name, row) for s, n in zip(shards, rows, strict=True) for row in range(n)]
+    selections = [Selection(Shard(str(i), f"{i}.tar", 1, None), n, "") for i, n in enumerate(rows)]
+    tars = lay_out(selections, most)
+    covered = [(s.selection.shard.name, row) for tar in tars for s in tar for row in range(s.start, s.stop)]
+    assert covered == [(str(i), row) for i, n in enumerate(rows) for row in range(n)]
     sizes = [sum(s.stop - s.start for s in tar) for tar in tars]
     assert len(tars) == -(-sum(rows) // most)
     assert max(sizes, default=0) <= most
@@ -61,6 +61,7 @@ def test_archive_is_what_tarfile_writes_in_length(sizes: list[int]) -> None:
         assert [m.size for m in tar] == sizes
 
 
+@settings(deadline=None)  # files
 @given(st.lists(st.lists(st.integers(0, (1 << 128) - 1) | st.integers(0, 3), max_size=30), max_size=5))
 def test_sample_ids_are_all_uids_sorted(tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]]) -> None:
     folder: Path = tmp_path_factory.mktemp("ids")

@@ -49,7 +49,7 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def small_tars(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tars of at most 16 samples, so that a small pool makes several."""
-    monkeypatch.setattr(stage, "lay_out", lambda shards, rows: lay_out(shards, rows, 16))
+    monkeypatch.setattr(stage, "lay_out", lambda selections: lay_out(selections, 16))
 
 
 def test_copies_images_and_writes_the_chosen_text(run: Run) -> None:
@@ -264,7 +264,7 @@ from components.reshard.layout import lay_out
 from tests.components.reshard.conftest import make_run
 if __name__ == "__main__":
     stop_on_sigterm()
-    stage.lay_out = lambda shards, rows: lay_out(shards, rows, 4)
+    stage.lay_out = lambda selections: lay_out(selections, 4)
     try:
         stage.ReshardStep().run(make_run(Path(sys.argv[1])))
     except Terminated as error:
@@ -304,11 +304,27 @@ def test_killed_at_random_points_gives_the_same_bytes(tmp_path: Path) -> None:
     }
 
 
+def test_an_altered_selection_is_noticed(run: Run) -> None:
+    folder = select(run, all_raw)
+    path = Path(run.storage.uri, folder, "00000001.parquet")
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(PermanentError, match=r"00000001\.parquet: has another checksum than mixture"):
+        ReshardStep().run(run)
+
+
+def test_a_mixture_of_other_shards_is_refused(run: Run) -> None:
+    folder = select(run, all_raw)
+    path = Path(run.storage.uri, folder, "mixture.json")
+    path.write_text(json.dumps({"shards": json.loads(path.read_text())["shards"][:1]}))
+    with pytest.raises(PermanentError, match="names other shards than the pool has"):
+        ReshardStep().run(run)
+
+
 def test_recipe_without_train_reshards_every_mixture(tmp_path: Path) -> None:
     recipe = RECIPE + "  - {{name: again, rules: [{{text: raw}}, {{text: raw}}]}}\n"
     write_tar(tmp_path / "shards/a.tar", range(3))
     run = make_run(tmp_path, recipe)
     select(run, all_raw)
-    with pytest.raises(PermanentError, match="again"):  # the second mixture has no selection
+    with pytest.raises(PermanentError, match=r"again-.*mixture\.json is missing; run mix first"):
         ReshardStep().run(run)
     assert (dataset(run) / "dataset.json").exists()

@@ -1,0 +1,273 @@
+"""train: one CLIP per mixture with open_clip's own trainer under torchrun, DataComp's hyperparameters, resumable.
+
+A killed training resumes from its newest checkpoint, so at most one of its `checkpoints` intervals is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from components.pool import recipe as schema
+from components.pool import version
+from components.pool.errors import PermanentError, TemporaryError
+from components.pool.run import Run
+from components.pool.shards import content_hash
+from components.pool.stage import Needs, Step
+from components.pool.storage import LocalStorage, Storage, open_object
+from components.train import checkpoints
+from components.train.arguments import trainer_arguments
+from components.train.arithmetic import Plan, make_plan, next_accumulation
+from components.train.scales import scale_of
+from components.train.trainer import OutOfMemory, Progress, read_log, torchrun
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "webdataset")
+
+
+class TrainStep(Step):
+    """Runs open_clip's trainer on all GPUs of this machine, or on its CPU."""
+
+    name = "train"
+    summary = "train a CLIP on each training set, with DataComp's fixed hyperparameters"
+    reads = ("datasets",)
+    writes = "models/<mixture>: checkpoints, model.json"
+    needs = Needs(memory_gib=16, gpu=True)
+
+    def run(self, run: Run) -> None:
+        for mixture in run.trained:
+            if run.storage.size(f"{run.model_folder(mixture)}/model.json") is None:
+                train(run, mixture)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model: what is trained on what, and where its files lie."""
+
+    settings: schema.Train
+    scale: schema.ScaleConfig
+    multiple: int
+    storage: Storage
+    dataset: str
+    folder: str
+    """Of the model, below the storage."""
+    work: Path
+    """Of the model, on this machine: open_clip's experiment."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.work / "checkpoints"
+
+    @property
+    def remote(self) -> Storage | None:
+        """Where checkpoints are copied to; None where open_clip itself writes into the storage."""
+        return None if isinstance(self.storage, LocalStorage) else self.storage
+
+    @property
+    def copies(self) -> str:
+        return f"{self.folder}/checkpoints"
+
+
+def train(run: Run, mixture: schema.Mixture) -> None:
+    """Train one model to its end and describe it in model.json.
+
+    Raises:
+        PermanentError: a tar is missing, the batch can't be divided, the trainer can't do this.
+        TemporaryError: it was interrupted; the next call resumes.
+    """
+    settings = run.spec.train
+    assert settings is not None  # run.trained is empty otherwise
+    scale, multiple = scale_of(settings)
+    folder, dataset = run.model_folder(mixture), run.dataset_folder(mixture)
+    local = Path(run.storage.uri) if isinstance(run.storage, LocalStorage) else _scratch(run.storage)
+    training = Training(settings, scale, multiple, run.storage, dataset, folder, local / folder)
+    data = check_dataset(run.storage, dataset)
+    training.checkpoints.mkdir(parents=True, exist_ok=True)
+    with _alone(training.work):
+        name, architecture, files = _architecture(scale.model, training.work)
+        began, start = time.monotonic(), checkpoints.restore(training.remote, training.copies, training.checkpoints)
+        if start:
+            log.info("mixture %s: resuming after checkpoint %d of %d", mixture.name, start, scale.checkpoints)
+        with _copying(training, start) as copier:
+            plan, progress = _train(training, name, files)
+            if copier:
+                copier.copy()
+        checkpoint = _keep_last(training, scale.checkpoints)
+        whole = read_log(training.work / "train.log")
+        model = {
+            "mixture": mixture.name,
+            "dataset": dataset,
+            "pairs": data["samples"],
+            "model": name,
+            "architecture": architecture,
+            "scale": settings.scale if isinstance(settings.scale, str) else "custom",
+            "hyperparameters": hyperparameters(scale, name, _gpus() > 0),
+            "seed": settings.seed,
+            **_course(plan, whole, progress, start, time.monotonic() - began),
+            **checkpoint,
+            "versions": {"recaption": version(), **{name: installed(name) for name in PACKAGES}},
+        }
+        if training.remote:
+            training.remote.upload(training.work / "train.log", f"{folder}/train.log")
+        run.storage.create(f"{folder}/model.json", json.dumps(model, indent=1).encode())
+        (training.checkpoints / checkpoints.LATEST).unlink(missing_ok=True)  # the numbered one is the same
+
+
+def check_dataset(storage: Storage, folder: str) -> dict[str, Any]:
+    """dataset.json, once every tar that it names is there in its size.
+
+    Raises:
+        PermanentError: there is no training set, or it isn't whole.
+    """
+    sizes = {e.path.removeprefix(f"{folder}/"): e.size for e in storage.list(f"{folder}/")}
+    if "dataset.json" not in sizes:
+        raise PermanentError(f"train: {storage.uri}/{folder} has no dataset.json; run reshard first")
+    data: dict[str, Any] = json.loads(storage.read(f"{folder}/dataset.json"))
+    bad = [tar for tar in data["shards"] if sizes.get(tar["name"]) != tar["bytes"]]
+    if bad:
+        name, size = bad[0]["name"], sizes.get(bad[0]["name"])
+        found = "is missing" if size is None else f"has {size} bytes"
+        raise PermanentError(
+            f"train: {len(bad)} of {len(data['shards'])} tars of {storage.uri}/{folder} are not as dataset.json says: "
+            f"{name} {found}, expected {bad[0]['bytes']} bytes; run reshard again"
+        )
+    return data
+
+
+def hyperparameters(scale: schema.ScaleConfig, model: str, gpu: bool) -> dict[str, Any]:
+    """What decides the training, open_clip's own defaults spelled out."""
+    from open_clip_train.params import get_default_params
+
+    defaults = get_default_params(model)
+    return {
+        **scale.model_dump(mode="json"),
+        "precision": scale.precision if gpu else "fp32",
+        "beta1": defaults["beta1"],
+        "beta2": scale.beta2 if scale.beta2 is not None else defaults["beta2"],
+        "eps": defaults["eps"],
+        "weight_decay": 0.2,
+        "schedule": "cosine",
+    }
+
+
+def _train(training: Training, model: str, files: list[str]) -> tuple[Plan, Progress]:
+    """Call torchrun; on a GPU that is too small again with half the samples at once, which changes no result."""
+    gpus = _gpus()
+    accumulation: int | None = 1
+    while True:
+        assert accumulation is not None
+        plan = make_plan(training.scale, gpus or 1, accumulation, training.multiple)
+        if training.scale.warmup >= plan.steps:
+            log.warning(
+                "train: warmup is %d steps and the training %d: the learning rate never reaches %g",
+                *(training.scale.warmup, plan.steps, training.scale.learning_rate),
+            )
+        arguments = trainer_arguments(
+            training.scale,
+            plan,
+            model=model,
+            seed=training.settings.seed,
+            data=f"{training.storage.uri}/{training.dataset}",
+            logs=str(training.work.parent),
+            name=training.work.name,
+            gpu=gpus > 0,
+        )
+        with tempfile.NamedTemporaryFile("w", prefix="train-", suffix=".json") as job:
+            json.dump({"arguments": arguments, "models": files, "followStdin": True}, job)
+            job.flush()
+            try:
+                return plan, torchrun(Path(job.name), gpus or 1, training.work / "train.log", {})
+            except OutOfMemory as error:
+                accumulation = next_accumulation(training.scale, gpus or 1, accumulation)
+                if accumulation is None:
+                    raise PermanentError(f"{error}: not even one sample fits this GPU; use a smaller model") from error
+                log.warning("train: too little GPU memory for %d samples at once; fewer, summed", plan.batch_per_gpu)
+
+
+def _course(plan: Plan, whole: Progress, last: Progress, start: int, seconds: float) -> dict[str, Any]:
+    """How the training went. `seconds` and `resumed_after` are of the last call, loss and images of all of them."""
+    return {
+        **{key: value for key, value in asdict(plan).items() if key != "checkpoints"},
+        "steps": plan.steps,
+        "samples": plan.samples,
+        "resumed_after": start,
+        "seconds": round(seconds, 3),
+        "samples_per_second": last.rate or whole.rate,
+        "final_loss": whole.loss,
+        "undecodable": len(whole.undecodable),
+    }
+
+
+def _keep_last(training: Training, number: int) -> dict[str, Any]:
+    """The finished checkpoint's path and hash.
+
+    Raises:
+        TemporaryError: it isn't there or isn't whole; the next call makes it.
+    """
+    path = training.checkpoints / f"epoch_{number}.pt"
+    latest = training.checkpoints / checkpoints.LATEST
+    if checkpoints.number_of(latest) != number:
+        raise TemporaryError(f"train: {latest} is not checkpoint {number}, where the training ends; run again")
+    if checkpoints.number_of(path) != number:
+        latest.replace(path)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return {"checkpoint": f"{training.copies}/{path.name}", "sha256": digest.hexdigest()}
+
+
+def _architecture(model: str, work: Path) -> tuple[str, dict[str, Any] | None, list[str]]:
+    """The model's name for open_clip; for a config file also its content, and a copy for the trainer to register."""
+    if not model.endswith(".json"):
+        return model, None, []
+    storage, path = open_object(model)
+    try:
+        config = json.loads(storage.read(path))
+        missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    except (ValueError, TypeError) as error:
+        raise PermanentError(f"spec.train.scale.model: {model} is not JSON ({error})") from error
+    if missing:
+        raise PermanentError(f"spec.train.scale.model: {model} has no {missing[0]}; expected an open_clip model config")
+    copy = work / path
+    copy.write_text(json.dumps(config, indent=1))
+    return copy.stem, config, [str(copy)]
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """No two trainings of one model in one folder; the lock goes with its process, however that ends."""
+    with open(work / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TemporaryError(f"train: another process is training {work.name}; wait for it") from error
+        yield
+
+
+def _copying(training: Training, start: int) -> Any:
+    if training.remote is None:
+        return nullcontext()
+    return checkpoints.Copier(training.remote, training.copies, training.checkpoints, start)
+
+
+def _scratch(storage: Storage) -> Path:
+    """The same folder for the same storage, so that a restart on this machine finds its checkpoint."""
+    return Path(tempfile.gettempdir(), f"recaption-{content_hash(storage.uri)}")
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

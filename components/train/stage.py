@@ -9,6 +9,8 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -121,7 +123,10 @@ def train(run: Run, mixture: schema.Mixture) -> None:
         if training.remote:
             training.remote.upload(training.work / "train.log", f"{folder}/train.log")
         run.storage.create(f"{folder}/model.json", json.dumps(model, indent=1).encode())
-        (training.checkpoints / checkpoints.LATEST).unlink(missing_ok=True)  # the numbered one is the same
+        if training.remote:
+            shutil.rmtree(training.work)
+        else:
+            (training.checkpoints / checkpoints.LATEST).unlink(missing_ok=True)  # the numbered one is the same
 
 
 def check_dataset(storage: Storage, folder: str) -> dict[str, Any]:
@@ -219,8 +224,10 @@ def _keep_last(training: Training, number: int) -> dict[str, Any]:
     latest = training.checkpoints / checkpoints.LATEST
     if checkpoints.number_of(latest) != number:
         raise TemporaryError(f"train: {latest} is not checkpoint {number}, where the training ends; run again")
-    if checkpoints.number_of(path) != number:
-        latest.replace(path)
+    # open_clip wrote it twice, not in the same bytes; a copy in a bucket is of the newest. Both names stay until
+    # model.json is written, so that a kill in between loses nothing.
+    path.unlink(missing_ok=True)
+    os.link(latest, path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

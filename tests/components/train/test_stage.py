@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Run
+from components.pool.storage import LocalStorage
 from components.train import stage
 from components.train.arithmetic import Plan
 from components.train.stage import TrainStep
@@ -155,6 +157,38 @@ def test_a_damaged_tar_ends_the_training_with_one_clear_line(tmp_path: Path) -> 
             TrainStep().run(run)
 
 
+class Bucket:
+    """A storage that isn't a folder of this machine, as far as the stage can tell."""
+
+    def __init__(self, folder: LocalStorage) -> None:
+        self.folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.folder, name)
+
+
+@pytest.mark.slow
+def test_checkpoints_go_to_a_bucket_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine finds the copy, and trains no more than what is missing."""
+    local = make_training(tmp_path, checkpoints=2)
+    run = replace(local, storage=Bucket(LocalStorage(local.storage.uri)))
+    for machine in ("one", "two"):
+        (tmp_path / machine).mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / machine))
+        TrainStep().run(run)
+        model = model_of(run)
+        assert sorted(p.relative_to(folder_of(run)).as_posix() for p in folder_of(run).rglob("*.*")) == [
+            "checkpoints/epoch_2.pt",
+            "model.json",
+            "train.log",
+        ]
+        path = Path(run.storage.uri, model["checkpoint"])
+        assert sha256(path.read_bytes()).hexdigest() == model["sha256"]
+        assert not list((tmp_path / machine).rglob("*.pt"))
+        assert model["resumed_after"] == (0 if machine == "one" else 2)
+        (folder_of(run) / "model.json").unlink()  # as if killed just before it was written
+
+
 @pytest.mark.slow
 def test_undecodable_images_are_counted(tmp_path: Path) -> None:
     run = make_training(tmp_path, checkpoints=1)
@@ -171,7 +205,9 @@ def test_undecodable_images_are_counted(tmp_path: Path) -> None:
 def test_a_missing_or_short_tar_is_found_before_the_start(run: Run) -> None:
     tar = dataset_of(run) / "00000000.tar"
     tar.write_bytes(tar.read_bytes()[:-512])
-    with pytest.raises(PermanentError, match=r"1 of 1 tars .*00000000\.tar has \d+ bytes, expected \d+; run reshard"):
+    with pytest.raises(
+        PermanentError, match=r"1 of 1 tars .*00000000\.tar has \d+ bytes, expected \d+ bytes; run reshard"
+    ):
         TrainStep().run(run)
     tar.unlink()
     with pytest.raises(PermanentError, match=r"00000000\.tar is missing, expected \d+ bytes; run reshard again"):

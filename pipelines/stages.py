@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from functools import cache
@@ -25,7 +26,7 @@ def stages() -> dict[str, type[Stage]]:
     found: dict[str, type[Stage]] = {}
     for package in pkgutil.iter_modules(components.__path__):
         name = f"components.{package.name}.stage"
-        if importlib.util.find_spec(name) is None:
+        if package.name == "pool" or importlib.util.find_spec(name) is None:  # pool.stage is the contract itself
             continue
         stage = declared_in(importlib.import_module(name))
         if stage.name in found:

@@ -1,0 +1,1 @@
+"""The report: every number of a run on one page."""

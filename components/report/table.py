@@ -1,0 +1,44 @@
+"""The result table: the same numbers for the terminal and for the page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from components.pool import recipe as schema
+from components.pool.run import Run
+
+
+def result_table(run: Run) -> list[dict[str, object]]:
+    """One row per mixture, column title → value; None where there is nothing (yet)."""
+    rows = [_row(run, mixture) for mixture in run.spec.mixtures]
+    empty = {title for title in (rows[0] if rows else ()) if all(row[title] is None for row in rows)}
+    return [{title: value for title, value in row.items() if title not in empty} for row in rows]
+
+
+def _row(run: Run, mixture: schema.Mixture) -> dict[str, object]:
+    folder = run.mixture_folder(mixture)
+    chosen, analysis = read(run, f"{folder}/mixture.json"), read(run, f"{folder}/analysis.json")
+    results = {}
+    if run.spec.evaluate and mixture in run.trained:
+        results = read(run, f"{run.evaluation_folder(mixture)}/results.json")
+    row: dict[str, object] = {
+        "mixture": mixture.name,
+        "pairs": chosen.get("pairs"),
+        "mean cosine": chosen.get("mean_cosine"),
+        "unique trigrams": analysis.get("trigrams", {}).get("unique"),
+        "words": analysis.get("words", {}).get("mean"),
+        "classification": results.get("classification"),
+        "retrieval": results.get("retrieval"),
+    }
+    if run.spec.evaluate and len(results.get("tasks", ())) > 2:
+        row["average"] = results["average"]
+    return row
+
+
+def read(run: Run, path: str) -> dict[str, Any]:
+    """A JSON object of the storage; empty when it isn't there."""
+    if run.storage.size(path) is None:
+        return {}
+    value: dict[str, Any] = json.loads(run.storage.read(path))
+    return value

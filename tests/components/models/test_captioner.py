@@ -123,6 +123,33 @@ def test_coca_lengths_leave_out_start_and_end(folders: dict[str, Path], monkeypa
     assert not {found.start, found.end, 0} & {token for c in captions for token in c}
 
 
+def test_coca_captions_that_end_leave_the_others_alone(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: Any = load_captioner(str(folders["coca"]), sampling=SHORT)
+    forward = found.module.forward
+
+    def ending(image: Any, prefix: Any = None, *args: Any, **kwargs: Any) -> Any:
+        out = forward(image, prefix, *args, **kwargs)
+        if prefix is not None and prefix.shape[1] > 1:
+            out["logits"][prefix[:, 1] % 7 + 3 < prefix.shape[1], :, found.end] = 1000.0  # by its own first token
+        return out
+
+    monkeypatch.setattr(found.module, "forward", ending)
+    images = pixels(12)
+    whole = found.generate(images, UIDS, "column")
+    assert whole == [found.generate(images[i : i + 1], UIDS[i : i + 1], "column")[0] for i in range(12)]
+    assert len({len(found.tokenizer.encode(c)) for c in whole}) > 2
+
+
+def test_the_prompt_is_no_part_of_the_caption(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Even where the tokenizer doesn't know the start token for a special one."""
+    text = json.loads((folders["blip"] / "config.json").read_text())["text_config"]
+    folder = edited(folders["blip"], tmp_path / "start", text_config=text | {"bos_token_id": 10})
+    captions = load_captioner(str(folder), sampling=Sampling(1.0, 50, 6, 6)).generate(pixels(12), UIDS, "column")
+    assert max(len(c.split()) for c in captions) == 6
+
+
 def test_blip_draws_from_its_own_logits_at_every_step(folders: dict[str, Path]) -> None:
     """Against a loop without generate and without its cache."""
     found: Any = load_captioner(str(folders["blip"]), sampling=SHORT)

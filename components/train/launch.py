@@ -17,6 +17,9 @@ from typing import Any
 
 from components.pool.errors import RecaptionError, TemporaryError
 
+# RuntimeErrors of torch without a type of their own: a loading process that was killed, a disk that is full.
+_PASSING = ("exited unexpectedly", "is killed by signal", "PytorchStreamWriter failed")
+
 FAILURE = "recaption-failure "  # then {"kind": "memory" | "permanent" | "temporary", "message": …}
 
 
@@ -62,8 +65,9 @@ def _kind(error: Exception) -> str:
     passing = [torch.distributed.DistError, OSError]
     if hasattr(torch, "AcceleratorError"):
         passing.append(torch.AcceleratorError)
-    dead_worker = isinstance(error, RuntimeError) and "DataLoader worker" in str(error) and "exited" in str(error)
-    return "temporary" if isinstance(error, tuple(passing)) or dead_worker else "permanent"
+    if isinstance(error, tuple(passing)) or any(phrase in str(error) for phrase in _PASSING):
+        return "temporary"
+    return "permanent"
 
 
 def _message(error: Exception) -> str:

@@ -72,6 +72,11 @@ class Training:
         return self.work / "checkpoints"
 
     @property
+    def log(self) -> Path:
+        """What the trainer said, in all attempts."""
+        return self.work / "train.log"
+
+    @property
     def remote(self) -> Storage | None:
         """Where checkpoints are copied to; None where open_clip itself writes into the storage."""
         return None if isinstance(self.storage, LocalStorage) else self.storage
@@ -88,45 +93,44 @@ def train(run: Run, mixture: schema.Mixture) -> None:
         PermanentError: a tar is missing, the batch can't be divided, the trainer can't do this.
         TemporaryError: it was interrupted; the next call resumes.
     """
-    settings = run.spec.train
-    assert settings is not None  # run.trained is empty otherwise
-    scale, multiple = scale_of(settings)
+    assert run.spec.train is not None  # run.trained is empty otherwise
+    scale, multiple = scale_of(run.spec.train)
     folder, dataset = run.model_folder(mixture), run.dataset_folder(mixture)
     local = Path(run.storage.uri) if isinstance(run.storage, LocalStorage) else _scratch(run.storage)
-    training = Training(settings, scale, multiple, run.storage, dataset, folder, local / folder)
-    data = check_dataset(run.storage, dataset)
-    training.checkpoints.mkdir(parents=True, exist_ok=True)
-    with _alone(training.work):
-        name, architecture, files = _architecture(scale.model, training.work)
-        began, start = time.monotonic(), checkpoints.restore(training.remote, training.copies, training.checkpoints)
-        if start:
-            log.info("mixture %s: resuming after checkpoint %d of %d", mixture.name, start, scale.checkpoints)
-        with _copying(training, start) as copier:
-            plan, progress = _train(training, name, files)
-            if copier:
-                copier.copy()
-        checkpoint = _keep_last(training, scale.checkpoints)
-        whole = read_log(training.work / "train.log")
-        model = {
-            "mixture": mixture.name,
-            "dataset": dataset,
-            "pairs": data["samples"],
-            "model": name,
-            "architecture": architecture,
-            "scale": settings.scale if isinstance(settings.scale, str) else "custom",
-            "hyperparameters": hyperparameters(scale, name, _gpus() > 0),
-            "seed": settings.seed,
-            **_course(plan, whole, progress, start, time.monotonic() - began),
-            **checkpoint,
-            "versions": {"recaption": version(), **{name: installed(name) for name in PACKAGES}},
-        }
+    training = Training(run.spec.train, scale, multiple, run.storage, dataset, folder, local / folder)
+    pairs = check_dataset(run.storage, dataset)["samples"]
+    with _alone(training):
+        model = {"mixture": mixture.name, "dataset": dataset, "pairs": pairs, **_to_its_end(training)}
         if training.remote:
-            training.remote.upload(training.work / "train.log", f"{folder}/train.log")
+            training.remote.upload(training.log, f"{folder}/train.log")
         run.storage.create(f"{folder}/model.json", json.dumps(model, indent=1).encode())
         if training.remote:
             shutil.rmtree(training.work)
         else:
             (training.checkpoints / checkpoints.LATEST).unlink(missing_ok=True)  # the numbered one is the same
+
+
+def _to_its_end(training: Training) -> dict[str, Any]:
+    """Train what is missing; model.json's account of it."""
+    settings, scale = training.settings, training.scale
+    name, architecture, files = _architecture(scale.model, training.work)
+    began, start = time.monotonic(), checkpoints.restore(training.remote, training.copies, training.checkpoints)
+    if start:
+        log.info("%s: resuming after checkpoint %d of %d", training.folder, start, scale.checkpoints)
+    with _copying(training, start) as copier:
+        plan, progress = _train(training, name, files)
+        if copier:
+            copier.copy()
+    return {
+        "model": name,
+        "architecture": architecture,
+        "scale": settings.scale if isinstance(settings.scale, str) else "custom",
+        "hyperparameters": hyperparameters(scale, name, _gpus() > 0),
+        "seed": settings.seed,
+        **_course(plan, read_log(training.log), progress, start, time.monotonic() - began),
+        **_keep_last(training, scale.checkpoints),
+        "versions": {"recaption": version(), **{package: installed(package) for package in PACKAGES}},
+    }
 
 
 def check_dataset(storage: Storage, folder: str) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def _train(training: Training, model: str, files: list[str]) -> tuple[Plan, Prog
             json.dump({"arguments": arguments, "models": files, "followStdin": True}, job)
             job.flush()
             try:
-                return plan, torchrun(Path(job.name), gpus or 1, training.work / "train.log", {})
+                return plan, torchrun(Path(job.name), gpus or 1, training.log)
             except OutOfMemory as error:
                 accumulation = next_accumulation(training.scale, gpus or 1, accumulation)
                 if accumulation is None:
@@ -253,13 +257,18 @@ def _architecture(model: str, work: Path) -> tuple[str, dict[str, Any] | None, l
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def _alone(training: Training) -> Iterator[None]:
     """No two trainings of one model in one folder; the lock goes with its process, however that ends."""
-    with open(work / ".lock", "w") as lock:
+    try:
+        training.checkpoints.mkdir(parents=True, exist_ok=True)
+        lock = open(training.work / ".lock", "w")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise TemporaryError(f"train: cannot write {training.work}: {error.strerror or error}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise TemporaryError(f"train: another process is training {work.name}; wait for it") from error
+            raise TemporaryError(f"train: another process is training {training.folder}; wait for it") from error
         yield
 
 

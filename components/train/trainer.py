@@ -88,7 +88,7 @@ def read_log(path: Path) -> Progress:
     return progress
 
 
-def torchrun(job: Path, processes: int, log_file: Path, environment: dict[str, str]) -> Progress:
+def torchrun(job: Path, processes: int, log_file: Path) -> Progress:
     """Train until it ends.
 
     Raises:
@@ -105,7 +105,7 @@ def torchrun(job: Path, processes: int, log_file: Path, environment: dict[str, s
         stdin=subprocess.PIPE,  # closes when we die, however: launch.py ends with it
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1", **environment},
+        env={**os.environ, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
         text=True,
         errors="replace",

@@ -20,7 +20,7 @@ import torch
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Run
 from components.pool.storage import LocalStorage
-from components.train import stage
+from components.train import launch, stage
 from components.train.arithmetic import Plan
 from components.train.stage import TrainStep
 from components.train.trainer import OutOfMemory, Progress
@@ -228,12 +228,42 @@ def test_a_broken_model_config_is_refused(run: Run, tmp_path: Path, content: str
 
 
 def test_two_trainings_of_one_model_exclude_each_other(run: Run) -> None:
-    folder_of(run).mkdir(parents=True)
+    training = replace(_training(run), folder=run.model_folder(run.spec.mixtures[0]))
     with (
-        stage._alone(folder_of(run)),
-        pytest.raises(TemporaryError, match="another process is training everything-"),
+        stage._alone(training),
+        pytest.raises(TemporaryError, match="another process is training models/everything-"),
     ):
         TrainStep().run(run)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmore"),
+            "memory",
+            "OutOfMemoryError: CUDA out of",
+        ),
+        (torch.distributed.DistNetworkError("peer lost"), "temporary", "DistNetworkError: peer lost"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "temporary", "RuntimeError: DataLoader"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"), "temporary", "RuntimeError: [enforce"),
+        (OSError(28, "No space left on device"), "temporary", "OSError: [Errno 28] No space"),
+        (RuntimeError("Model config for 'x' not found"), "permanent", "RuntimeError: Model config for"),
+        (
+            PermanentError(
+                "Caught PermanentError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+                '  File "x.py", line 1\ncomponents.pool.errors.PermanentError: training set s: cut\n'
+            ),
+            "permanent",
+            "training set s: cut",
+        ),
+        (TemporaryError("storage: timed out"), "temporary", "storage: timed out"),
+    ],
+)
+def test_what_a_rank_says_of_its_error(error: Exception, kind: str, message: str) -> None:
+    assert launch._kind(error) == kind
+    assert launch._message(error).startswith(message)
+    assert "\n" not in launch._message(error)
 
 
 def test_too_little_gpu_memory_means_more_passes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +314,7 @@ def test_a_warmup_longer_than_the_training_is_said(
     training = _training(run)
     long = training.scale.model_copy(update={"warmup": 500})
     with caplog.at_level(logging.WARNING):
-        stage._train(stage.Training(**{**vars(training), "scale": long}), "tiny-vit", [])
+        stage._train(replace(training, scale=long), "tiny-vit", [])
     assert "warmup is 500 steps and the training 15" in caplog.text
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 from components.models.names import model_label
 from components.pool.columns import ColumnSpec
@@ -20,7 +21,7 @@ class EmbedStage(ColumnStage):
     writes = "embedding"
     needs = Needs(memory_gib=8, gpu=True)
     version = 1
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         Field("embedding", "float16[D]", "L2-normalised before rounding; null: the image can't be read"),
     )
     batch_size = 256
@@ -35,6 +36,8 @@ class EmbedStage(ColumnStage):
 
         self.clip = load_clip(self.spec.params["model"], self.spec.params["weights"])
         self.geometry = self.clip.geometry
+        width = self.clip.embed_texts([""]).shape[1]
+        self.fields = tuple(replace(field, width=width) for field in self.fields)
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         assert batch.images is not None

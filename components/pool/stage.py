@@ -39,12 +39,14 @@ class Field:
     """A key of DTYPES, or `float16[D]`: a vector whose length the model gives."""
     meaning: str
     """Unit, range and direction, e.g. `cosine, [-1, 1], higher = closer`; what null means."""
+    width: int | None = None
+    """Of a vector, once setup() knows the model: a batch of nothing but nulls doesn't show it."""
 
     def array(self, values: Sequence[Any]) -> pa.Array:
         """The values as Arrow, None as null."""
         if self.dtype != "float16[D]":
             return pa.array(values, DTYPES[self.dtype])
-        width = next((len(v) for v in values if v is not None), 1)
+        width = self.width or next((len(v) for v in values if v is not None), 1)
         flat = np.zeros((len(values), width), np.float16)
         for row, value in enumerate(values):
             if value is not None:
@@ -95,7 +97,7 @@ class ColumnStage(Stage):
     spec's input columns.
     """
 
-    fields: ClassVar[tuple[Field, ...]]
+    fields: tuple[Field, ...]
     version: ClassVar[int]
     """Part of the column's hash: raise it when the code would write other values."""
     batch_size: ClassVar[int] = 256

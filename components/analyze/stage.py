@@ -18,7 +18,7 @@ from components.pool.rules import Scores
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.pool.stage import Needs, Step
-from components.pool.values import ahead, coverage, read_values
+from components.pool.values import ahead, analysis_path, coverage, read_values
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,6 @@ class AnalyzeStep(Step):
             _analyze_text(run, name)
         for mixture in run.spec.mixtures:
             _analyze_mixture(run, mixture)
-
-
-def analysis_path(run: Run, text: str) -> str:
-    """Where the analysis of a text over this pool is kept, as far as the text covers it now."""
-    covered, _ = coverage(run, run.text(text))
-    return f"pools/{run.pool.name}/analyses/{run.text(text).folder}-{run.pool.manifest}-{covered}.json"
 
 
 def _analyze_text(run: Run, name: str) -> None:

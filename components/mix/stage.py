@@ -19,13 +19,24 @@ import pyarrow.parquet as pq
 from components.pool import recipe as schema
 from components.pool import version
 from components.pool.columns import Columns
-from components.pool.rules import Selection, Thresholds, Values, has_any_text, lender, select, shares_of
+from components.pool.rules import (
+    Selection,
+    Thresholds,
+    Values,
+    columns_of,
+    lender,
+    select,
+    shares_of,
+    why_dropped,
+)
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.pool.stage import Needs, Step
-from components.pool.values import ahead, find_thresholds, read_values
+from components.pool.values import ahead, find_thresholds, read_values, require_finished
 
 log = logging.getLogger(__name__)
+
+EMPTY = "no image matched any rule: the mixture is empty, and nothing can be trained on it"
 
 
 @dataclass
@@ -60,29 +71,36 @@ class MixStep(Step):
         tallies = [t for t in tallies if run.storage.size(f"{t.folder}/mixture.json") is None]
         if not tallies:
             return
-        thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
         columns = Columns(run.storage, run.pool.name)
-        for node in run.nodes.values():
-            columns.parts(node.spec, run.pool.shards[0])  # list once, before the threads
+        texts, scores, flags = columns_of(t.mixture for t in tallies)
+        scores |= {name for name in texts if f"score:{name}" in run.nodes}  # for the mean cosines
+        require_finished(run, columns, _keys(run, texts, scores, flags))
+        thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
 
         def read(shard: Shard) -> tuple[Shard, pa.Array, Values]:
             index = columns.read(run.index, shard, ["text", "error"])
             index = index.filter(pc.is_null(index.column("error")))
-            scores = [n for n in run.spec.scores if f"score:{n}" in run.nodes or f"import:{n}" in run.nodes]
-            values = read_values(run, columns, shard, index, run.spec.texts, scores, run.spec.flags)
+            values = read_values(run, columns, shard, index, texts, scores, flags)
             return shard, index.column("uid").combine_chunks(), values
 
         for shard, uids, values in ahead(read, run.pool.shards):
             for tally in tallies:
                 chosen = select(tally.mixture, values, thresholds)
                 _write(run, tally, shard, uids, chosen)
-                _count(tally, values, chosen)
+                _count(tally, values, chosen, thresholds)
         for tally in tallies:
             result = _result(run, tally, thresholds)
             run.storage.create(f"{tally.folder}/mixture.json", json.dumps(result, indent=1).encode())
             log.info("mixture %s: %d pairs of %d usable samples", tally.mixture.name, result["pairs"], tally.usable)
             for warning in result["warnings"]:
                 log.warning("mixture %s: %s", tally.mixture.name, warning)
+
+
+def _keys(run: Run, texts: set[str], scores: set[str], flags: set[str]) -> list[str]:
+    """The nodes that hold these columns, in the run's order."""
+    specs = {run.index.hash, *(run.text(name).hash for name in texts), *(run.score(name).hash for name in scores)}
+    specs |= {run.flag(name).hash for name in flags}
+    return [key for key, node in run.nodes.items() if node.spec.hash in specs]
 
 
 def _write(run: Run, tally: Tally, shard: Shard, uids: pa.Array, chosen: Selection) -> None:
@@ -102,76 +120,76 @@ def _write(run: Run, tally: Tally, shard: Shard, uids: pa.Array, chosen: Selecti
     tally.shards.append({"name": shard.name, "rows": table.num_rows, "sha256": digest})
 
 
-def _count(tally: Tally, values: Values, chosen: Selection) -> None:
+def _count(tally: Tally, values: Values, chosen: Selection, thresholds: Thresholds) -> None:
     tally.usable += values.rows
-    images = np.unique(chosen.rows)
-    tally.images += len(images)
+    dropped = np.ones(values.rows, bool)
+    dropped[chosen.rows] = False
+    tally.images += values.rows - int(dropped.sum())
+    for reason, samples in why_dropped(tally.mixture, values, thresholds).items():
+        tally.dropped[reason] += int((samples & dropped).sum())
+    cosines = np.full(len(chosen.rows), np.nan)
     for source in set(chosen.sources.unique().to_pylist()) & values.scores.keys():
-        of_source = pc.equal(chosen.sources, source).to_numpy(zero_copy_only=False)
-        cosine = values.scores[source][chosen.rows[of_source]]
-        for rule in np.unique(chosen.rules[of_source]).tolist():
-            mine = cosine[chosen.rules[of_source] == rule]
-            there = np.isfinite(mine)
-            tally.scored[rule] += int(there.sum())
-            tally.cosines[rule] = tally.cosines.get(rule, 0.0) + float(mine[there].sum(dtype=np.float64))
-    tally.pairs.update(chosen.rules.tolist())
-    left = np.ones(values.rows, bool)
-    left[images] = False
-    texts = has_any_text(tally.mixture, values)
-    tally.dropped["no text that a rule could use"] += int((left & ~texts).sum())
-    tally.dropped["no rule's conditions hold"] += int((left & texts).sum())
+        mine = pc.equal(chosen.sources, source).to_numpy(zero_copy_only=False)
+        cosines[mine] = values.scores[source][chosen.rows[mine]]
+    for number in np.unique(chosen.rules).tolist():
+        mine = chosen.rules == number
+        there = mine & np.isfinite(cosines)
+        tally.pairs[number] += int(mine.sum())
+        tally.scored[number] += int(there.sum())
+        tally.cosines[number] = tally.cosines.get(number, 0.0) + float(cosines[there].sum())
 
 
 def _result(run: Run, tally: Tally, thresholds: Thresholds) -> dict[str, Any]:
+    mixture = tally.mixture
     rules = [
         {
             "index": i,
             "name": rule.name,
             "text": rule.model_dump(mode="json", by_alias=True)["text"],
             "pairs": tally.pairs[i],
+            "scored": tally.scored[i],
             "mean_cosine": _mean(tally, [i]),
         }
-        for i, rule in enumerate(tally.mixture.rules)
+        for i, rule in enumerate(mixture.rules)
     ]
-    used = {pair for rule in tally.mixture.rules for pair in shares_of(tally.mixture, rule)}
-    warnings = _warnings(run, tally.mixture)
-    if not tally.pairs.total():
-        warnings.append("no image matched any rule: the mixture is empty")
+    used = {pair for rule in mixture.rules for pair in shares_of(mixture, rule)}
+    texts = sorted(columns_of([mixture])[0])
     return {
-        "name": tally.mixture.name,
-        "emit": tally.mixture.emit,
+        "name": mixture.name,
+        "emit": mixture.emit,
         "usable": tally.usable,
         "images": tally.images,
         "pairs": tally.pairs.total(),
+        "scored": tally.scored.total(),
         "mean_cosine": _mean(tally, range(len(rules))),
+        "cosines": {name: run.score(name).folder for name in texts if f"score:{name}" in run.nodes},
         "rules": rules,
         "thresholds": [{"score": s, "top": f, "threshold": thresholds[s, f]} for s, f in sorted(used)],
         "dropped": {reason: n for reason, n in sorted(tally.dropped.items()) if n},
-        "warnings": warnings,
+        "warnings": [*warnings_of(run, mixture), *(() if tally.pairs.total() else [EMPTY])],
         "code": version(),
         "shards": tally.shards,
     }
 
 
 def _mean(tally: Tally, rules: Iterable[int]) -> float | None:
-    """Mean cosine of the rules' pairs; None unless all of them have one."""
-    rules = list(rules)
-    pairs = sum(tally.pairs[r] for r in rules)
-    if not pairs or sum(tally.scored[r] for r in rules) < pairs:
+    """Mean cosine of the rules' pairs that have one; None where a rule's text (a concatenation, say) never has."""
+    rules = [r for r in rules if tally.pairs[r]]
+    if not rules or not all(tally.scored[r] for r in rules):
         return None
-    return sum(tally.cosines.get(r, 0.0) for r in rules) / pairs
+    return sum(tally.cosines[r] for r in rules) / sum(tally.scored[r] for r in rules)
 
 
-def _warnings(run: Run, mixture: schema.Mixture) -> list[str]:
+def warnings_of(run: Run, mixture: schema.Mixture) -> list[str]:
     """Thresholds of one kind of score applied to another."""
     found = []
     for rule in mixture.rules:
         for condition in rule.where:
             if isinstance(condition, schema.ScoreCondition) and isinstance(condition.at_least, schema.RuleThreshold):
                 own, lent = run.score(condition.score), run.score(lender(condition, mixture).score)
-                if own.stage != lent.stage:
+                if "import" in (own.stage, lent.stage) and own.hash != lent.hash:
                     found.append(
-                        f"compares {condition.score} with the threshold of rule {condition.at_least.rule}, but one is "
-                        "imported and one is computed here: other weights or preprocessing may shift them"
+                        f"compares {condition.score} with the threshold of rule {condition.at_least.rule}, but they "
+                        "were not made by the same scorer (one is imported): their scales may differ"
                     )
     return found

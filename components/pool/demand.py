@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from components.pool import recipe as schema
 from components.pool.columns import ALL, Columns
-from components.pool.rules import Bools, Values, demanded, names_of, needs_all
+from components.pool.rules import Bools, Values, columns_of, demanded, names_of, needs_all, shares_of
 from components.pool.run import Run
 from components.pool.shards import Shard, content_hash
 from components.pool.values import find_thresholds, read_values
 from components.pool.worker import Demand
 
+VERSION = 1  # raise it when `demanded` would answer otherwise: parts made for the old answer stay, another one is added
 PROBES = 100_000  # imagined samples behind an expected share: its standard error is below 0.2 points
 
 
@@ -29,7 +30,7 @@ def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]
     if not mixtures or any(_takes_all(recipe.spec, m, captioner) for m in mixtures):
         return ALL
     rules = [m.model_dump(mode="json", exclude={"name"}) for m in mixtures]
-    return content_hash([rules, dict(hashes), manifest])
+    return content_hash([VERSION, captioner, rules, dict(hashes), manifest])
 
 
 def _using(spec: schema.Spec, captioner: str) -> list[schema.Mixture]:
@@ -39,15 +40,32 @@ def _using(spec: schema.Spec, captioner: str) -> list[schema.Mixture]:
 def _takes_all(spec: schema.Spec, mixture: schema.Mixture, captioner: str) -> bool:
     """Whether a rule asks for every sample's caption whatever the known columns say."""
     unknown = {c.name for c in spec.captioners}
+    if any(needs_all(mixture, rule, captioner) for rule in mixture.rules):
+        return True
     for rule in mixture.rules:
-        flags = any(isinstance(c, schema.FlagCondition) for c in rule.where)
-        if needs_all(mixture, rule, captioner):
+        if captioner in names_of(rule) and _open_everywhere(rule, unknown):
             return True
-        if captioner in names_of(rule) and names_of(rule) <= unknown and not flags:
-            return True
-        if mixture.emit == "first" and not names_of(rule) & unknown:
-            return False  # a rule that is decided before captions exist may take samples away
+        if mixture.emit == "first" and _decided_somewhere(rule, unknown):
+            return False  # a match that is certain before captions exist may take samples away
     return False
+
+
+def _open_everywhere(rule: schema.Rule, unknown: set[str]) -> bool:
+    """Whether no known column can rule a match out."""
+    texts, conditions = _unknown_in(rule, unknown)
+    return all(conditions) and (any(texts) if isinstance(rule.text, schema.BestOf) else all(texts))
+
+
+def _decided_somewhere(rule: schema.Rule, unknown: set[str]) -> bool:
+    """Whether known columns alone can make a match certain."""
+    texts, conditions = _unknown_in(rule, unknown)
+    return not any(conditions) and not (all(texts) if isinstance(rule.text, schema.BestOf) else any(texts))
+
+
+def _unknown_in(rule: schema.Rule, unknown: set[str]) -> tuple[list[bool], list[bool]]:
+    """Of each text and of each condition: whether it waits for a captioner."""
+    conditions = [isinstance(c, schema.ScoreCondition) and c.score in unknown for c in rule.where]
+    return [name in unknown for name in schema.texts_of(rule)], conditions
 
 
 def write_demand(run: Run, captioner: str) -> None:
@@ -71,11 +89,11 @@ def load_demand(run: Run, captioner: str) -> Demand:
     mixtures = [schema.Mixture.model_validate(m) for m in value["mixtures"]]
     thresholds = {(score, share): threshold for score, share, threshold in value["thresholds"]}
     columns = Columns(run.storage, run.pool.name)
-    texts, scores = set(run.spec.texts) & set(_known(run.spec)), _known(run.spec)
-    used = set().union(*(names_of(rule) for m in mixtures for rule in m.rules))
+    known = set(_known(run.spec))
+    texts, scores, flags = (names & known for names in columns_of(mixtures))
 
     def demand(shard: Shard, index: pa.Table) -> Bools:
-        values = read_values(run, columns, shard, index, texts & used, set(scores) & used, run.spec.flags)
+        values = read_values(run, columns, shard, index, texts, scores, flags)
         return demanded(mixtures, captioner, values, thresholds)
 
     return demand
@@ -89,22 +107,19 @@ def expected_share(spec: schema.Spec, captioner: str) -> float:
     mixtures, random = _using(spec, captioner), np.random.default_rng(0)
     if not mixtures:
         return 1.0
-    known = _known(spec)
     values = Values(PROBES)
-    for name in known:
+    for name in _known(spec):
+        if name in spec.flags:
+            values.flags[name] = (random.random(PROBES) < 0.5, np.ones(PROBES, bool))
+            continue
         if name in spec.texts:
             values.texts[name] = pa.repeat("", PROBES)
         values.scores[name] = random.random(PROBES, np.float32)
-    for name in spec.flags:
-        values.flags[name] = (random.random(PROBES) < 0.5, np.ones(PROBES, bool))
-    shares = {
-        c.top for m in mixtures for r in m.rules for c in r.where if isinstance(c, schema.ScoreCondition) and c.top
-    }
-    thresholds = {(name, share): 1 - share for name in known for share in shares}
+    thresholds = {pair: 1 - pair[1] for m in mixtures for rule in m.rules for pair in shares_of(m, rule)}
     return float(demanded(mixtures, captioner, values, thresholds).mean())
 
 
 def _known(spec: schema.Spec) -> list[str]:
-    """Texts and scores that exist before any captioner runs."""
+    """Texts, scores and flags that exist before any captioner runs."""
     captioners = {c.name for c in spec.captioners}
-    return [name for name in spec.scores if name not in captioners]
+    return [name for name in (*spec.scores, *spec.flags) if name not in captioners]

@@ -6,7 +6,7 @@ match is unknown may still need its caption.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,6 +64,7 @@ def select(mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> S
     """Apply a mixture where everything is known.
 
     A rule matches a sample that has the rule's text and meets every condition; a missing score or flag never does.
+    Scores and numbers are compared as float32, so that a score of 0.7 is at least 0.7.
     """
     free = np.ones(values.rows, bool)
     found: list[tuple[NDArray[np.int64], pa.Array, pa.Array]] = []
@@ -115,6 +116,20 @@ def names_of(rule: schema.Rule) -> set[str]:
     return scores | set(schema.texts_of(rule))
 
 
+def columns_of(mixtures: Iterable[schema.Mixture]) -> tuple[set[str], set[str], set[str]]:
+    """The texts, scores and flags that these mixtures look at."""
+    texts, scores, flags = set[str](), set[str](), set[str]()
+    for rule in (rule for mixture in mixtures for rule in mixture.rules):
+        texts.update(schema.texts_of(rule))
+        scores.update(schema.texts_of(rule) if isinstance(rule.text, schema.BestOf) else ())
+        for condition in rule.where:
+            if isinstance(condition, schema.FlagCondition):
+                flags.add(condition.flag)
+            else:
+                scores.add(condition.score)
+    return texts, scores, flags
+
+
 def needs_all(mixture: schema.Mixture, rule: schema.Rule, score: str) -> bool:
     """Whether a rule depends on a best share of this score over the whole pool."""
     return any(name == score for name, _ in shares_of(mixture, rule))
@@ -157,11 +172,11 @@ def _holds(condition: schema.Condition, mixture: schema.Mixture, values: Values,
     source = lender(condition, mixture)
     if source.top is None:
         assert isinstance(condition.at_least, float)
-        return _known(there & (scores >= np.float64(condition.at_least)))
+        return _known(there & (scores >= np.float32(condition.at_least)))
     threshold = thresholds.get((source.score, source.top))
     if threshold is None:
         return Truth(np.zeros(values.rows, bool), there)
-    return _known(there & (scores >= np.float64(threshold)))
+    return _known(there & (scores >= np.float32(threshold)))
 
 
 def lender(condition: schema.ScoreCondition, mixture: schema.Mixture) -> schema.ScoreCondition:
@@ -173,32 +188,57 @@ def lender(condition: schema.ScoreCondition, mixture: schema.Mixture) -> schema.
     return found
 
 
-def has_any_text(mixture: schema.Mixture, values: Values) -> Bools:
-    """Samples that have the text of some rule."""
-    texts: Bools = np.any([_has_text(rule, values).sure for rule in mixture.rules], axis=0)
-    return texts
+def why_dropped(mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> dict[str, Bools]:
+    """By reason, which samples no rule would take if all of them failed: only those that `select` left out count.
+
+    Of a sample's rules, the one that came nearest gives the reason: a condition that does not hold outweighs a missing
+    score or flag, which outweighs a missing text.
+    """
+    fails = np.zeros(values.rows, bool)
+    lacks = np.zeros(values.rows, bool)
+    for rule in mixture.rules:
+        known, holds = np.ones(values.rows, bool), np.ones(values.rows, bool)
+        for condition in rule.where:
+            there = _has_value(condition, values)
+            known &= there
+            holds &= _holds(condition, mixture, values, thresholds).sure | ~there
+        fails |= ~holds
+        lacks |= ~known & _has_text(rule, values).sure
+    return {
+        "no rule's conditions hold": fails,
+        "no score or flag that a rule asks for": lacks & ~fails,
+        "no text that a rule could use": ~lacks & ~fails,
+    }
+
+
+def _has_value(condition: schema.Condition, values: Values) -> Bools:
+    if isinstance(condition, schema.FlagCondition):
+        return values.flags[condition.flag][1]
+    there: Bools = np.isfinite(values.scores[condition.score])
+    return there
 
 
 def _has_text(rule: schema.Rule, values: Values) -> Truth:
-    """All parts of a concatenation, any of a best-of (with a score to compare it by)."""
-    truths = []
-    for name in schema.texts_of(rule):
-        if name not in values.texts:
-            truths.append(_unknown(values.rows))
-            continue
-        there = _there(values.texts[name])
-        if isinstance(rule.text, schema.BestOf):
-            there = there & np.isfinite(values.scores[name]) if name in values.scores else there
-        truths.append(_known(there))
-    if isinstance(rule.text, schema.BestOf):
-        return Truth(np.any([t.sure for t in truths], axis=0), np.any([t.maybe for t in truths], axis=0))
-    return Truth(np.all([t.sure for t in truths], axis=0), np.all([t.maybe for t in truths], axis=0))
+    """All parts of a concatenation, any of a best-of."""
+    truths = [
+        _known(_there(values.texts[name])) if name in values.texts else _unknown(values.rows)
+        for name in schema.texts_of(rule)
+    ]
+    combine = np.any if isinstance(rule.text, schema.BestOf) else np.all
+    return Truth(combine([t.sure for t in truths], axis=0), combine([t.maybe for t in truths], axis=0))
 
 
 def _best(names: list[str], values: Values) -> NDArray[np.int64]:
-    """Per sample the place of the text with the highest score, the first of equals."""
-    scores = [np.where(_there(values.texts[n]), values.scores[n], np.float32(np.nan)) for n in names]
-    best: NDArray[np.int64] = np.argmax(np.where(np.isfinite(scores), scores, -np.inf), axis=0)
+    """Per sample the place of the text with the highest score, the first of equals.
+
+    A text without a score loses to every one that has it, and an absent text to every one that is there.
+    """
+    order = []
+    for name in names:
+        scores = values.scores[name].astype(np.float64)
+        scored = np.where(np.isfinite(scores), scores, -np.finfo(np.float64).max)
+        order.append(np.where(_there(values.texts[name]), scored, -np.inf))
+    best: NDArray[np.int64] = np.argmax(order, axis=0)
     return best
 
 

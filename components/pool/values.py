@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,11 +16,10 @@ from components.pool.errors import PermanentError
 from components.pool.quantile import thresholds
 from components.pool.rules import Scores, Values, shares_of
 from components.pool.run import Run
-from components.pool.shards import Shard
+from components.pool.shards import Shard, content_hash
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-KEPT = 1 << 26  # scores in memory between two passes: 256 MB
 THREADS = 4  # readers ahead: reading and checksums release the interpreter's lock
 
 
@@ -41,27 +40,11 @@ def ahead(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
 
 
 def score_passes(run: Run, score: str) -> Callable[[], Iterator[Scores]]:
-    """Passes over one score of the whole pool, NaN where there is none.
-
-    The first shards' scores stay in memory, KEPT at most: up to that size a second pass reads nothing again.
-    """
+    """Starts a pass over one score of the whole pool, shard by shard; NaN where there is none."""
     columns, spec = Columns(run.storage, run.pool.name), run.score(score)
     columns.parts(spec, run.pool.shards[0])  # list once, before the threads
-    kept: list[Scores] = []
-
-    def scores(shard: Shard) -> Scores:
-        return _floats(columns.read(spec, shard, [_field(spec)]), _field(spec))
-
-    def one_pass() -> Iterator[Scores]:
-        yield from list(kept)
-        room = KEPT - sum(map(len, kept))
-        for chunk in ahead(scores, run.pool.shards[len(kept) :]):
-            room -= len(chunk)
-            if room >= 0:
-                kept.append(chunk)
-            yield chunk
-
-    return one_pass
+    field = _field(spec)
+    return lambda: ahead(lambda shard: _floats(columns.read(spec, shard, [field]), field), run.pool.shards)
 
 
 def find_thresholds(
@@ -80,7 +63,10 @@ def find_thresholds(
     found: dict[tuple[str, float], float] = {}
     for score in sorted(shares.keys() & set(known)):
         require_complete(run, run.score(score), f"top of {score}")
-        values = thresholds(score_passes(run, score), sorted(shares[score]))
+        try:
+            values = thresholds(score_passes(run, score), sorted(shares[score]))
+        except PermanentError as error:
+            raise PermanentError(f"top of {score}: {error}; see why in column {run.score(score).folder}") from error
         found |= {(score, share): value for share, value in values.items()}
     return found
 
@@ -90,9 +76,20 @@ def require_complete(run: Run, spec: ColumnSpec, purpose: str) -> None:
     covered, usable = coverage(run, spec)
     if covered < usable:
         raise PermanentError(
-            f"{purpose}: column {spec.folder} covers {covered:,} of {usable:,} usable samples; a statistic over a part "
-            "would be biased, so let a mixture use that text without conditions, or run its stage over the whole pool"
+            f"{purpose}: column {spec.folder} covers {covered:,} of {usable:,} usable samples; a `top` or a statistic "
+            "over a partial column would be biased: run its stage over the whole pool first"
         )
+
+
+def require_finished(run: Run, columns: Columns, keys: Iterable[str]) -> None:
+    """Raises PermanentError unless this run's part of every node in `keys` is there for every shard."""
+    for node in (run.nodes[key] for key in keys):
+        open_shards = [s.name for s in run.pool.shards if node.part not in columns.parts(node.spec, s)]
+        if open_shards:
+            raise PermanentError(
+                f"{node.key}: not finished for {len(open_shards):,} of {len(run.pool.shards):,} shards, the first is "
+                f"{open_shards[0]} (column {node.spec.folder}, part {node.part}); run it first"
+            )
 
 
 def coverage(run: Run, spec: ColumnSpec) -> tuple[int, int]:
@@ -103,14 +100,23 @@ def coverage(run: Run, spec: ColumnSpec) -> tuple[int, int]:
 
     def count(shard: Shard) -> tuple[int, int]:
         usable = sum(r.rows - _unusable(r.failures) for r in columns.records(run.index, shard))
-        return (usable if spec.stage == "index" else columns.rows(spec, shard)), usable
+        return (usable if spec.hash == run.index.hash else min(usable, columns.rows(spec, shard))), usable
 
     counts = list(ahead(count, run.pool.shards))
     return sum(c for c, _ in counts), sum(u for _, u in counts)
 
 
-def _unusable(failures: object) -> int:
-    assert isinstance(failures, dict)
+def analysis_path(run: Run, text: str) -> str:
+    """Where `analyze` keeps the statistics of a text over this pool, as far as the text is covered now.
+
+    The cosines are by this recipe's scorer, so that the score's column is part of the name.
+    """
+    spec, score = run.text(text), run.nodes.get(f"score:{text}")
+    name = f"{spec.folder}-{content_hash([run.pool.manifest, score and score.spec.hash, *coverage(run, spec)])}"
+    return f"pools/{run.pool.name}/analyses/{name}.json"
+
+
+def _unusable(failures: Mapping[str, int]) -> int:
     return sum(n for reason, n in failures.items() if reason.startswith("sample: "))
 
 
@@ -123,23 +129,25 @@ def read_values(
     scores: Iterable[str],
     flags: Iterable[str],
 ) -> Values:
-    """What these columns say about the index rows `index`; a column without a part for the shard says null."""
+    """What these columns say about the index rows `index`; null where a partial column doesn't cover a sample.
+
+    Raises:
+        PermanentError: a column has nothing for this shard.
+    """
     uids = index.column("uid").combine_chunks()
 
-    def rows(spec: ColumnSpec, field: str) -> pa.Table:
-        if not columns.parts(spec, shard):
-            return pa.table({field: pa.nulls(len(uids))})
+    def read(spec: ColumnSpec, field: str) -> pa.Table:
         return align(columns.read(spec, shard, [field]), uids)
 
     values = Values(index.num_rows)
     for name in texts:
-        table = index if name == schema.RAW else rows(run.text(name), "text")
+        table = index if name == schema.RAW else read(run.text(name), "text")
         values.texts[name] = table.column("text").combine_chunks().cast(pa.string())
     for name in scores:
         field = _field(run.score(name))
-        values.scores[name] = _floats(rows(run.score(name), field), field)
+        values.scores[name] = _floats(read(run.score(name), field), field)
     for name in flags:
-        column = rows(run.flag(name), "flag").column("flag")
+        column = read(run.flag(name), "flag").column("flag")
         values.flags[name] = (column.fill_null(False).to_numpy(), column.is_valid().to_numpy())
     return values
 

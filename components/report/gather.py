@@ -1,0 +1,161 @@
+"""What the report says: read from the ledger and the artifacts of a run, never computed twice."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from components.pool import recipe as schema
+from components.pool.columns import Columns, align
+from components.pool.images import ImageError, open_rgb
+from components.pool.run import Node, Run
+from components.pool.values import analysis_path, coverage
+from components.report.plots import Circle, Histogram
+from components.report.table import read
+
+PICTURES = 12
+THUMBNAIL = 192  # pixels of the longest side
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """How many samples came how far, and why not further."""
+
+    candidates: int
+    in_tars: int
+    usable: int
+    reasons: dict[str, int]
+    """Of candidates that are not usable."""
+    notes: dict[str, int]
+    """Of texts and shards: no sample is lost to them."""
+
+    @property
+    def adds_up(self) -> bool:
+        return self.candidates - sum(self.reasons.values()) == self.usable
+
+
+def funnel(run: Run, columns: Columns) -> Funnel:
+    """From the index: failed downloads, then what the tars hold, then what can be used."""
+    counts, rows = _failures(run, columns, run.nodes["index"])
+    reasons = {r: n for r, n in counts.items() if r.startswith(("download: ", "sample: "))}
+    lost = sum(n for r, n in reasons.items() if r.startswith("download: "))
+    broken = sum(n for r, n in reasons.items() if r.startswith("sample: "))
+    notes = {r: n for r, n in counts.items() if r not in reasons}
+    return Funnel(rows + lost, rows, rows - broken, dict(sorted(reasons.items(), key=lambda x: -x[1])), notes)
+
+
+def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
+    """Per column: samples asked for, computed, failed by reason."""
+    found = []
+    for node in run.nodes.values():
+        if node.key == "index":
+            continue
+        counts, rows = _failures(run, columns, node)
+        covered, usable = coverage(run, node.spec)
+        failed = sum(counts.values())
+        found.append(
+            {
+                "key": node.key,
+                "folder": node.spec.folder,
+                "asked": rows,
+                "done": rows - failed,
+                "failures": dict(counts),
+                "covered": covered,
+                "usable": usable,
+            }
+        )
+    return found
+
+
+def _failures(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], int]:
+    counts: Counter[str] = Counter()
+    rows = 0
+    for shard in run.pool.shards:
+        for record in columns.records(node.spec, shard):
+            counts.update(record.failures)
+            rows += record.rows
+    return counts, rows
+
+
+def histograms(run: Run) -> list[Histogram]:
+    """Cosines of every text that was scored (Figure 4)."""
+    found = []
+    for name in run.spec.texts:
+        cosine = read(run, analysis_path(run, name)).get("cosine")
+        if cosine and cosine["count"]:
+            found.append(Histogram(name, cosine["histogram"], cosine["low"], cosine["high"], cosine["mean"]))
+    return found
+
+
+def circles(run: Run) -> list[Circle]:
+    """Noise against diversity of every mixture whose pairs all have a cosine (Figure 5)."""
+    found = []
+    for mixture in run.spec.mixtures:
+        analysis = read(run, f"{run.mixture_folder(mixture)}/analysis.json")
+        if analysis and analysis["captions"] and analysis["cosine"]["count"] == analysis["captions"]:
+            found.append(
+                Circle(mixture.name, analysis["trigrams"]["unique"], analysis["cosine"]["mean"], analysis["captions"])
+            )
+    return found
+
+
+def gallery(run: Run, columns: Columns) -> list[dict[str, Any]]:
+    """A few images with all their texts and cosines: first those whose raw text no rule of ours took."""
+    shard = run.pool.shards[0]
+    index = columns.read(run.index, shard)
+    index = index.filter(pc.is_null(index.column("error")))
+    uids = index.column("uid").combine_chunks()
+    texts = {name: _text(run, columns, name, index, uids) for name in run.spec.texts}
+    scores = {name: _score(run, columns, name, uids) for name in run.spec.texts}
+    order = sorted(range(index.num_rows), key=lambda row: hashlib.sha256(uids[row].as_py().encode()).digest())
+    raw = scores.get(schema.RAW)
+    if raw is not None and raw.null_count < len(raw):
+        cut = pc.quantile(raw, 0.7)[0].as_py()  # outside the best 30 %, as in the paper's Figure 1
+        order.sort(key=lambda row: raw[row].as_py() is not None and raw[row].as_py() >= cut)
+    found: list[dict[str, Any]] = []
+    with run.pool.source.open(shard.tar) as tar:
+        for row in order:
+            if len(found) == PICTURES:
+                break
+            tar.seek(index.column("offset")[row].as_py())
+            picture = _thumbnail(tar.read(index.column("size")[row].as_py()))
+            said = [
+                {"name": name, "text": texts[name][row].as_py(), "cosine": None if s is None else s[row].as_py()}
+                for name, s in scores.items()
+                if name == schema.RAW or texts[name][row].as_py() is not None
+            ]
+            if picture:
+                found.append({"uid": uids[row].as_py(), "picture": picture, "texts": said})
+    return found
+
+
+def _text(run: Run, columns: Columns, name: str, index: pa.Table, uids: pa.Array) -> pa.ChunkedArray:
+    if name == schema.RAW:
+        return index.column("text")
+    return align(columns.read(run.text(name), run.pool.shards[0], ["text"]), uids).column("text")
+
+
+def _score(run: Run, columns: Columns, name: str, uids: pa.Array) -> pa.ChunkedArray | None:
+    if f"score:{name}" not in run.nodes:
+        return None
+    return align(columns.read(run.score(name), run.pool.shards[0], ["cosine"]), uids).column("cosine")
+
+
+def _thumbnail(data: bytes) -> str | None:
+    """A data URI, or None for an image that can't be read."""
+    try:
+        image = open_rgb(data)
+    except ImageError:
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    sink = io.BytesIO()
+    image.save(sink, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"

@@ -1,0 +1,160 @@
+"""report: everything a run found, on one self-contained page."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from components.pool import recipe as schema
+from components.pool import version
+from components.pool.columns import Columns
+from components.pool.run import Run
+from components.pool.stage import Needs, Step
+from components.report import gather, plots
+from components.report.table import read, result_table
+
+LIBRARIES = ("torch", "transformers", "open_clip_torch", "webdataset", "clip-benchmark", "pyarrow", "numpy", "pillow")
+
+
+class ReportStep(Step):
+    """No script, no request to anywhere: the page can be mailed."""
+
+    name = "report"
+    summary = "write one HTML page with every number and reason"
+    reads = ("everything's numbers",)
+    writes = "runs/<run>/report.html"
+    needs = Needs(memory_gib=1)
+
+    def run(self, run: Run) -> None:
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        environment.filters["number"] = _number
+        page = environment.get_template("template.html").render(_content(run))
+        run.storage.write(f"{run.folder}/report.html", page.encode())
+
+
+def _content(run: Run) -> dict[str, Any]:
+    columns = Columns(run.storage, run.pool.name)
+    table = result_table(run)
+    results = [_result(run, mixture) for mixture in run.spec.mixtures]
+    return {
+        "run": run,
+        "recipe": schema.dump_recipe(run.recipe),
+        "headline": _headline(table),
+        "table": table,
+        "best": _best(table),
+        "mixtures": results,
+        "funnel": gather.funnel(run, columns),
+        "columns": gather.columns_done(run, columns),
+        "gallery": gather.gallery(run, columns),
+        "cosines": Markup(plots.histograms(gather.histograms(run), "cosine of image and text")),
+        "circles": Markup(
+            plots.scatter(gather.circles(run), "unique trigrams (diversity)", "mean cosine (less noise)")
+        ),
+        "stages": _stages(run),
+        "notes": _notes(run, results),
+        "versions": _versions(),
+    }
+
+
+def _result(run: Run, mixture: schema.Mixture) -> dict[str, Any]:
+    trained = mixture in run.trained
+    return {
+        "name": mixture.name,
+        "rules": [_in_words(rule) for rule in mixture.rules],
+        "emit": mixture.emit,
+        "chosen": read(run, f"{run.mixture_folder(mixture)}/mixture.json"),
+        "model": read(run, f"{run.model_folder(mixture)}/model.json") if trained else {},
+        "results": read(run, f"{run.evaluation_folder(mixture)}/results.json") if trained and run.spec.evaluate else {},
+    }
+
+
+def _in_words(rule: schema.Rule) -> str:
+    """A rule as a person would say it."""
+    if isinstance(rule.text, schema.Concat):
+        text = " + ".join(rule.text.concat)
+    else:
+        text = f"best of {', '.join(rule.text.best_of)}" if isinstance(rule.text, schema.BestOf) else rule.text
+    conditions = []
+    for c in rule.where:
+        if isinstance(c, schema.FlagCondition):
+            conditions.append(f"{'' if c.equals else 'not '}{c.flag}")
+        elif c.top is not None:
+            conditions.append(f"{c.score} among its top {c.top * 100:g} %")
+        elif isinstance(c.at_least, schema.RuleThreshold):
+            conditions.append(f"{c.score} at or above the threshold of “{c.at_least.rule}”")
+        else:
+            conditions.append(f"{c.score} ≥ {c.at_least:g}")
+    return f"{text} if {' and '.join(conditions)}" if conditions else f"{text}, always"
+
+
+def _headline(table: list[dict[str, object]]) -> str:
+    for title, what in (("classification", "zero-shot accuracy"), ("mean cosine", "mean image–text cosine")):
+        scored = [row for row in table if isinstance(row.get(title), float)]
+        if len(scored) > 1:
+            best = max(scored, key=lambda row: row[title])  # type: ignore[arg-type,return-value]
+            return f"Best {what}: {best['mixture']} with {best[title]:.3f}, of {len(scored)} mixtures."
+    return f"{len(table)} mixture{'s' if len(table) != 1 else ''} of one pool."
+
+
+def _best(table: list[dict[str, object]]) -> dict[str, object]:
+    """The highest value of each column that has a better end."""
+    titles = ("mean cosine", "unique trigrams", "classification", "retrieval", "average")
+    best: dict[str, object] = {}
+    for title in titles:
+        values = [row[title] for row in table if isinstance(row.get(title), (int, float))]
+        if len(values) > 1:
+            best[title] = max(values)  # type: ignore[type-var]
+    return best
+
+
+def _stages(run: Run) -> list[dict[str, Any]]:
+    rows = []
+    for key, stage in run.status().get("stages", {}).items():
+        seconds, samples = stage.get("work_seconds") or stage.get("seconds"), stage.get("samples")
+        rate = samples / seconds if samples and seconds else None
+        rows.append(
+            {"key": key, "state": stage["state"], "samples": samples, "seconds": stage.get("seconds"), "rate": rate}
+        )
+    return rows
+
+
+def _notes(run: Run, results: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know before believing a number."""
+    notes = [f"{r['name']}: {w}" for r in results for w in r["chosen"].get("warnings", ())]
+    gaps = {(g["task"], g["reason"]) for r in results for g in r["results"].get("gaps", ())}
+    notes += [f"{task} was not evaluated: {reason}" for task, reason in sorted(gaps)]
+    if run.spec.train:
+        notes.append(
+            f"One training per mixture, seed {run.spec.train.seed}: differences of a seed's size mean nothing."
+        )
+    else:
+        notes.append("Nothing was trained: the recipe has no spec.train.")
+    if run.spec.train and not run.spec.evaluate:
+        notes.append("Nothing was evaluated: the recipe has no spec.evaluate.")
+    return notes
+
+
+def _versions() -> dict[str, str]:
+    found = {"recaption": version(), "Python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = installed(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -24,6 +24,7 @@ app = typer.Typer(
     help="Turn a pool of web image-text pairs into a better training set with the same images.",
 )
 out = Console()
+log = logging.getLogger(__name__)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 RunUri = Annotated[str, typer.Argument(metavar="RUN", help="<storage>/runs/<run>, as `run` prints it.")]
@@ -119,7 +120,7 @@ def _run(recipe: schema.Recipe) -> None:
 
     planned = plan_run(recipe)
     planned.save()
-    logging.info("run %s: %d shards, storage %s", planned.name, len(planned.pool.shards), planned.storage.uri)
+    log.info("run %s: %d shards, storage %s", planned.name, len(planned.pool.shards), planned.storage.uri)
     run_all(planned)
     out.print(result_view(planned))
     out.print(f"run     {planned.storage.uri}/{planned.folder}", soft_wrap=True)
@@ -134,7 +135,13 @@ def _log_to_stderr() -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(_is_ours)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Our progress and everybody's warnings: open_clip tells ten lines about each model it loads."""
+    return record.levelno >= logging.WARNING or record.name.startswith(("components", "pipelines", "__main__"))
 
 
 def main() -> None:
@@ -147,7 +154,7 @@ def main() -> None:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
         sys.exit(error.exit_code)
     except Terminated as stopped:
-        logging.info("stopped by SIGTERM; finished work is kept, run the same command to go on")
+        log.info("stopped by SIGTERM; finished work is kept, run the same command to go on")
         sys.exit(stopped.exit_code)
 
 

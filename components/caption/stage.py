@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from components.models.names import model_label
 from components.pool.columns import ColumnSpec
@@ -22,7 +22,7 @@ class CaptionStage(ColumnStage):
     writes = "text"
     needs = Needs(memory_gib=24, gpu=True)  # BLIP-2 OPT-2.7B in half precision is 7.5 GiB, read from 15 GiB of files
     version = 1
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         Field("text", "string", "caption; null: the image can't be read, or nothing but special tokens was drawn"),
     )
     batch_size = 64

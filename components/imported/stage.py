@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ class ImportStage(ColumnStage):
     writes = "score, text or flag"
     needs = Needs(memory_gib=4)
     version = 1
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         Field("score", "float32", "higher = better; null: no score, or another kind of column"),
         Field("text", "string", "null: no text, or another kind of column"),
         Field("flag", "bool", "null: unknown, or another kind of column"),

@@ -10,7 +10,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -47,7 +47,7 @@ class IndexStage(ColumnStage):
     writes = "uid, raw text, offsets"
     needs = Needs(memory_gib=1)
     version = 1
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         Field("key", "string", "the sample's name in the tar"),
         Field("text", "string", "alt text of the image; null: there is none, or it can't be used (see note)"),
         Field("width", "int32", "original width in pixels; null: unknown"),

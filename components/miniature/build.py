@@ -35,7 +35,7 @@ CONTEXT = 32
 SPECIAL = ["[PAD]", "[BOS]", "[EOS]"]
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
-TEXT = {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 96, "heads": 4, "layers": 2}
+TEXT: dict[str, Any] = {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 96, "heads": 4, "layers": 2}
 TEXT |= {"hf_tokenizer_name": "miniature", "pool_type": "eos", "eos_id": 2}
 CLIP: dict[str, Any] = {
     "embed_dim": 96,
@@ -101,10 +101,10 @@ def fit(
     model.train()
     for epoch in range(epochs):
         began, losses = time.monotonic(), []
-        for rows in torch.randperm(count)[: count // BATCH * BATCH].split(BATCH):
+        for rows in torch.randperm(count)[: count // BATCH * BATCH].reshape(-1, BATCH):
             loss = loss_of(rows)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -184,7 +184,7 @@ def build_captioner(
     model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=96))
     tokens = encode(tokenizer, [taught(t, random) for t in things])
     # Real captioners start from a vision tower that was trained before; this head stands in for that, and is dropped.
-    classifier = torch.nn.Linear(vision["hidden_size"], len(CLASSES))
+    classifier = torch.nn.Linear(model.config.vision_config.hidden_size, len(CLASSES))
     classes = torch.tensor([CLASSES.index(t.name) for t in things])
 
     def loss_of(rows: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from components.pool import recipe as schema
 from components.pool import version
-from components.pool.columns import Columns
+from components.pool.columns import Columns, align
 from components.pool.rules import (
     Selection,
     Thresholds,
@@ -74,17 +74,21 @@ class MixStep(Step):
         columns = Columns(run.storage, run.pool.name)
         texts, scores, flags = columns_of(t.mixture for t in tallies)
         scores |= {name for name in texts if f"score:{name}" in run.nodes}  # for the mean cosines
-        require_finished(run, columns, _keys(run, texts, scores, flags))
+        read_always = {schema.RAW} if f"score:{schema.RAW}" in run.nodes else set()
+        require_finished(run, columns, _keys(run, texts, scores | read_always, flags))
         thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
 
-        def read(shard: Shard) -> tuple[Shard, pa.Array, Values]:
+        def read(shard: Shard) -> tuple[Shard, pa.Array, Values, int]:
             index = columns.read(run.index, shard, ["text", "error"])
             index = index.filter(pc.is_null(index.column("error")))
-            values = read_values(run, columns, shard, index, texts, scores, flags)
-            return shard, index.column("uid").combine_chunks(), values
+            readable = _readable(run, columns, shard, index)
+            values = read_values(run, columns, shard, readable, texts, scores, flags)
+            return shard, readable.column("uid").combine_chunks(), values, index.num_rows - readable.num_rows
 
-        for shard, uids, values in ahead(read, run.pool.shards):
+        for shard, uids, values, unreadable in ahead(read, run.pool.shards):
             for tally in tallies:
+                tally.usable += unreadable
+                tally.dropped["the image can't be read"] += unreadable
                 chosen = select(tally.mixture, values, thresholds)
                 _write(run, tally, shard, uids, chosen)
                 _count(tally, values, chosen, thresholds)
@@ -94,6 +98,14 @@ class MixStep(Step):
             log.info("mixture %s: %d pairs of %d usable samples", tally.mixture.name, result["pairs"], tally.usable)
             for warning in result["warnings"]:
                 log.warning("mixture %s: %s", tally.mixture.name, warning)
+
+
+def _readable(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> pa.Table:
+    """Without the samples whose image could not be embedded: no trainer could read it either."""
+    if f"score:{schema.RAW}" not in run.nodes:
+        return index
+    scores = align(columns.read(run.score(schema.RAW), shard, ["error"]), index.column("uid").combine_chunks())
+    return index.filter(pc.is_null(scores.column("error")))
 
 
 def _keys(run: Run, texts: set[str], scores: set[str], flags: set[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,8 @@ from components.pool.columns import ColumnSpec
 from components.pool.recipe import RAW, Scorer
 from components.pool.stage import Batch, ColumnStage, Field, Needs
 
+UNREADABLE = "image without an embedding"  # a missing text is no error: its cosine is just null
+
 
 class ScoreStage(ColumnStage):
     """The scorer's text tower, against the embed stage's column of the same scorer."""
@@ -25,7 +27,7 @@ class ScoreStage(ColumnStage):
     writes = "cosine"
     needs = Needs(memory_gib=8, gpu=True)
     version = 1
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         Field("cosine", "float32", "[-1, 1], higher = closer; null: no text, or the image can't be read"),
     )
     batch_size = 1024
@@ -46,10 +48,11 @@ class ScoreStage(ColumnStage):
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         texts, images = batch.inputs["text"].column("text"), batch.inputs["embedding"].column("embedding")
+        unreadable = [None if there else UNREADABLE for there in pc.is_valid(images).to_pylist()]
         both = pc.and_(pc.is_valid(texts), pc.is_valid(images))
         texts, images = texts.filter(both).to_pylist(), _matrix(images.filter(both))
         cosines = iter(_cosines(images, self.clip.embed_texts(texts)) if texts else ())
-        return {"cosine": [next(cosines) if there else None for there in both.to_pylist()]}
+        return {"cosine": [next(cosines) if there else None for there in both.to_pylist()], "error": unreadable}
 
 
 def _matrix(vectors: pa.ChunkedArray) -> NDArray[np.float16]:

@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn a pool of web image-text pairs into a better training set with the same images.",
 )
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 140)
 log = logging.getLogger(__name__)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]

@@ -138,7 +138,9 @@ def result_view(run: Run) -> Group | Table | str:
     rows = result_table(run)
     if not rows:
         return "no mixtures"
-    table = Table(*rows[0], box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in rows[0]:
+        table.add_column(title, no_wrap=True, justify="left" if title == "mixture" else "right")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     return table

@@ -207,7 +207,7 @@ def test_another_number_of_tasks_is_refused(tmp_path: Path, world: Path) -> None
     mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
     plan_run(parse_recipe(recipe_text(tmp_path, world, mixtures))).save()
     again = plan_run(parse_recipe(recipe_text(tmp_path, world, mixtures, compute={"shardsPerTask": 1})))
-    with pytest.raises(PermanentError, match="planned before, with another plan .tasks was 1, is 2"):
+    with pytest.raises(PermanentError, match=r"planned before, with another plan \(tasks was 1, is 2"):
         again.save()
 
 

@@ -47,7 +47,7 @@ class Statistics:
         there = cosines[np.isfinite(cosines)]
         self.scored += len(there)
         self.cosine_sum += float(there.sum(dtype=np.float64))
-        self.cosines += np.histogram(there, BINS, (LOW, HIGH))[0]
+        self.cosines += np.histogram(np.clip(there.astype(np.float64), LOW, HIGH), BINS, (LOW, HIGH))[0]
         if len(self._fresh) > MERGE:
             self._merge()
 

@@ -22,6 +22,10 @@ from components.pool.uids import canonical_uid
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_TEXT = 8192  # bytes; CLIP reads 77 tokens, so more is a scraped page and not an alt text
 MAX_JSON = 1 << 20
+MAX_IMAGE = (1 << 31) - 1  # what the column of sizes can say
+TAIL = 1 << 16  # bytes looked at behind the tar's end; writers pad with zeros to 10 kB
+DAMAGED = "shard: truncated or corrupt tar"
+CUT = "cut off by the end of the tar"
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Sample:
     """What the tar says about one key."""
 
     key: str
+    kinds: set[str] = field(default_factory=set)
+    """Which of image, txt and json the tar has, usable or not."""
     image: tuple[int, int] | None = None
     """Offset and size of the image's bytes."""
     text: bytes | None = None
@@ -46,7 +52,7 @@ class IndexStage(ColumnStage):
     reads = ("tar",)
     writes = "uid, raw text, offsets"
     needs = Needs(memory_gib=1)
-    version = 1
+    version = 2
     fields: tuple[Field, ...] = (
         Field("key", "string", "the sample's name in the tar"),
         Field("text", "string", "alt text of the image; null: there is none, or it can't be used (see note)"),
@@ -84,54 +90,76 @@ class IndexStage(ColumnStage):
 
 
 def _scan(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[Sample]:
-    """Samples in the tar's order: members of one key follow each other (webdataset)."""
-    sample: Sample | None = None
-    seen: set[str] = set()
-    for member in _members(tar, counts):
-        folder, _, name = member.name.rpartition("/")
-        stem, _, extension = name.partition(".")
-        key = f"{folder}/{stem}" if folder else stem
-        if sample is None or key != sample.key:
-            if sample:
-                yield sample
-            sample = Sample(key, error="duplicate key" if key in seen else None)
-            seen.add(key)
-        _take(sample, member, extension.lower(), tar, shard)
-    if sample:
-        yield sample
+    """Samples in the order of their first members.
+
+    webdataset writes the members of one key one after the other; plain tar writes them in any order. So a member
+    belongs to the first sample of its key that has none of its kind yet: what comes twice is a sample of its own.
+    """
+    samples: list[Sample] = []
+    by_key: dict[str, tuple[Sample, Sample]] = {}  # first and last of a key
+    for member in _members(tar, shard, counts):
+        key, extension = _split(member.name)
+        kind = "image" if extension in IMAGES else extension
+        first, last = by_key.get(key, (None, None))
+        sample = next((s for s in (first, last) if s and kind not in s.kinds), None)
+        if sample is None:
+            sample = Sample(key, error="duplicate key" if first else None)
+            samples.append(sample)
+            by_key[key] = (first or sample, sample)
+        _take(sample, member, kind, tar, shard)
+    yield from samples
 
 
-def _members(tar: BinaryIO, counts: dict[str, int]) -> Iterator[tarfile.TarInfo]:
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension as webdataset has them: the first dot of the file's name parts them."""
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").removeprefix("./")
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _members(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[tarfile.TarInfo]:
     try:
-        with tarfile.open(fileobj=tar, mode="r:", errorlevel=1) as archive:
+        with tarfile.open(fileobj=tar, mode="r:", errorlevel=1, encoding="utf-8") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
                 if member.isfile():
                     yield member
+            if not _ends_here(tar, archive.offset, shard.size):  # type: ignore[attr-defined]
+                counts[DAMAGED] = 1
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        empty = "empty" in str(error)
-        counts["shard: empty tar" if empty else "shard: truncated or corrupt tar"] = 1
+        counts["shard: empty tar" if "empty" in str(error) else DAMAGED] = 1
 
 
-def _take(sample: Sample, member: tarfile.TarInfo, extension: str, tar: BinaryIO, shard: Shard) -> None:
+def _ends_here(tar: BinaryIO, offset: int, size: int) -> bool:
+    """Whether a tar's end mark is here and nothing behind it: tarfile takes any block it can't read for the end."""
+    tar.seek(offset)
+    tail = tar.read(max(0, min(TAIL, size - offset)))
+    return len(tail) >= tarfile.BLOCKSIZE and not any(tail)
+
+
+def _take(sample: Sample, member: tarfile.TarInfo, kind: str, tar: BinaryIO, shard: Shard) -> None:
     """Note one member of a sample."""
     place = (member.offset_data, member.size)
     whole = member.offset_data + member.size <= shard.size
-    if extension in IMAGES:
-        if sample.image is not None:
-            sample.error = "duplicate key"
-        sample.image = place
-        if not whole:
-            sample.error = "cut off by the end of the tar"
-    elif extension == "txt" and whole:
+    sample.kinds.add(kind)
+    if kind == "image":
+        if not whole or member.size > MAX_IMAGE:
+            sample.error = sample.error or (f"image of over {MAX_IMAGE} bytes" if whole else CUT)
+        else:
+            sample.image = place
+    elif kind in ("txt", "json") and not whole:
+        sample.notes.append(CUT)
+    elif kind == "txt":
         if member.size > MAX_TEXT:
             sample.text = b""
             sample.notes.append(f"over {MAX_TEXT} bytes")
         else:
             sample.text = _read(tar, place)
-    elif extension == "json" and whole:
-        sample.json = place
-        sample.meta = _metadata(_read(tar, place) if member.size <= MAX_JSON else b"", sample.notes)
+    elif kind == "json":
+        usable = member.size <= MAX_JSON
+        sample.json = place if usable else None
+        sample.meta = _metadata(_read(tar, place) if usable else b"", sample.notes)
 
 
 def _read(tar: BinaryIO, place: tuple[int, int]) -> bytes:
@@ -165,7 +193,12 @@ def _compare(samples: list[Sample], beside: pa.Table, counts: dict[str, int]) ->
     ):
         if count:
             counts[reason] = count
-    return {key: str(row["uid"]) for key, row in arrived.items() if row.get("uid")}
+    uids = {key: str(row["uid"]) for key, row in arrived.items() if row.get("uid")}
+    both = [(s.meta["uid"], uids[s.key]) for s in samples if s.meta.get("uid") and s.key in uids]
+    others = sum(canonical_uid(str(own)) != canonical_uid(other) for own, other in both)
+    if others:
+        counts["shard: samples whose uid in the parquet is another one"] = others
+    return uids
 
 
 def _uid(sample: Sample, beside: dict[str, str], shard: Shard) -> str:
@@ -173,7 +206,7 @@ def _uid(sample: Sample, beside: dict[str, str], shard: Shard) -> str:
     given = sample.meta.get("uid") or beside.get(sample.key)
     if given:
         return canonical_uid(str(given))
-    sample.notes.append("no uid: derived from shard and key" if sample.json else "no json: uid derived")
+    sample.notes.append("no uid: derived from shard and key" if "json" in sample.kinds else "no json: uid derived")
     return canonical_uid(f"{shard.name}/{sample.key}#{content_hash(sample.key)}")
 
 
@@ -202,6 +235,9 @@ def _text(sample: Sample) -> str | None:
     if sample.text is None:
         text = sample.meta.get("caption")
         text = text if isinstance(text, str) and len(text) <= MAX_TEXT else None
+        if text and not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+            sample.notes.append("not UTF-8")  # half of a pair, which JSON can say
+            return None
     else:
         try:
             text = sample.text.decode("utf-8")
@@ -216,4 +252,4 @@ def _text(sample: Sample) -> str | None:
 
 def _side(meta: dict[str, Any], name: str) -> int | None:
     value = meta.get(f"original_{name}", meta.get(name))
-    return value if isinstance(value, int) and 0 < value < 1 << 31 else None
+    return value if type(value) is int and 0 < value < 1 << 31 else None  # a bool is an int, too

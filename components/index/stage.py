@@ -125,7 +125,7 @@ def _members(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[ta
                 archive.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
                 if member.isfile():
                     yield member
-            if not _ends_here(tar, archive.offset, shard.size):  # type: ignore[attr-defined]
+            if not _ends_here(tar, archive.offset, shard.size):
                 counts[DAMAGED] = 1
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         counts["shard: empty tar" if "empty" in str(error) else DAMAGED] = 1

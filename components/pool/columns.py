@@ -161,7 +161,8 @@ class Columns:
         self._listing(spec)[shard.name].remove(part)
 
     def check_files(self, spec: ColumnSpec, shards: Sequence[Shard]) -> None:
-        """Withdraw every record whose file is gone or has another size: one listing, no data read."""
+        """Withdraw every record whose file is gone or has another size; no data is read."""
+        self._listing(spec)  # records first: the file of each was there before it
         sizes = {e.path: e.size for e in self.storage.list(f"{self.root}/{spec.folder}/")}
         for shard in shards:
             for part in list(self.parts(spec, shard)):

@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
@@ -100,7 +101,7 @@ class LocalStorage:
 
     def create(self, path: str, data: bytes) -> bool:
         target = self.root / path
-        if target.exists():
+        if os.path.exists(target):  # not Path.exists, which raises where the folder is closed
             return False
         with _Temporary(target) as temporary:
             temporary.write(data)
@@ -158,7 +159,8 @@ class _Temporary:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        with suppress(OSError):  # what is still buffered on a full disk; whoever needed it has been told by _flush
+            self.file.close()
         if os.path.exists(self.path):
             os.unlink(self.path)
 
@@ -170,7 +172,10 @@ class _Temporary:
 
     def rename(self) -> None:
         self._flush()
-        os.replace(self.path, self.target)
+        try:
+            os.replace(self.path, self.target)
+        except OSError as error:
+            raise _explain(error, self.target, "write") from error
 
     def link(self) -> bool:
         self._flush()

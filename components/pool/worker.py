@@ -192,6 +192,8 @@ class _Reader:
         finally:
             self.closed.set()
             thread.join(timeout=60)
+            while not self.queue.empty():
+                _close(self.queue.get())
 
     def _run(self, shards: Sequence[Shard]) -> None:
         try:
@@ -211,6 +213,7 @@ class _Reader:
                 return self.queue.put(item, timeout=0.1)
             except queue.Full:
                 continue
+        _close(item)
         raise _Closed
 
     def _shard(self, shard: Shard) -> Iterator[_Work]:
@@ -273,6 +276,12 @@ class _Reader:
             tar.seek(offset)
             images.append(tar.read(size))
         return self.decoders.submit(images, self.stage.geometry)
+
+
+def _close(item: _Work | BaseException | None) -> None:
+    """Of work that nobody will do."""
+    if isinstance(item, _Work) and item.batch.tar:
+        item.batch.tar.close()
 
 
 def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> Iterator[str]:

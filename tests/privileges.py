@@ -1,0 +1,46 @@
+"""What only root can set up: a small disk that fills, and a process that is not root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65534
+
+
+@contextmanager
+def full_disk(folder: Path, size: str = "1m") -> Iterator[Path]:
+    """A disk of its own; the test is skipped where it can't be had."""
+    if os.getuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("this container may not mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def open_to_all(folder: Path) -> None:
+    """Let others pass through pytest's private folders."""
+    for parent in (folder, *folder.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path(parent.anchor):
+            parent.chmod(parent.stat().st_mode | 0o055)
+
+
+def without_root(imports: str, code: str) -> str:
+    """What Python code prints that runs as nobody; the imports run before, since this user may not reach them."""
+    if os.getuid() != 0:
+        pytest.skip("dropping root needs root")
+    program = f"{imports}\nimport os\nos.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n{code}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

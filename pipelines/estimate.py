@@ -25,7 +25,8 @@ RATES = {
 TRAINING = {"small": (12.8e6, 4.0), "medium": (128e6, 40.0), "large": (1.28e9, 960.0)}  # samples, A100-hours
 TEXT_TOWER = 13.0  # an image costs this many texts in CLIP ViT-L/14 (FLOPs of its two towers)
 WIDTHS = {"ViT-B-32": 512, "ViT-B-16": 512, "ViT-L-14": 768}  # float16 numbers of an embedding
-BYTES = {"index": 110, "embed": 32, "score": 26, "caption": 70, "import": 30}  # per sample, beside the embedding
+# Per sample; an embedding has its numbers beside them.
+BYTES = {"index": 110, "embed": 32, "score": 26, "caption": 70, "import": 30, "filter": 22}
 PROBE = 2  # shards whose headers are read when the pool was never indexed
 
 
@@ -90,7 +91,7 @@ def _line(run: Run, node: Node, samples: float) -> Line:
 
 def _hours(spec: schema.Spec, node: Node, samples: float) -> float | None:
     kind, name = node.spec.stage, node.key.partition(":")[2]
-    if kind in ("index", "import"):
+    if kind in ("index", "import", "filter"):
         return 0.0
     model = next((c.model for c in spec.captioners if kind == "caption" and c.name == name), spec.scorer.model)
     if model not in RATES:
@@ -118,7 +119,8 @@ def stage_table() -> Table:
 
 def stage_rows() -> list[tuple[str, str, str, str, str]]:
     """Name, summary, reads, writes, needs of every stage, in pipeline order as far as it is fixed."""
-    order = ["index", "import", "embed", "score", "caption", "mix", "analyze", "reshard", "train", "evaluate", "report"]
+    columns = ["index", "import", "filter", "embed", "score", "caption"]
+    order = [*columns, "mix", "analyze", "reshard", "train", "evaluate", "report"]
     found = sorted(stages().values(), key=lambda s: (order.index(s.name) if s.name in order else 99, s.name))
     return [(s.name, s.summary, ", ".join(s.reads), _writes(s), _needs(s)) for s in found]
 

@@ -39,6 +39,9 @@ def _nodes(recipe: schema.Recipe, manifest: str) -> list[Node]:
     index = _make("index")
     nodes = [Node("index", index)]
     nodes += [Node(f"import:{c.name}", _make("import", c, index)) for c in spec.columns]
+    nodes += [
+        Node(f"filter:{f.name}", _make("filter", f, f"spec.filters[{i}]", index)) for i, f in enumerate(spec.filters)
+    ]
     weights = model_fingerprint(spec.scorer.model, None, "spec.scorer.model")
     if spec.scorer.weights:
         weights += "/" + model_fingerprint(spec.scorer.weights, None, "spec.scorer.weights")

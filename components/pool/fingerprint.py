@@ -31,6 +31,23 @@ def model_fingerprint(model: str, revision: str | None = None, where: str = "mod
     return f"{model}@{revision or 'main'}"
 
 
+def path_fingerprint(path: str, where: str) -> str:
+    """SHA-256 over a local file or folder.
+
+    Args:
+        where: the key of the recipe, for the message.
+
+    Raises:
+        PermanentError: nothing is there.
+    """
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise PermanentError(f"{where}: {path} does not exist; give a file or folder of this machine")
+    if found.is_file():
+        return _digest([found], found.parent)
+    return _digest(sorted(p for p in found.rglob("*") if p.is_file()), found)
+
+
 def files_fingerprint(uri: str, prefix: str = "") -> str:
     """Hash over names and sizes of the objects below `uri/prefix`: cheap enough for a large evaluation set."""
     return content_hash([(e.path, e.size) for e in open_storage(uri).list(prefix)])

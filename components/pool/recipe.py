@@ -110,6 +110,26 @@ class ImportedColumn(Model):
         return self
 
 
+class Filter(Model):
+    name: Name
+    kind: Literal["english", "basic", "imagenet21k"]
+    """What raw text and image must be, as DataComp's filters of these names: in English; that, longer than 2 words and
+    5 characters, with an image of at least 200 pixels and at most 3:1; in English with a word that names an
+    ImageNet-21k class (text_based)."""
+    language_model: Text | None = None
+    """A fastText model such as DataComp's lid.176.bin; None is the bundled, quantised lid.176.ftz."""
+    wordnet: Text | None = None
+    """imagenet21k: folder of WordNet 3.0's files (index.noun, data.noun, …)."""
+    wnids: Text | None = None
+    """imagenet21k: file with the id of a class a line, such as n02084071."""
+
+    @model_validator(mode="after")
+    def _paths(self) -> Filter:
+        if {self.wordnet is not None, self.wnids is not None} != {self.kind == "imagenet21k"}:
+            raise ValueError("kind imagenet21k needs `wordnet` and `wnids`, the others have neither")
+        return self
+
+
 class RuleThreshold(Model):
     rule: Name
     """The rule whose `top` condition gives the threshold."""
@@ -138,7 +158,7 @@ class ScoreCondition(Model):
 
 class FlagCondition(Model):
     flag: Name
-    """An imported flag."""
+    """An imported flag or a filter."""
     equals: bool = True
 
 
@@ -242,6 +262,8 @@ class Spec(Model):
     captioners: Annotated[list[Captioner], Field(max_length=64)] = []
     columns: Annotated[list[ImportedColumn], Field(max_length=64)] = []
     """Columns made elsewhere, joined by uid."""
+    filters: Annotated[list[Filter], Field(max_length=64)] = []
+    """Flags by raw text and image size."""
     mixtures: Annotated[list[Mixture], Field(min_length=1, max_length=200)]
     train: Train | None = None
     evaluate: Evaluate | None = None
@@ -259,7 +281,8 @@ class Spec(Model):
 
     @property
     def flags(self) -> list[str]:
-        return [c.name for c in self.columns if c.kind == "flag"]
+        """Names a condition may use as a flag."""
+        return [*(c.name for c in self.columns if c.kind == "flag"), *(f.name for f in self.filters)]
 
 
 class Metadata(BaseModel):
@@ -303,7 +326,9 @@ def _problems(spec: Spec) -> list[str]:
             problems.append(f"spec.{where}: {name} is no {what}; there is {', '.join(allowed) or 'none'}")
 
     unique("captioners", [c.name for c in spec.captioners], (RAW,))
-    unique("columns", [c.name for c in spec.columns], (RAW, *(c.name for c in spec.captioners)))
+    taken = (RAW, *(c.name for c in spec.captioners))
+    unique("columns", [c.name for c in spec.columns], taken)
+    unique("filters", [f.name for f in spec.filters], (*taken, *(c.name for c in spec.columns)))
     unique("mixtures", [m.name for m in spec.mixtures])
     for m, mixture in enumerate(spec.mixtures):
         where = f"mixtures[{m}].rules"

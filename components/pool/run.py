@@ -27,7 +27,7 @@ class Node:
     """A column that this run needs."""
 
     key: str
-    """`index`, `embed`, `import:NAME`, `caption:NAME` or `score:NAME`; NAME is the recipe's."""
+    """`index`, `embed`, `import:NAME`, `filter:NAME`, `caption:NAME` or `score:NAME`; NAME is the recipe's."""
     spec: ColumnSpec
     part: str = ALL
     """Which part this run adds: `all`, or the hash of a demand."""
@@ -82,7 +82,8 @@ class Run:
         return self._either(f"score:{name}", f"import:{name}")
 
     def flag(self, name: str) -> ColumnSpec:
-        return self.nodes[f"import:{name}"].spec
+        """The column of a flag, field `flag`."""
+        return self._either(f"import:{name}", f"filter:{name}")
 
     def _either(self, *keys: str) -> ColumnSpec:
         return next(self.nodes[key].spec for key in keys if key in self.nodes)

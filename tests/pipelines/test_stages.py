@@ -13,7 +13,8 @@ from pipelines.readme import README, with_table
 
 def test_every_stage_is_found() -> None:
     assert set(discovery.stages()) == {
-        "index", "import", "embed", "score", "caption", "mix", "analyze", "reshard", "train", "evaluate", "report",
+        "index", "import", "filter", "embed", "score", "caption",
+        "mix", "analyze", "reshard", "train", "evaluate", "report",
     }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""DataComp's filters by raw text and image size, as flags for the rules."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console, Group
 from rich.table import Table
 
 from components.index.stage import IndexStage
 from components.pool import recipe as schema
-from components.pool.columns import ALL, Columns
-from components.pool.demand import expected_share
+from components.pool.columns import ALL, Columns, ColumnSpec
+from components.pool.demand import expected_share, foresee_demand
 from components.pool.run import Node, Run
+from components.pool.shards import Shard
 from components.pool.stage import Batch, ColumnStage
+from components.pool.values import coverage
 from components.report.table import result_table
 from pipelines.stages import stages
 
@@ -26,8 +32,19 @@ TRAINING = {"small": (12.8e6, 4.0), "medium": (128e6, 40.0), "large": (1.28e9, 9
 TEXT_TOWER = 13.0  # an image costs this many texts in CLIP ViT-L/14 (FLOPs of its two towers)
 WIDTHS = {"ViT-B-32": 512, "ViT-B-16": 512, "ViT-L-14": 768}  # float16 numbers of an embedding
 # Per sample; an embedding has its numbers beside them.
-BYTES = {"index": 110, "embed": 32, "score": 26, "caption": 70, "import": 30, "filter": 22}
+BYTES = {"index": 110, "embed": 32, "score": 26, "caption": 70, "import": 30, "filter": 20}
 PROBE = 2  # shards whose headers are read when the pool was never indexed
+COUNTED = 2_000  # shards of a pool whose demand a plan counts exactly: some minutes for 20 million samples
+
+
+@dataclass(frozen=True)
+class Size:
+    """Samples of the pool."""
+
+    rows: float
+    usable: float
+    exact: bool
+    """False where they are scaled up from the headers of a few shards."""
 
 
 @dataclass(frozen=True)
@@ -35,63 +52,162 @@ class Line:
     """One row of the plan."""
 
     key: str
-    samples: float
+    asked: float
+    """Samples whose value this recipe needs."""
+    todo: float
+    """Of these, samples without one."""
+    exact: bool
     done: int
     """Shards whose part exists."""
     bytes: float
+    """Still to be written."""
     hours: float | None
-    """GPU-hours of an A100; None where no rate is known."""
+    """GPU-hours of an A100 still to come; None where no rate is known."""
 
 
 def show_plan(run: Run, console: Console) -> None:
     """Print shards, samples, tasks, what exists already, and estimates from stated rates."""
-    samples, exact = pool_samples(run)
-    about = "" if exact else "about "
-    size = sum(shard.size for shard in run.pool.shards)
+    pool, lines = pool_size(run), plan_lines(run)
+    tars = sum(shard.size for shard in run.pool.shards)
     console.print(
-        f"run {run.name}: pool {run.pool.name}, {len(run.pool.shards):,} shards ({_bytes(size)}), "
-        f"{about}{samples:,.0f} samples, {run.tasks:,} tasks"
+        f"run {run.name}: pool {run.pool.name}, {len(run.pool.shards):,} shards ({_bytes(tars)}), "
+        f"{_about(pool.rows, pool.exact)} samples, {run.tasks:,} tasks"
     )
-    table = Table("column", "samples", "shards done", "writes", "A100-hours", box=None, pad_edge=False)
-    lines = [_line(run, node, samples) for node in run.nodes.values()]
+    table = Table("column", box=None, pad_edge=False)
+    for title in ("samples", "to do", "shards done", "writes", "A100-hours"):
+        table.add_column(title, justify="right")
     for line in lines:
-        hours = "–" if line.hours == 0 else "no stated rate" if line.hours is None else f"{line.hours:,.2f}"
-        table.add_row(
-            line.key, f"{line.samples:,.0f}", f"{line.done:,} of {len(run.pool.shards):,}", _bytes(line.bytes), hours
-        )
+        counts = _about(line.asked, line.exact), _about(line.todo, line.exact)
+        done = f"{line.done:,} of {len(run.pool.shards):,}"
+        table.add_row(line.key, *counts, done, _bytes(line.bytes), _in_hours(line.hours))
+    table.add_row("all", "", "", "", _bytes(sum(line.bytes for line in lines)), _all_hours(lines))
     console.print(table)
+    sets = len(run.spec.mixtures)
+    console.print(
+        f"training sets: {sets}, at most {_bytes(tars)} {'each' if sets > 1 else ''}".rstrip(), highlight=False
+    )
     for mixture in run.trained:
         console.print(f"train {mixture.name}: {_training(run.spec)}", highlight=False)
     console.print("Rates: CLIP ViT-L/14 490 and BLIP-2 OPT-2.7B 75 samples/s on an A100 (the paper, Appendix B).")
 
 
-def pool_samples(run: Run) -> tuple[float, bool]:
-    """Samples in the pool, and whether that is exact (indexed) or scaled up from the headers of two shards."""
+def plan_lines(run: Run) -> list[Line]:
+    """What each column of the run asks for and still lacks."""
+    columns, size = Columns(run.storage, run.pool.name), pool_size(run)
+    lines: dict[str, Line] = {}
+    for node in run.nodes.values():
+        kind, name = node.spec.stage, node.key.partition(":")[2]
+        exact = size.exact
+        if node.part == ALL:
+            asked = size.rows if kind == "index" else size.usable
+            todo = _missing(run, columns, node, asked, size)
+        elif kind == "caption":
+            exact = size.exact and _demand_is_known(run, columns)
+            asked, todo = _demanded(run, columns, node) if exact else _expected(run, columns, node, size)
+        else:  # the score of a captioner: whatever has a caption by then
+            caption = lines[f"caption:{name}"]
+            asked, exact = caption.asked, caption.exact
+            captioned, scored = (_covered(run, columns, spec) for spec in (node.spec.inputs["text"], node.spec))
+            todo = max(0.0, captioned + caption.todo - scored)
+        done = sum(node.part in columns.parts(node.spec, shard) for shard in run.pool.shards)
+        width = _width(run.spec.scorer) * 2 if kind == "embed" else 0
+        lines[node.key] = Line(
+            node.key, asked, todo, exact, done, todo * (BYTES[kind] + width), _hours(run.spec, node, todo)
+        )
+    return list(lines.values())
+
+
+def pool_size(run: Run) -> Size:
+    """Exact where the pool is indexed, else scaled up by bytes from the headers of two shards."""
     columns = Columns(run.storage, run.pool.name)
     if all(columns.parts(run.index, shard) for shard in run.pool.shards):
-        return float(sum(columns.rows(run.index, shard) for shard in run.pool.shards)), True
+        rows = sum(columns.rows(run.index, shard) for shard in run.pool.shards)
+        return Size(rows, coverage(run, run.index)[1], True)
     some = run.pool.shards[:PROBE]
-    count = 0
+    errors: list[str | None] = []
     for shard in some:
         with run.pool.source.open(shard.tar) as tar:
-            count += len(IndexStage(run.index).process(Batch(shard, [], tar=tar))["uid"])
-    size = sum(shard.size for shard in some)
-    return count * sum(shard.size for shard in run.pool.shards) / max(1, size), len(some) == len(run.pool.shards)
+            errors += IndexStage(run.index).process(Batch(shard, [], tar=tar))["error"]
+    scale = sum(shard.size for shard in run.pool.shards) / max(1, sum(shard.size for shard in some))
+    return Size(len(errors) * scale, errors.count(None) * scale, len(some) == len(run.pool.shards))
 
 
-def _line(run: Run, node: Node, samples: float) -> Line:
-    columns = Columns(run.storage, run.pool.name)
-    kind = node.spec.stage
-    share = expected_share(run.spec, node.key.partition(":")[2]) if node.part != ALL else 1.0
-    count = samples * share
-    done = sum(node.part in columns.parts(node.spec, shard) for shard in run.pool.shards)
-    width = WIDTHS.get(run.spec.scorer.model, 512) * 2 if kind == "embed" else 0
-    return Line(node.key, count, done, count * (BYTES[kind] + width), _hours(run.spec, node, count))
+def _missing(run: Run, columns: Columns, node: Node, asked: float, size: Size) -> float:
+    """Samples of a whole column that no part covers, in the shards that lack this run's part."""
+    todo = [shard for shard in run.pool.shards if node.part not in columns.parts(node.spec, shard)]
+    covered = sum(columns.rows(node.spec, shard) for shard in todo)
+    if not size.exact or node.spec.stage == "index" or len(todo) == len(run.pool.shards):
+        share = sum(shard.size for shard in todo) / max(1, sum(shard.size for shard in run.pool.shards))
+        return max(0.0, asked * share - covered)
+    return float(sum(_usable(run, columns, shard) for shard in todo) - covered)
+
+
+def _demand_is_known(run: Run, columns: Columns) -> bool:
+    """Whether everything that decides a demand is there, and the pool small enough to look at all of it."""
+    captioners = {f"{stage}:{c.name}" for c in run.spec.captioners for stage in ("caption", "score")}
+    known = [node for node in run.nodes.values() if node.key not in captioners]
+    return len(run.pool.shards) <= COUNTED and all(
+        node.part in columns.parts(node.spec, shard) for node in known for shard in run.pool.shards
+    )
+
+
+def _demanded(run: Run, columns: Columns, node: Node) -> tuple[float, float]:
+    """(samples a captioner is asked for, those without a caption), counted."""
+    demand = foresee_demand(run, node.key.partition(":")[2])
+
+    def count(shard: Shard) -> tuple[int, int]:
+        index = columns.read(run.index, shard)
+        asked = index.filter(pc.and_(pc.is_null(index.column("error")), pa.array(demand(shard, index))))
+        if not columns.parts(node.spec, shard):
+            return asked.num_rows, asked.num_rows
+        own = columns.read(node.spec, shard, []).column("uid").combine_chunks()
+        there = pc.sum(pc.is_in(asked.column("uid"), value_set=own)).as_py() or 0
+        return asked.num_rows, asked.num_rows - there
+
+    counts = [count(shard) for shard in run.pool.shards]
+    return float(sum(a for a, _ in counts)), float(sum(t for _, t in counts))
+
+
+def _expected(run: Run, columns: Columns, node: Node, size: Size) -> tuple[float, float]:
+    asked = size.usable * expected_share(run.spec, node.key.partition(":")[2])
+    return asked, _missing(run, columns, node, asked, Size(size.rows, size.usable, False))
+
+
+def _covered(run: Run, columns: Columns, spec: ColumnSpec) -> int:
+    return sum(columns.rows(spec, shard) for shard in run.pool.shards)
+
+
+def _usable(run: Run, columns: Columns, shard: Shard) -> int:
+    index = columns.read(run.index, shard, ["error"])
+    return int(index.column("error").null_count)
+
+
+def _width(scorer: schema.Scorer) -> int:
+    """Numbers of an embedding."""
+    config = Path(scorer.model.removeprefix("local-dir:")).expanduser() / "open_clip_config.json"
+    if scorer.model.startswith("local-dir:") and config.is_file():
+        return int(json.loads(config.read_text())["model_cfg"]["embed_dim"])
+    return WIDTHS.get(scorer.model, 512)
+
+
+def _about(count: float, exact: bool) -> str:
+    return f"{count:,.0f}" if exact or not count else f"about {count:,.0f}"
+
+
+def _all_hours(lines: list[Line]) -> str:
+    known = sum(line.hours for line in lines if line.hours is not None)
+    if all(line.hours is not None for line in lines):
+        return _in_hours(known)
+    return f"{known:,.2f} and more" if known else _in_hours(None)
+
+
+def _in_hours(hours: float | None) -> str:
+    return "no stated rate" if hours is None else f"{hours:,.2f}" if hours else "–"
 
 
 def _hours(spec: schema.Spec, node: Node, samples: float) -> float | None:
     kind, name = node.spec.stage, node.key.partition(":")[2]
-    if kind in ("index", "import", "filter"):
+    if kind in ("index", "import", "filter") or not samples:
         return 0.0
     model = next((c.model for c in spec.captioners if kind == "caption" and c.name == name), spec.scorer.model)
     if model not in RATES:

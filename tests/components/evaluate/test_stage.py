@@ -24,6 +24,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its tars open
 def test_metrics_are_what_a_straight_computation_gives(root: Path, tmp_path: Path) -> None:
     import io
     import tarfile

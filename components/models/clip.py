@@ -94,7 +94,7 @@ def load_open_clip(model: str, weights: str | None, device: torch.device) -> tup
     with loading(what):
         name, options = _resolve(model, weights, checkpoint)
         module = open_clip.create_model(name, precision="fp32", device=device, **options)
-        if checkpoint:
+        if checkpoint and "pretrained" not in options:
             load_checkpoint(module, checkpoint)
         tokenizer = open_clip.get_tokenizer(name)
     module.eval().requires_grad_(False)
@@ -122,7 +122,8 @@ def _resolve(model: str, weights: str | None, checkpoint: str | None) -> tuple[s
                 f"folder with open_clip_config.json, or {HF_HUB}org/name"
             )
     if checkpoint:
-        return model, {"load_weights": False}
+        replaced = {"load_weights": False, "pretrained_text": False}  # else a text tower of the hub is downloaded
+        return model, replaced if brings_weights else {"pretrained": checkpoint, "require_pretrained": True}
     if brings_weights:
         if weights:
             raise PermanentError(f"model {model}: brings its weights, and {weights} is no file; leave weights out")

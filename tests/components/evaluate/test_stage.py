@@ -25,7 +25,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its tars open
-def test_metrics_are_what_a_straight_computation_gives(root: Path, tmp_path: Path) -> None:
+def test_metrics_are_what_a_straight_computation_gives(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import io
     import tarfile
 
@@ -38,6 +40,7 @@ def test_metrics_are_what_a_straight_computation_gives(root: Path, tmp_path: Pat
     (tmp_path / "student.json").write_text(json.dumps(config))
     weights = str(WEIGHTS / "scorer" / "open_clip_model.safetensors")
     student = Student(str(tmp_path / "student.json"), weights)
+    assert "randomly" not in caplog.text
     kind, metrics, count = student.evaluate(root / "miniature-retrieval")
     assert (kind, count) == ("retrieval", 500)
 

@@ -9,13 +9,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from components.pool import recipe as schema
 from components.pool import version
 from components.pool.errors import PermanentError, RecaptionError, Terminated
 from components.pool.run import load_run
+from components.pool.stage import Step
 from components.pool.worker import stop_on_sigterm
+from pipelines.progress import console
 
 app = typer.Typer(
     add_completion=False,
@@ -56,7 +59,7 @@ def run(recipe: RecipePath) -> None:
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo's pool and results go.")] = Path("demo"),
     samples: Annotated[
-        int | None, typer.Option(help="Size of the pool; the default fits 6 minutes on 2 cores.")
+        int | None, typer.Option(min=1, help="Size of the pool; the default fits 6 minutes on 2 cores.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the rendered world and of the training.")] = 0,
 ) -> None:
@@ -95,13 +98,15 @@ def stage(
     from pipelines.stages import stages as declared
 
     loaded = load_run(run)
+    steps = [s for s, kind in declared().items() if issubclass(kind, Step)]
     if name in loaded.nodes:
         run_column(loaded, loaded.nodes[name], task)
-    elif name in declared() and ":" not in name:
-        run_step(loaded, name)
-    else:
-        steps = [s for s in declared() if s not in {n.spec.stage for n in loaded.nodes.values()}]
+    elif name not in steps:
         raise PermanentError(f"stage {name}: run {loaded.name} has {', '.join([*loaded.nodes, *steps])}")
+    elif task is not None:
+        raise PermanentError(f"stage {name}: has no tasks, it works on the whole run; leave --task out")
+    else:
+        run_step(loaded, name)
 
 
 @app.callback(invoke_without_command=True)
@@ -129,8 +134,10 @@ def _run(recipe: schema.Recipe) -> None:
 
 def _log_to_stderr() -> None:
     handler: logging.Handler
-    if sys.stderr.isatty():
-        handler = RichHandler(console=Console(stderr=True), show_path=False, omit_repeated_times=False)
+    if console.is_terminal:
+        handler = RichHandler(
+            console=console, show_path=False, log_time_format="%H:%M:%S", highlighter=NullHighlighter()
+        )
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
@@ -151,7 +158,7 @@ def main() -> None:
     try:
         app()
     except RecaptionError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except Terminated as stopped:
         log.info("stopped by SIGTERM; finished work is kept, run the same command to go on")

@@ -20,7 +20,7 @@ from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
 from components.pool.worker import run_task
-from pipelines.progress import Progress
+from pipelines.progress import RELAY, Progress
 from pipelines.stages import column_stage, step
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def run_column(run: Run, node: Node, task: int | None = None) -> None:
         return
     with Progress(node.key, sum(len(tasks[i]) for i in todo)) as progress:
         if task is None and len(todo) > 1 and workers > 1:
-            _in_processes(run, node, todo, workers, lambda i: progress.add(0, len(tasks[i])))
+            _in_processes(run, node, todo, workers, progress)
             return
         for i in todo:
             _in_this_process(run, node, i, progress)
@@ -101,7 +101,7 @@ def _in_this_process(run: Run, node: Node, task: int, progress: Progress) -> Non
     )
 
 
-def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, done: Callable[[int], None]) -> None:
+def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, progress: Progress) -> None:
     """A process per GPU (or core), each running one task at a time as a pod would."""
     slots: SimpleQueue[int] = SimpleQueue()
     for slot in range(min(workers, len(tasks))):
@@ -110,16 +110,21 @@ def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, done: Ca
     def one(task: int) -> None:
         slot = slots.get()
         command = [sys.executable, "-m", "pipelines.cli", "stage", node.key, f"{run.storage.uri}/{run.folder}"]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(slot), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, RELAY: "1", "CUDA_VISIBLE_DEVICES": str(slot), "OMP_NUM_THREADS": "1"}
         child = subprocess.Popen([*command, "--task", str(task)], env=environment, stderr=subprocess.PIPE, text=True)
         children.append(child)
-        _, errors = child.communicate()
+        last = "no message"
+        assert child.stderr is not None
+        for line in child.stderr:
+            if not progress.take(line) and line.strip():
+                last = line.strip()
+                if " WARNING " in last:
+                    log.warning("%s task %d: %s", node.key, task, last.partition(" WARNING ")[2])
+        child.wait()
         slots.put(slot)
         if child.returncode:
-            last = (errors.strip().splitlines() or ["no message"])[-1]
             kind = PermanentError if child.returncode == PermanentError.exit_code else TemporaryError
-            raise kind(f"{node.key} task {task}: exit {child.returncode}: {last}")
-        done(task)
+            raise kind(f"{node.key} task {task}: exit {child.returncode}: {last.removeprefix('error: ')}")
 
     children: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(min(workers, len(tasks))) as pool:
@@ -155,8 +160,8 @@ def _timed(run: Run, key: str, work: Callable[[], None]) -> None:
     began = time.monotonic()
     try:
         work()
-    except BaseException:
-        status["stages"][key] |= {"state": "failed"}
+    except BaseException as error:
+        status["stages"][key] |= {"state": "failed" if isinstance(error, Exception) else "stopped"}
         run.save_status(status)
         raise
     seconds = time.monotonic() - began

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
+import threading
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 log = logging.getLogger(__name__)
 
 EVERY = 10.0  # seconds between two log lines
+RELAY = "RECAPTION_RELAY"  # set for a process whose parent shows its progress
+RELAY_EVERY = 0.5
+_RELAYED = re.compile(r"progress (\d+) (\d+)")
+
+console = Console(stderr=True)
+"""The terminal, for bar and log alike: two consoles would draw over each other."""
 
 
 class Progress:
@@ -22,48 +33,77 @@ class Progress:
     def __init__(self, label: str, shards: int) -> None:
         self.label, self.total = label, shards
         self.count = self.finished = 0
+        self.skipped = 0
+        """Shards that took no samples: found done, so they say nothing about the time left."""
         self.began = self.spoke = time.monotonic()
         self.bar: Bar | None = None
+        self._relays = RELAY in os.environ
+        self._told = (0, 0)
+        self._at_shard = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            columns = (
-                "{task.description:<24}",
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("shards · {task.fields[rate]}"),
-            )
-            self.bar = Bar(*columns, TimeRemainingColumn())
+        if console.is_terminal and not self._relays:
+            columns = ("{task.description:<24}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+            self.bar = Bar(*columns, console=console)
             self.bar.start()
-            self.task = self.bar.add_task(self.label, total=self.total, rate="")
+            self.task = self.bar.add_task(self.label, total=self.total, state="shards")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.bar:
+        if self._relays:
+            self._relay()
+        elif self.bar:
             self.bar.stop()
         elif kind is None:
-            log.info("%s: %s", self.label, self._state())
+            log.info("%s: %s", self.label, ", ".join(self._state()))
 
     def add(self, samples: int, shards: int) -> None:
-        """More samples are computed, more shards committed."""
-        self.count += samples
-        self.finished += shards
-        self._speak()
+        """More samples are computed, more shards committed; from any thread."""
+        with self._lock:
+            self.count += samples
+            self.finished += shards
+            if shards and self.count == self._at_shard:
+                self.skipped += shards
+            if shards:
+                self._at_shard = self.count
+            self._speak()
+
+    def take(self, line: str) -> bool:
+        """Whether a line of a child's stderr was its progress, then counted here."""
+        found = _RELAYED.fullmatch(line.strip())
+        if found:
+            self.add(int(found[1]), int(found[2]))
+        return found is not None
 
     def _speak(self) -> None:
-        if self.bar:
-            self.bar.update(self.task, completed=self.finished, rate=self._rate())
-        elif time.monotonic() - self.spoke >= EVERY:
+        silent = time.monotonic() - self.spoke
+        if self._relays:
+            if silent >= RELAY_EVERY:
+                self._relay()
+        elif self.bar:
+            self.bar.update(self.task, completed=self.finished, state=" · ".join(["shards", *self._state()[2:]]))
+        elif silent >= EVERY:
             self.spoke = time.monotonic()
-            log.info("%s: %s", self.label, self._state())
+            log.info("%s: %s", self.label, ", ".join(self._state()))
 
-    def _rate(self) -> str:
-        seconds = time.monotonic() - self.began
-        return f"{self.count / seconds:,.0f} samples/s" if self.count and seconds else ""
+    def _relay(self) -> None:
+        samples, shards = self.count - self._told[0], self.finished - self._told[1]
+        self.spoke, self._told = time.monotonic(), (self.count, self.finished)
+        print(f"progress {samples} {shards}", file=sys.stderr, flush=True)
 
-    def _state(self) -> str:
+    def _state(self) -> list[str]:
+        """Shards, samples, and as far as they are known rate and time left."""
         seconds = time.monotonic() - self.began
-        left = seconds / self.finished * (self.total - self.finished) if self.finished else 0
-        parts = [f"{self.finished} of {self.total} shards", f"{self.count:,} samples", self._rate()]
-        parts.append(f"about {left:,.0f} s left" if left else "")
-        return ", ".join(p for p in parts if p)
+        state = [f"{self.finished:,} of {self.total:,} shards", f"{self.count:,} samples"]
+        if self.count and seconds:
+            state.append(f"{_round(self.count / seconds)} samples/s")
+        timed = self.finished - self.skipped
+        if timed and self.finished < self.total:
+            left = seconds / timed * (self.total - self.finished)
+            state.append(f"about {timedelta(seconds=round(left))} left")
+        return state
+
+
+def _round(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"

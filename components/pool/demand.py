@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -71,21 +72,34 @@ def _unknown_in(rule: schema.Rule, unknown: set[str]) -> tuple[list[bool], list[
 def write_demand(run: Run, captioner: str) -> None:
     """Find the thresholds of the known scores and freeze the demand, unless that is done."""
     path = run.demand_path(captioner)
-    if run.storage.size(path) is not None:
-        return
-    mixtures = _using(run.spec, captioner)
-    found = find_thresholds(run, mixtures, _known(run.spec))
-    value = {
-        "captioner": captioner,
-        "mixtures": [m.model_dump(mode="json", by_alias=True) for m in mixtures],
-        "thresholds": [[score, share, threshold] for (score, share), threshold in sorted(found.items())],
-    }
-    run.storage.create(path, json.dumps(value, indent=1).encode())
+    if run.storage.size(path) is None:
+        run.storage.create(path, json.dumps(_find_demand(run, captioner), indent=1).encode())
 
 
 def load_demand(run: Run, captioner: str) -> Demand:
     """The frozen demand as a function from a shard's index rows to the samples it asks for."""
-    value = json.loads(run.storage.read(run.demand_path(captioner)))
+    return _demand_of(run, json.loads(run.storage.read(run.demand_path(captioner))))
+
+
+def foresee_demand(run: Run, captioner: str) -> Demand:
+    """The demand as `write_demand` would freeze it now, for a plan."""
+    if run.storage.size(run.demand_path(captioner)) is not None:
+        return load_demand(run, captioner)
+    return _demand_of(run, _find_demand(run, captioner))
+
+
+def _find_demand(run: Run, captioner: str) -> dict[str, Any]:
+    mixtures = _using(run.spec, captioner)
+    found = find_thresholds(run, mixtures, _known(run.spec))
+    return {
+        "captioner": captioner,
+        "mixtures": [m.model_dump(mode="json", by_alias=True) for m in mixtures],
+        "thresholds": [[score, share, threshold] for (score, share), threshold in sorted(found.items())],
+    }
+
+
+def _demand_of(run: Run, value: Mapping[str, Any]) -> Demand:
+    captioner = value["captioner"]
     mixtures = [schema.Mixture.model_validate(m) for m in value["mixtures"]]
     thresholds = {(score, share): threshold for score, share, threshold in value["thresholds"]}
     columns = Columns(run.storage, run.pool.name)

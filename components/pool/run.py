@@ -168,9 +168,13 @@ def load_run(uri: str) -> Run:
         PermanentError: there is no plan.
     """
     root, _, name = uri.rstrip("/").rpartition("/")
-    if not root.endswith("runs"):
+    if root.rpartition("/")[2] != "runs":
         raise PermanentError(f"run {uri}: expected <storage>/runs/<run>, as `recaption run` prints it")
-    storage = open_storage(root.removesuffix("runs").rstrip("/") or ".")
+    storage = open_storage(root.removesuffix("runs").rstrip("/") or ("/" if root.startswith("/") else "."))
+    if storage.size(f"runs/{name}/plan.json") is None:
+        raise PermanentError(
+            f"run {uri}: there is no plan.json; expected <storage>/runs/<run>, as `recaption run` prints it"
+        )
     plan = json.loads(storage.read(f"runs/{name}/plan.json"))
     recipe = schema.parse_recipe(storage.read(f"runs/{name}/recipe.yaml").decode(), f"{uri}/recipe.yaml")
     pool = load_pool(plan["pool"], plan["manifest"], storage, open_storage(plan["source"]))

@@ -1,0 +1,288 @@
+"""The command line as a person meets it: figures of a plan, errors of one line, exit codes, signals, progress."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from typer.testing import CliRunner
+
+from components.miniature.pool import write_pool
+from components.pool.recipe import parse_recipe
+from components.pool.run import Run, load_run
+from pipelines.cli import app, main
+from pipelines.estimate import plan_lines
+from pipelines.plan import plan_run
+from tests.filled import fill, planned
+from tests.pipelines.test_local import GOOD, REST, recipe_text
+from tests.pools import sample, uid, write_shard, write_tar
+
+MIXED = {"name": "mixed", "rules": [GOOD, REST]}
+SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip"}]}
+COMMAND = [sys.executable, "-m", "pipelines.cli"]
+PLAIN = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
+
+
+def invoke(*arguments: object) -> str:
+    """Its output, of a call that succeeds."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def refused(*arguments: object, code: int = 42) -> str:
+    """The one line on stderr, of a call that fails."""
+    before, out, said = signal.getsignal(signal.SIGTERM), io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["recaption", *map(str, arguments)]),
+        redirect_stdout(out),
+        redirect_stderr(said),
+        pytest.raises(SystemExit) as left,
+    ):
+        main()
+    signal.signal(signal.SIGTERM, before)
+    assert (left.value.code, out.getvalue(), said.getvalue().count("\n")) == (code, "", 1), said.getvalue()
+    return said.getvalue().strip()
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Two shards of 10 samples, one of each with a broken image."""
+    for shard in range(2):
+        samples = {f"{i:04d}": sample(10 * shard + i) for i in range(9)} | {"bad": sample(90 + shard, jpg=None)}
+        write_tar(tmp_path / "shards" / f"{shard:08d}.tar", samples)
+    return tmp_path / "shards"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def figures(run: Run) -> dict[str, tuple[float, float, int, bool]]:
+    return {line.key: (line.asked, line.todo, line.done, line.exact) for line in plan_lines(run)}
+
+
+def scores() -> dict[str, float]:
+    return {uid(10 * shard + i): (10 * shard + i) / 100 for shard in range(2) for i in range(9)}
+
+
+def test_the_plan_of_a_new_pool(tmp_path: Path, shards: Path) -> None:
+    recipe = write(tmp_path, recipe_text(tmp_path / "out", shards, [MIXED]))
+    said = invoke("plan", recipe)
+    assert re.search(r"pool pool, 2 shards \(.* kB\), 20 samples, 1 tasks", said)
+    assert "index 20 20 0 of 2 2.2 kB –" in said
+    assert "embed 18 18 0 of 2" in said
+    assert "caption:blip about 13 about 13 0 of 2" in said  # 18 × 0.7, before any score is known
+    assert "training sets: 1, at most" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_counts_once_scores_are_there(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [MIXED])
+    assert figures(run)["index"] == (20, 0, 2, True)
+    assert figures(run)["caption:blip"] == (
+        pytest.approx(18 * 0.7, abs=0.2),
+        pytest.approx(18 * 0.7, abs=0.2),
+        0,
+        False,
+    )
+    fill(run, "embed", {u: [0.0] * 4 for u in scores()})
+    fill(run, "score:raw", scores())
+    # ⌊18 × 0.3⌋ = 5: the threshold is the sixth best score, so 12 of 18 samples need a caption
+    assert figures(run) == {
+        "index": (20, 0, 2, True), "embed": (18, 0, 2, True), "score:raw": (18, 0, 2, True),
+        "caption:blip": (12, 12, 0, True), "score:blip": (12, 12, 0, True),
+    }  # fmt: skip
+    assert not (tmp_path / "out" / "pools" / "pool" / "demands").exists()
+
+
+def test_the_plan_of_a_second_recipe_counts_what_the_first_one_left(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [MIXED])
+    fill(run, "embed", {u: [0.0] * 4 for u in scores()})
+    fill(run, "score:raw", scores())
+    below = {u: "a caption" for u, score in scores().items() if score < 0.13}
+    assert len(below) == 12
+    fill(run, "caption:blip", below)
+    fill(run, "score:blip", dict.fromkeys(below, 0.5))
+    assert figures(run)["caption:blip"] == (12, 0, 2, True)
+    again = recipe_text(tmp_path / "out", shards, [SYNTHETIC])
+    second = figures(plan_run(parse_recipe(again)))
+    assert second["embed"] == (18, 0, 2, True)
+    assert second["caption:blip"] == second["score:blip"] == (18, 6, 0, True)
+    said = invoke("plan", write(tmp_path, again))
+    assert "caption:blip 18 6 0 of 2 420 B no stated rate" in said
+    assert "all 576 B no stated rate" in said
+
+
+def test_gpu_hours_are_of_what_is_left(tmp_path: Path) -> None:
+    write_shard(tmp_path / "shards", 0, 9)
+    write_shard(tmp_path / "shards", 1, 9)
+    paper = {
+        "scorer": {"model": "ViT-L-14"},
+        "captioners": [{"name": "blip", "model": "Salesforce/blip2-opt-2.7b"}],
+        "train": {"scale": "medium"},
+    }
+    recipe = recipe_text(tmp_path / "out", tmp_path / "shards", [SYNTHETIC], **paper)
+    lines = {line.key: line for line in plan_lines(plan_run(parse_recipe(recipe)))}
+    assert lines["embed"].hours == pytest.approx(18 / 490 / 3600)
+    assert lines["caption:blip"].hours == pytest.approx(18 / 75 / 3600)
+    assert lines["score:blip"].hours == pytest.approx(18 / 490 / 13 / 3600)
+    assert lines["embed"].bytes == 18 * (32 + 768 * 2)
+    assert "train synthetic: 128,000,000 samples, 40 A100-hours" in invoke("plan", write(tmp_path, recipe))
+
+
+def test_figures_of_a_pool_that_is_only_probed(tmp_path: Path) -> None:
+    for shard in range(5):
+        write_shard(tmp_path / "shards", shard, 6)
+    said = invoke("plan", write(tmp_path, recipe_text(tmp_path / "out", tmp_path / "shards", [SYNTHETIC])))
+    assert re.search(r"about (29|30|31) samples", said)
+    assert re.search(r"index about (29|30|31) about", said)
+
+
+def test_what_there_is() -> None:
+    for name in ("validate", "plan", "run", "demo", "report", "stages", "stage"):
+        assert name in invoke("--help")
+        assert "Usage:" in invoke(name, "--help")
+    assert "--samples" in invoke("demo", "--help")
+    assert "cosine of each image with one text" in invoke("stages")
+    assert invoke("--version").startswith("recaption 0.")
+
+
+def test_a_valid_recipe(tmp_path: Path, shards: Path) -> None:
+    recipe = write(tmp_path, recipe_text(tmp_path / "out", shards, [MIXED]))
+    assert invoke("validate", recipe).endswith("recipe.yaml: valid")
+
+
+def test_every_mistake_of_a_recipe_is_a_line(tmp_path: Path, shards: Path) -> None:
+    text = recipe_text(tmp_path / "out", shards, [{"name": "a", "rules": [{"text": "none"}, {"text": "neither"}]}])
+    result = subprocess.run(
+        [*COMMAND, "validate", str(write(tmp_path, text))], capture_output=True, text=True, env=PLAIN, check=False
+    )
+    assert result.returncode == 42
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert "rules[0].text: none is no text" in lines[0]
+    assert "rules[1].text: neither is no text" in lines[1]
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    assert "recipe /nowhere.yaml: No such file" in refused("run", "/nowhere.yaml")
+    assert "Is a directory" in refused("plan", tmp_path)
+    assert "not YAML" in refused("validate", write(tmp_path, "a: ["))
+
+
+@pytest.mark.parametrize("command", [["report"], ["stage", "mix"]])
+def test_a_run_that_is_not_there(tmp_path: Path, command: list[str]) -> None:
+    hint = "expected <storage>/runs/<run>, as `recaption run` prints it"
+    assert refused(*command, tmp_path / "elsewhere" / "x") == f"error: run {tmp_path}/elsewhere/x: {hint}"
+    assert refused(*command, tmp_path / "demoruns" / "x") == f"error: run {tmp_path}/demoruns/x: {hint}"
+    assert refused(*command, tmp_path / "runs" / "x") == f"error: run {tmp_path}/runs/x: there is no plan.json; {hint}"
+    assert "scheme ftp:// is not supported" in refused(*command, "ftp://host/runs/x")
+
+
+def test_stages_and_tasks_that_are_not_there(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [MIXED])
+    uri = f"{run.storage.uri}/{run.folder}"
+    there = "index, embed, score:raw, caption:blip, score:blip, "
+    assert f"stage captoin: run {run.name} has {there}" in refused("stage", "captoin", uri)
+    assert f"stage caption: run {run.name} has {there}" in refused("stage", "caption", uri)
+    assert f"task 1: run {run.name} has tasks 0 to 0" in refused("stage", "index", uri, "--task", 1)
+    assert "task -1: run" in refused("stage", "index", uri, "--task", -1)
+    assert "stage mix: has no tasks, it works on the whole run" in refused("stage", "mix", uri, "--task", 0)
+    assert "score:raw: not finished for 2 of 2 shards" in refused("stage", "mix", uri)
+    assert invoke("stage", "index", uri, "--task", 0) == ""
+
+
+def test_a_storage_that_cannot_be_written(tmp_path: Path, shards: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    recipe = write(tmp_path, recipe_text(tmp_path / "file" / "out", shards, [MIXED]))
+    assert f"cannot write {tmp_path}/file/out/" in refused("run", recipe)
+    recipe = write(tmp_path, recipe_text(Path("s3://bucket/x"), shards, [MIXED]))
+    assert "scheme s3:// is not supported" in refused("run", recipe)
+
+
+def test_bad_luck_has_its_own_exit_code(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [MIXED])
+    data = next((tmp_path / "out").rglob("00000000.all.*.parquet"))
+    data.write_bytes(bytes(data.stat().st_size))
+    said = refused("stage", "analyze", f"{run.storage.uri}/{run.folder}", code=75)
+    assert "was altered; run again to make it anew" in said
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli-world")
+    write_pool(folder, 96, 8, seed=5)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_sigterm_stops_a_run_with_nothing_half_written(tmp_path: Path, world: Path) -> None:
+    recipe = write(tmp_path, recipe_text(tmp_path / "out", world, [SYNTHETIC], compute={"decoders": 1}))
+    child = subprocess.Popen([*COMMAND, "run", str(recipe)], stderr=subprocess.PIPE, text=True, env=PLAIN)
+    try:
+        while child.poll() is None and not list((tmp_path / "out").glob("pools/pool/columns/embed.*/*.done.json")):
+            time.sleep(0.02)
+        child.send_signal(signal.SIGTERM)
+        _, said = child.communicate(timeout=30)
+    finally:
+        child.kill()
+    assert child.returncode == 143, said
+    assert said.splitlines()[-1].endswith("stopped by SIGTERM; finished work is kept, run the same command to go on")
+    assert "Traceback" not in said
+    assert not list((tmp_path / "out").rglob(".tmp-*"))
+    status = json.loads(next((tmp_path / "out").glob("runs/*/status.json")).read_text())
+    assert [s["state"] for s in status["stages"].values()] == ["done"] * (len(status["stages"]) - 1) + ["stopped"]
+    records = list((tmp_path / "out").rglob("*.done.json"))
+    assert len(records) > 12  # the index, and some of the next
+    assert all((tmp_path / "out" / json.loads(record.read_text())["file"]).exists() for record in records)
+    left = plan_lines(plan_run(parse_recipe(recipe.read_text())))
+    assert next(line for line in left if line.key == "embed").todo < 96
+
+
+def on_terminal(command: list[str]) -> tuple[int, str]:
+    """Exit code and what a terminal of 120 columns showed."""
+    parent, terminal = pty.openpty()
+    child = subprocess.Popen(
+        command, stdout=terminal, stderr=terminal, env={**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while data := os.read(parent, 65536):
+            shown += data
+    except OSError:  # Linux' way to say that the other end is closed
+        pass
+    finally:
+        os.close(parent)
+    return child.wait(), shown.decode()
+
+
+@pytest.mark.slow
+def test_progress_with_and_without_a_terminal(tmp_path: Path, world: Path) -> None:
+    raw = [{"name": "raw", "rules": [{"text": "raw"}]}]
+    text = recipe_text(tmp_path / "out", world, raw, captioners=[], compute={"decoders": 0, "shardsPerTask": 3})
+    run = plan_run(parse_recipe(text))
+    run.save()
+    uri = f"{run.storage.uri}/{run.folder}"
+    code, shown = on_terminal([*COMMAND, "stage", "index", uri])
+    assert code == 0
+    assert re.search(r"12/12\S* shards · .*\d samples/s", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown))
+    result = subprocess.run([*COMMAND, "stage", "embed", uri], capture_output=True, text=True, env=PLAIN, check=True)
+    assert re.search(r"INFO embed: 12 of 12 shards, 9\d samples, [\d.]+ samples/s\n", result.stderr)
+    assert "\x1b" not in result.stderr
+    assert figures(load_run(uri))["embed"][1] == 0

@@ -99,10 +99,12 @@ class Run:
         return [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
 
     def mixture_folder(self, mixture: schema.Mixture) -> str:
-        used = {name: self.text(name).hash for rule in mixture.rules for name in schema.texts_of(rule)}
+        texts = {name for rule in mixture.rules for name in schema.texts_of(rule)}
+        used = {name: self.text(name).hash for name in texts}
+        # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
+        keys = {f"score:{name}" for name in (schema.RAW, *texts)} & self.nodes.keys()
+        used |= {key: self.nodes[key].spec.hash for key in keys}
         for rule in mixture.rules:
-            if isinstance(rule.text, schema.BestOf):
-                used |= {f"score:{name}": self.score(name).hash for name in rule.text.best_of}
             for c in rule.where:
                 used |= (
                     {f"flag:{c.flag}": self.flag(c.flag).hash}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.miniature.demo import WEIGHTS
 from components.mix.stage import EMPTY, MixStep
 from components.pool.errors import PermanentError
 from components.pool.recipe import load_recipe
 from components.pool.rules import columns_of
 from components.pool.run import Run
+from components.report.table import result_table
 from pipelines.local import run_column
 from tests.components.mix.test_strategies import FILES
 from tests.filled import fill, planned
@@ -171,6 +174,21 @@ def test_scores_of_two_scorers_are_compared_with_a_warning(
     assert [len(result(run, i)["warnings"]) for i in range(4)] == [1, 1, 0, 0]
     assert "compares raw with the threshold of rule a" in result(run)["warnings"][0]
     assert caplog.text.count("were not made by the same scorer") == 2
+
+
+def test_another_scorer_has_its_own_cosines(tmp_path: Path, shards: Path) -> None:
+    """Whatever the rules ask for: the mean cosines and the samples that can be read are by the scorer."""
+    another = shutil.copytree(WEIGHTS / "scorer", tmp_path / "another")
+    (another / "README").write_text("another scorer")
+    means = []
+    for model, cosine in ((WEIGHTS / "scorer", 0.1), (another, 0.2)):
+        scorer = {"model": f"local-dir:{model}"}
+        found = [{"name": "raw", "rules": [{"text": "raw"}]}]
+        run = planned(tmp_path / "out", shards, found, scorer=scorer, captioners=[])
+        fill(run, "score:raw", {uid(i): cosine for i in READABLE}, UNREADABLE)
+        MixStep().run(run)
+        means.append(result_table(run)[0]["mean cosine"])
+    assert means == [pytest.approx(0.1), pytest.approx(0.2)]
 
 
 def test_a_mixture_without_a_pair_says_so(tmp_path: Path, shards: Path) -> None:

@@ -81,7 +81,7 @@ def checked(mixture: dict[str, Any]) -> Mixture:
     return Mixture.model_validate(mixture)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pool=samples(), mixture=mixtures())
 def test_is_what_a_straightforward_reading_gives(pool: list[Sample], mixture: dict[str, Any]) -> None:
     assert ours(checked(mixture), pool) == by_hand(mixture, pool)

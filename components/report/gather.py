@@ -14,14 +14,17 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from components.pool import recipe as schema
-from components.pool.columns import Columns, align
+from components.pool.columns import Columns, ColumnSpec, align
 from components.pool.images import ImageError, open_rgb
 from components.pool.run import Node, Run
+from components.pool.shards import Shard
 from components.pool.values import analysis_path, coverage
 from components.report.plots import Circle, Histogram
 from components.report.table import read
 
 PICTURES = 12
+LOOKED_AT = 20  # shards, until there are enough pictures
+LONGEST = 220  # characters of a text shown
 THUMBNAIL = 192  # pixels of the longest side
 
 
@@ -32,6 +35,8 @@ class Funnel:
     candidates: int
     in_tars: int
     usable: int
+    shards: int
+    """That are indexed."""
     reasons: dict[str, int]
     """Of candidates that are not usable."""
     notes: dict[str, int]
@@ -49,7 +54,8 @@ def funnel(run: Run, columns: Columns) -> Funnel:
     lost = sum(n for r, n in reasons.items() if r.startswith("download: "))
     broken = sum(n for r, n in reasons.items() if r.startswith("sample: "))
     notes = {r: n for r, n in counts.items() if r not in reasons}
-    return Funnel(rows + lost, rows, rows - broken, dict(sorted(reasons.items(), key=lambda x: -x[1])), notes)
+    shards = _shards(run, columns, run.nodes["index"])
+    return Funnel(rows + lost, rows, rows - broken, shards, dict(sorted(reasons.items(), key=lambda x: -x[1])), notes)
 
 
 def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
@@ -65,6 +71,7 @@ def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
             {
                 "key": node.key,
                 "folder": node.spec.folder,
+                "shards": _shards(run, columns, node),
                 "asked": rows,
                 "done": rows - failed,
                 "failures": dict(counts),
@@ -73,6 +80,11 @@ def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _shards(run: Run, columns: Columns, node: Node) -> int:
+    """How many have this run's part."""
+    return sum(node.part in columns.parts(node.spec, shard) for shard in run.pool.shards)
 
 
 def _failures(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], int]:
@@ -89,10 +101,17 @@ def histograms(run: Run) -> list[Histogram]:
     """Cosines of every text that was scored (Figure 4)."""
     found = []
     for name in run.spec.texts:
-        cosine = read(run, analysis_path(run, name)).get("cosine")
+        analysis = read(run, analysis_path(run, name))
+        cosine = analysis.get("cosine")
         if cosine and cosine["count"]:
-            found.append(Histogram(name, cosine["histogram"], cosine["low"], cosine["high"], cosine["mean"]))
+            part = analysis["covered"] < analysis["usable"]
+            said = f"{name} ({share(analysis['covered'], analysis['usable'])} of the pool)" if part else name
+            found.append(Histogram(said, cosine["histogram"], cosine["low"], cosine["high"], cosine["mean"]))
     return found
+
+
+def share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %"
 
 
 def circles(run: Run) -> list[Circle]:
@@ -109,44 +128,63 @@ def circles(run: Run) -> list[Circle]:
 
 def gallery(run: Run, columns: Columns) -> list[dict[str, Any]]:
     """A few images with all their texts and cosines: first those whose raw text no rule of ours took."""
-    shard = run.pool.shards[0]
+    found: list[dict[str, Any]] = []
+    for shard in run.pool.shards[:LOOKED_AT]:
+        if len(found) < PICTURES and columns.parts(run.index, shard):
+            found += _pictures(run, columns, shard, PICTURES - len(found))
+    return found
+
+
+def _pictures(run: Run, columns: Columns, shard: Shard, count: int) -> list[dict[str, Any]]:
     index = columns.read(run.index, shard)
     index = index.filter(pc.is_null(index.column("error")))
     uids = index.column("uid").combine_chunks()
-    texts = {name: _text(run, columns, name, index, uids) for name in run.spec.texts}
-    scores = {name: _score(run, columns, name, uids) for name in run.spec.texts}
+    texts: dict[str, Any] = {name: _text(run, columns, shard, name, index, uids) for name in run.spec.texts}
+    scores = {name: _score(run, columns, shard, name, uids) for name in run.spec.texts}
     order = sorted(range(index.num_rows), key=lambda row: hashlib.sha256(uids[row].as_py().encode()).digest())
-    raw = scores.get(schema.RAW)
+    raw: Any = scores[schema.RAW]
     if raw is not None and raw.null_count < len(raw):
         cut = pc.quantile(raw, 0.7)[0].as_py()  # outside the best 30 %, as in the paper's Figure 1
         order.sort(key=lambda row: raw[row].as_py() is not None and raw[row].as_py() >= cut)
     found: list[dict[str, Any]] = []
     with run.pool.source.open(shard.tar) as tar:
         for row in order:
-            if len(found) == PICTURES:
+            if len(found) == count:
                 break
             tar.seek(index.column("offset")[row].as_py())
             picture = _thumbnail(tar.read(index.column("size")[row].as_py()))
             said = [
-                {"name": name, "text": texts[name][row].as_py(), "cosine": None if s is None else s[row].as_py()}
-                for name, s in scores.items()
-                if name == schema.RAW or texts[name][row].as_py() is not None
+                {"name": name, "text": _short(text[row].as_py()), "cosine": None if s is None else s[row].as_py()}
+                for name, text, s in ((name, texts[name], scores[name]) for name in texts)
+                if name == schema.RAW or (text is not None and text[row].as_py() is not None)
             ]
             if picture:
                 found.append({"uid": uids[row].as_py(), "picture": picture, "texts": said})
     return found
 
 
-def _text(run: Run, columns: Columns, name: str, index: pa.Table, uids: pa.Array) -> pa.ChunkedArray:
+def _text(
+    run: Run, columns: Columns, shard: Shard, name: str, index: pa.Table, uids: pa.Array
+) -> pa.ChunkedArray | None:
     if name == schema.RAW:
         return index.column("text")
-    return align(columns.read(run.text(name), run.pool.shards[0], ["text"]), uids).column("text")
+    return _column(columns, shard, run.text(name), "text", uids)
 
 
-def _score(run: Run, columns: Columns, name: str, uids: pa.Array) -> pa.ChunkedArray | None:
-    if f"score:{name}" not in run.nodes:
+def _score(run: Run, columns: Columns, shard: Shard, name: str, uids: pa.Array) -> pa.ChunkedArray | None:
+    node = run.nodes.get(f"score:{name}")
+    return None if node is None else _column(columns, shard, node.spec, "cosine", uids)
+
+
+def _column(columns: Columns, shard: Shard, spec: ColumnSpec, field: str, uids: pa.Array) -> pa.ChunkedArray | None:
+    """None where it was not computed yet."""
+    if not columns.parts(spec, shard):
         return None
-    return align(columns.read(run.score(name), run.pool.shards[0], ["cosine"]), uids).column("cosine")
+    return align(columns.read(spec, shard, [field]), uids).column(field)
+
+
+def _short(text: str | None) -> str | None:
+    return text if text is None or len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _thumbnail(data: bytes) -> str | None:

@@ -45,8 +45,8 @@ def histograms(series: Sequence[Histogram], label: str) -> str:
     low, high = shown[0].low + first * width, shown[0].low + last * width
     peak = max(count / sum(s.counts) for s in shown for count in s.counts)
     axes = _Axes(low, high, 0, peak * 1.08)
-    parts = [axes.grid(label, "share of captions", percent=True)]
-    for colour, s in zip(COLOURS, shown, strict=False):
+    parts = [axes.grid(label, f"share of captions per {width:g}", percent=True)]
+    for colour, s in zip(COLOURS * 40, shown, strict=False):
         total = sum(s.counts)
         points = [f"{axes.x(low):.1f},{axes.y(0):.1f}"]
         for i in range(first, last):
@@ -72,15 +72,20 @@ def scatter(circles: Sequence[Circle], x_label: str, y_label: str) -> str:
     if not circles:
         return ""
     xs, ys = [c.x for c in circles], [c.y for c in circles]
-    pad_x, pad_y = (max(xs) - min(xs)) * 0.2 or 1, (max(ys) - min(ys)) * 0.25 or 0.05
+    pad_x, pad_y = (max(xs) - min(xs)) * 0.2 or max(xs) * 0.2 or 1, (max(ys) - min(ys)) * 0.25 or 0.05
     axes = _Axes(max(0, min(xs) - pad_x), max(xs) + pad_x, min(ys) - pad_y, max(ys) + pad_y)
     biggest = max(c.size for c in circles)
     parts = [axes.grid(x_label, y_label)]
-    for colour, c in zip(COLOURS * 40, circles, strict=False):
-        radius = 5 + 19 * sqrt(c.size / biggest)
+    drawn = sorted(zip(COLOURS * 40, circles, strict=False), key=lambda pair: -pair[1].size)  # small ones on top
+    for colour, c in drawn:
+        radius = max(3.0, 24 * sqrt(c.size / biggest))
+        x, y = axes.x(c.x), axes.y(c.y)
+        right = x > (LEFT + WIDTH - RIGHT) / 2  # then its name goes to the left
+        at, anchor = (x - radius - 4, "end") if right else (x + radius + 4, "start")
         parts.append(
-            f'<circle cx="{axes.x(c.x):.1f}" cy="{axes.y(c.y):.1f}" r="{radius:.1f}" fill="{colour}" '
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{colour}" '
             f'fill-opacity=".55" stroke="{colour}"><title>{escape(c.name)}: {c.size:,.0f} pairs</title></circle>'
+            f'<text class="name" x="{at:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(c.name)}</text>'
         )
     said = "; ".join(f"{c.name}: {c.x:,.0f} trigrams, mean cosine {c.y:.3f}" for c in circles)
     return _svg("".join(parts), f"{y_label} against {x_label}. {said}") + _legend([c.name for c in circles])
@@ -101,14 +106,16 @@ class _Axes:
     def grid(self, x_label: str, y_label: str, percent: bool = False) -> str:
         parts = []
         for tick in _ticks(self.y_low, self.y_high):
-            text = f"{tick:.0%}" if percent else _number(tick)
+            text = f"{100 * tick:g}%" if percent else _number(tick)
             parts.append(
                 f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{self.y(tick):.1f}" y2="{self.y(tick):.1f}"/>'
                 f'<text x="{LEFT - 6}" y="{self.y(tick) + 4:.1f}" text-anchor="end">{text}</text>'
             )
         for tick in _ticks(self.x_low, self.x_high):
+            x = self.x(tick)
             parts.append(
-                f'<text x="{self.x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_number(tick)}</text>'
+                f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>'
+                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{_number(tick)}</text>'
             )
         middle = (LEFT + WIDTH - RIGHT) / 2
         parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')

@@ -20,6 +20,12 @@ from components.report import gather, plots
 from components.report.table import read, result_table
 
 LIBRARIES = ("torch", "transformers", "open_clip_torch", "webdataset", "clip-benchmark", "pyarrow", "numpy", "pillow")
+HEADINGS = {
+    "words": "words per caption",
+    "classification": "classification accuracy",
+    "retrieval": "retrieval recall@1",
+    "average": "average of the tasks",
+}
 
 
 class ReportStep(Step):
@@ -44,22 +50,25 @@ def _content(run: Run) -> dict[str, Any]:
     columns = Columns(run.storage, run.pool.name)
     table = result_table(run)
     results = [_result(run, mixture) for mixture in run.spec.mixtures]
+    funnel, done = gather.funnel(run, columns), gather.columns_done(run, columns)
     return {
         "run": run,
         "recipe": schema.dump_recipe(run.recipe),
         "headline": _headline(table),
         "table": table,
         "best": _best(table),
+        "headings": HEADINGS,
         "mixtures": results,
-        "funnel": gather.funnel(run, columns),
-        "columns": gather.columns_done(run, columns),
+        "funnel": funnel,
+        "adds_up": _adds_up(funnel, results),
+        "columns": done,
         "gallery": gather.gallery(run, columns),
         "cosines": Markup(plots.histograms(gather.histograms(run), "cosine of image and text")),
         "circles": Markup(
             plots.scatter(gather.circles(run), "unique trigrams (diversity)", "mean cosine (less noise)")
         ),
         "stages": _stages(run),
-        "notes": _notes(run, results),
+        "notes": [*_unfinished(run, funnel, done, results), *_partial(done), *_notes(run, results)],
         "versions": _versions(),
     }
 
@@ -74,6 +83,14 @@ def _result(run: Run, mixture: schema.Mixture) -> dict[str, Any]:
         "model": read(run, f"{run.model_folder(mixture)}/model.json") if trained else {},
         "results": read(run, f"{run.evaluation_folder(mixture)}/results.json") if trained and run.spec.evaluate else {},
     }
+
+
+def _adds_up(funnel: gather.Funnel, results: list[dict[str, Any]]) -> bool:
+    """Of the pool and of every mixture: what is lost and what is left is what there was."""
+    chosen = [r["chosen"] for r in results if r["chosen"]]
+    return funnel.adds_up and all(
+        c["usable"] == funnel.usable and c["images"] + sum(c["dropped"].values()) == c["usable"] for c in chosen
+    )
 
 
 def _in_words(rule: schema.Rule) -> str:
@@ -115,9 +132,38 @@ def _best(table: list[dict[str, object]]) -> dict[str, object]:
     return best
 
 
+def _unfinished(
+    run: Run, funnel: gather.Funnel, done: list[dict[str, Any]], results: list[dict[str, Any]]
+) -> list[str]:
+    """What is missing on a page that was asked for before the run's end."""
+    shards = len(run.pool.shards)
+    open_columns = [c["key"] for c in done if c["shards"] < shards]
+    if funnel.shards < shards:
+        open_columns.insert(0, "index")
+    trained = {m.name for m in run.trained}
+    missing = [f"mixture {r['name']}" for r in results if not r["chosen"]]
+    missing += [f"training of {r['name']}" for r in results if r["name"] in trained and not r["model"]]
+    if run.spec.evaluate:
+        missing += [f"evaluation of {r['name']}" for r in results if r["name"] in trained and not r["results"]]
+    if not open_columns and not missing:
+        return []
+    return [f"This run is not finished. Still to come: {', '.join([*open_columns, *missing])}."]
+
+
+def _partial(done: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{c['key'].partition(':')[2]} was captioned for {c['covered']:,} of {c['usable']:,} usable samples "
+        f"({gather.share(c['covered'], c['usable'])}), those a mixture can use; its statistics are of these."
+        for c in done
+        if c["key"].startswith("caption:") and 0 < c["covered"] < c["usable"]
+    ]
+
+
 def _stages(run: Run) -> list[dict[str, Any]]:
     rows = []
     for key, stage in run.status().get("stages", {}).items():
+        if key == ReportStep.name:  # it is being written
+            continue
         seconds, samples = stage.get("work_seconds") or stage.get("seconds"), stage.get("samples")
         rate = samples / seconds if samples and seconds else None
         rows.append(

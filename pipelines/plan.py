@@ -9,6 +9,7 @@ from typing import Any, cast
 from components.pool import recipe as schema
 from components.pool.columns import ALL, ColumnSpec
 from components.pool.demand import demand_part
+from components.pool.errors import PermanentError
 from components.pool.fingerprint import files_fingerprint, model_fingerprint
 from components.pool.run import Node, Run
 from components.pool.shards import content_hash, list_pool
@@ -74,5 +75,7 @@ def _fingerprints(spec: schema.Spec) -> dict[str, str]:
             str(Path(spec.train.scale.model).absolute()), None, "spec.train.scale.model"
         )
     if spec.evaluate:
+        if not any(open_storage(spec.evaluate.root).list()):
+            raise PermanentError(f"spec.evaluate.root: {spec.evaluate.root} does not exist or is empty")
         prints["tasks"] = files_fingerprint(spec.evaluate.root)
     return prints

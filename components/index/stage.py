@@ -194,7 +194,7 @@ def _compare(samples: list[Sample], beside: pa.Table, counts: dict[str, int]) ->
         if count:
             counts[reason] = count
     uids = {key: str(row["uid"]) for key, row in arrived.items() if row.get("uid")}
-    both = [(s.meta["uid"], uids[s.key]) for s in samples if s.meta.get("uid") and s.key in uids]
+    both = [(s.meta["uid"], uids[s.key]) for s in samples if not s.error and s.meta.get("uid") and s.key in uids]
     others = sum(canonical_uid(str(own)) != canonical_uid(other) for own, other in both)
     if others:
         counts["shard: samples whose uid in the parquet is another one"] = others

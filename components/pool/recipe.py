@@ -142,7 +142,8 @@ class ScoreCondition(Model):
     """Among the best share of the whole pool by this score, ties included."""
     at_least: (
         Annotated[
-            Annotated[float, Tag("<number>")] | Annotated[RuleThreshold, Tag("<RuleThreshold>")],
+            Annotated[float, Field(allow_inf_nan=False), Tag("<number>")]
+            | Annotated[RuleThreshold, Tag("<RuleThreshold>")],
             _by_key("a number or {rule: NAME}", "<number>", rule="<RuleThreshold>"),
         ]
         | None
@@ -380,7 +381,7 @@ def load_recipe(path: str | Path) -> Recipe:
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     """Check a recipe given as YAML text; `where` names it in messages. Raises PermanentError like load_recipe."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise PermanentError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):
@@ -389,6 +390,18 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         return Recipe.model_validate(value)
     except ValidationError as error:
         raise PermanentError("\n".join(f"{where}: {line}" for line in _lines(error))) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which YAML readers silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} comes twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -8,8 +8,8 @@ from html import escape
 from math import ceil, floor, log10, sqrt
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 26, 48
+COLOURS = tuple(f"var(--c{i})" for i in range(6))  # the page's: Okabe and Ito's, told apart by all eyes
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ class _Axes:
             x = self.x(tick)
             parts.append(
                 f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>'
-                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{_number(tick)}</text>'
+                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{_number(tick)}</text>'
             )
         middle = (LEFT + WIDTH - RIGHT) / 2
-        parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-        parts.append(f'<text class="axis" x="{LEFT}" y="10" text-anchor="start">{escape(y_label)}</text>')
+        parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 7}" text-anchor="middle">{escape(x_label)}</text>')
+        parts.append(f'<text class="axis" x="4" y="14" text-anchor="start">{escape(y_label)}</text>')
         return "".join(parts)
 
 

@@ -104,12 +104,12 @@ def _in_words(rule: schema.Rule) -> str:
         if isinstance(c, schema.FlagCondition):
             conditions.append(f"{'' if c.equals else 'not '}{c.flag}")
         elif c.top is not None:
-            conditions.append(f"{c.score} among its top {c.top * 100:g} %")
+            conditions.append(f"score {c.score} is among the pool's top {c.top * 100:g} %")
         elif isinstance(c.at_least, schema.RuleThreshold):
-            conditions.append(f"{c.score} at or above the threshold of “{c.at_least.rule}”")
+            conditions.append(f"score {c.score} ≥ the threshold of “{c.at_least.rule}”")
         else:
-            conditions.append(f"{c.score} ≥ {c.at_least:g}")
-    return f"{text} if {' and '.join(conditions)}" if conditions else f"{text}, always"
+            conditions.append(f"score {c.score} ≥ {c.at_least:g}")
+    return f"{text}, where {' and '.join(conditions)}" if conditions else f"{text}, wherever there is one"
 
 
 def _headline(table: list[dict[str, object]]) -> str:

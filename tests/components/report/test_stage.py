@@ -197,10 +197,15 @@ def test_a_captioner_that_saw_a_part_is_marked(tmp_path: Path, shards: Path) -> 
     assert ["caption:blip", "8 of 10 asked (66.7 % of the pool)"] in found.rows
 
 
-TRAINED = {
-    "train": {"scale": {"model": "ViT-B-32", "batchSize": 8, "learningRate": 0.001, "warmup": 1, "samples": 80}},
-    "evaluate": {"root": "/nowhere", "tasks": ["classes", "pictures"]},
-}
+SCALE = {"model": "ViT-B-32", "batchSize": 8, "learningRate": 0.001, "warmup": 1, "samples": 80}
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    """A recipe's train and evaluate; nothing of the tasks is read here."""
+    for task in ("classes", "pictures"):
+        (folder / "tasks" / task).mkdir(parents=True)
+        (folder / "tasks" / task / "any").touch()
+    return {"train": {"scale": SCALE}, "evaluate": {"root": str(folder / "tasks"), "tasks": ["classes", "pictures"]}}
 
 
 def evaluated(run: Run, name: str, accuracy: float, retrieval: float) -> None:
@@ -216,7 +221,7 @@ def evaluated(run: Run, name: str, accuracy: float, retrieval: float) -> None:
 
 
 def test_what_was_trained(tmp_path: Path, shards: Path) -> None:
-    run = filled(planned(tmp_path / "out", shards, [RAW, MIXED], **TRAINED), list(range(13)))
+    run = filled(planned(tmp_path / "out", shards, [RAW, MIXED], **trained(tmp_path)), list(range(13)))
     stages(run)
     evaluated(run, "raw", 0.2349, 0.111)
     found = page(run)
@@ -243,6 +248,9 @@ def test_time_recipe_and_versions(run: Run) -> None:
     assert ["embed", "14", "3.5", "7.000"] in found.rows
     assert ["mix (failed)", "–", "1.0", "–"] in found.rows
     assert not [row for row in found.rows if row[0].startswith("report")]
+    assert "raw, where score raw is among the pool's top 30 %" in found.text
+    assert "blip, where score blip ≥ the threshold of “good”" in found.text
+    assert "raw, wherever there is one" in found.text
     assert "kind: Recaption" in found.text
     assert "atLeast: rule: good" in found.text
     assert re.search(r"recaption 0\.\S+ Python 3\.", found.text)
@@ -262,7 +270,7 @@ def test_one_mixture_and_an_empty_one(tmp_path: Path, shards: Path) -> None:
 
 
 def test_a_page_before_anything_ran(tmp_path: Path, shards: Path) -> None:
-    run = planned(tmp_path / "out", shards, [RAW, MIXED], **TRAINED)
+    run = planned(tmp_path / "out", shards, [RAW, MIXED], **trained(tmp_path))
     found = page(run)
     assert (
         "This run is not finished. Still to come: embed, score:raw, caption:blip, score:blip, mixture raw, mixture "

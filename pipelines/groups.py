@@ -1,0 +1,30 @@
+"""Which columns and steps of a run belong to which node of the coarse graph: the same nodes whatever the recipe."""
+
+from __future__ import annotations
+
+from components.pool.run import Run
+
+FANNED_OUT = ("index", "embed", "score", "caption", "score-captions", "train", "evaluate")
+"""Groups whose work runs in pods of their own: `recaption launch GROUP RUN`; the others are steps of one pod."""
+
+
+def groups(run: Run) -> dict[str, list[str]]:
+    """Group name → keys of `run.nodes` or names of steps, in an order in which everything can be computed.
+
+    Every run has every group; one that has nothing to do in this recipe is empty.
+    """
+    captioned = {key.replace("caption:", "score:") for key in run.nodes if key.startswith("caption:")}
+    scores = [key for key in run.nodes if key.startswith("score:")]
+    return {
+        "index": [key for key in run.nodes if key == "index" or key.startswith(("import:", "filter:"))],
+        "embed": ["embed"],
+        "score": [key for key in scores if key not in captioned],
+        "caption": [key for key in run.nodes if key.startswith("caption:")],
+        "score-captions": [key for key in scores if key in captioned],
+        "mix": ["mix"],
+        "analyze": ["analyze"],
+        "reshard": ["reshard"],
+        "train": ["train"] if run.spec.train else [],
+        "evaluate": ["evaluate"] if run.spec.evaluate else [],
+        "report": ["report"],
+    }

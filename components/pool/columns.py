@@ -89,13 +89,18 @@ class Columns:
         return self._listing(spec).get(shard.name, [])
 
     def record(self, spec: ColumnSpec, shard: Shard, part: str) -> Record:
-        """Raises PermanentError when the part was made from another tar than the one that lies there now."""
+        """What is known of a part.
+
+        Raises:
+            PermanentError: the part was made from another tar than the one that lies there now.
+            TemporaryError: somebody has withdrawn it since it was listed.
+        """
         path = self._path(spec, shard, part)
         if path not in self._records:
-            try:
-                self._records[path] = Record(**json.loads(self.storage.read(path)))
-            except (ValueError, TypeError) as error:
-                raise PermanentError(f"{path}: not a done.json ({error}); delete it and run again") from error
+            found = self._stored(path)
+            if found is None:
+                raise TemporaryError(f"{path} was withdrawn by another reader; run again to make it anew")
+            self._records[path] = found
         record = self._records[path]
         if record.shard_bytes != shard.size:
             raise PermanentError(
@@ -155,10 +160,12 @@ class Columns:
     def withdraw(self, spec: ColumnSpec, shard: Shard, part: str, why: str) -> None:
         """Take a part's record back because its data is not what the record says."""
         path = self._path(spec, shard, part)
+        self._listing(spec)[shard.name].remove(part)
+        seen = self._records.pop(path, None)
+        if self._stored(path) != seen:
+            return  # somebody was faster: it is withdrawn, or made anew
         log.warning("%s: %s; withdrawn, it will be made anew", path, why)
         self.storage.delete(path)
-        self._records.pop(path, None)
-        self._listing(spec)[shard.name].remove(part)
 
     def check_files(self, spec: ColumnSpec, shards: Sequence[Shard]) -> None:
         """Withdraw every record whose file is gone or has another size; no data is read."""
@@ -183,6 +190,19 @@ class Columns:
             self.withdraw(spec, shard, part, f"{record.file} has another checksum than its record")
             raise TemporaryError(f"{record.file} was altered; run again to make it anew")
         return pq.read_table(pa.BufferReader(data), columns=wanted)
+
+    def _stored(self, path: str) -> Record | None:
+        """The record that lies there now."""
+        try:
+            data = self.storage.read(path)
+        except PermanentError:
+            if self.storage.size(path) is not None:
+                raise
+            return None
+        try:
+            return Record(**json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise PermanentError(f"{path}: not a done.json ({error}); delete it and run again") from error
 
     def _path(self, spec: ColumnSpec, shard: Shard, part: str) -> str:
         return f"{self.root}/{spec.folder}/{shard.name}.{part}.done.json"

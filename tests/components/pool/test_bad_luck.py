@@ -141,3 +141,36 @@ def test_a_tar_that_vanishes_between_two_stages(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match=r"cannot read .*00000000.tar: no such file"):
         run_task(Brightness(Brightness.make_spec(index)), pool, pool.shards, columns, decoders=0)
     assert isinstance(columns.read(index, pool.shards[0]), pa.Table)
+
+
+def test_a_record_that_another_reader_withdrew_is_bad_luck(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two readers meet one altered file: the slower one is retried, and leaves alone what was made anew meanwhile."""
+    write_shard(tmp_path / "pool", 0, 3)
+    pool, columns, index = indexed(tmp_path / "pool", tmp_path / "out")
+    (shard,) = pool.shards
+    early, late, later = (Columns(columns.storage, "test") for _ in range(3))
+    assert [c.parts(index, shard) for c in (late, later)] == [["all"], ["all"]]
+    later.record(index, shard, "all")
+    victim = tmp_path / "out" / columns.record(index, shard, "all").file
+    good = victim.read_bytes()
+    victim.write_bytes(good[:-1] + b"!")
+    with pytest.raises(TemporaryError, match="was altered"):
+        early.read(index, shard)
+    with pytest.raises(TemporaryError, match="was withdrawn"):
+        late.read(index, shard)
+
+    class Rival(LocalStorage):
+        """Gives the altered bytes, and makes the column anew before its reader can act on them."""
+
+        def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+            data = super().read(path, start, length)
+            if path.endswith(".parquet"):
+                victim.unlink()
+                indexed(tmp_path / "pool", tmp_path / "out")
+            return data
+
+    later.storage = Rival(tmp_path / "out")
+    with pytest.raises(TemporaryError, match="was altered"):
+        later.read(index, shard)
+    assert victim.read_bytes() == good
+    assert Columns(columns.storage, "test").read(index, shard).num_rows == 3

@@ -29,6 +29,8 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() else 140)
 log = logging.getLogger(__name__)
 
+GO_ON = "finished work is kept, run the same command to go on"
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 RunUri = Annotated[str, typer.Argument(metavar="RUN", help="<storage>/runs/<run>, as `run` prints it.")]
 
@@ -126,7 +128,11 @@ def _run(recipe: schema.Recipe) -> None:
     planned = plan_run(recipe)
     planned.save()
     log.info("run %s: %d shards, storage %s", planned.name, len(planned.pool.shards), planned.storage.uri)
-    run_all(planned)
+    try:
+        run_all(planned)
+    except KeyboardInterrupt:
+        log.info("stopped by Ctrl-C; %s", GO_ON)
+        raise
     out.print(result_view(planned))
     out.print(f"run     {planned.storage.uri}/{planned.folder}", soft_wrap=True)
     out.print(f"report  {planned.storage.uri}/{planned.folder}/report.html", soft_wrap=True)
@@ -161,7 +167,7 @@ def main() -> None:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except Terminated as stopped:
-        log.info("stopped by SIGTERM; finished work is kept, run the same command to go on")
+        log.info("stopped by SIGTERM; %s", GO_ON)
         sys.exit(stopped.exit_code)
 
 

@@ -231,18 +231,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_sigterm_stops_a_run_with_nothing_half_written(tmp_path: Path, world: Path) -> None:
-    recipe = write(tmp_path, recipe_text(tmp_path / "out", world, [SYNTHETIC], compute={"decoders": 1}))
+@pytest.mark.parametrize(("sent", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+def test_a_signal_stops_a_run_with_nothing_half_written(
+    tmp_path: Path, world: Path, sent: signal.Signals, code: int, name: str
+) -> None:
+    compute = {"decoders": 1}
+    planned(tmp_path / "out", world, [SYNTHETIC], compute=compute)
+    recipe = write(tmp_path, recipe_text(tmp_path / "out", world, [SYNTHETIC], compute=compute))
     child = subprocess.Popen([*COMMAND, "run", str(recipe)], stderr=subprocess.PIPE, text=True, env=PLAIN)
     try:
         while child.poll() is None and not list((tmp_path / "out").glob("pools/pool/columns/embed.*/*.done.json")):
             time.sleep(0.02)
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(sent)
         _, said = child.communicate(timeout=30)
     finally:
         child.kill()
-    assert child.returncode == 143, said
-    assert said.splitlines()[-1].endswith("stopped by SIGTERM; finished work is kept, run the same command to go on")
+    assert child.returncode == code, said
+    last = said.strip().splitlines()[-1]
+    assert last.endswith(f"stopped by {name}; finished work is kept, run the same command to go on")
     assert "Traceback" not in said
     assert not list((tmp_path / "out").rglob(".tmp-*"))
     status = json.loads(next((tmp_path / "out").glob("runs/*/status.json")).read_text())

@@ -1,10 +1,14 @@
-# make demo | test | lint | bench | stages: each sets up what it needs by itself (Python 3.11+).
+# make demo | test | lint | bench | stages | lock: each sets up what it needs by itself (Python 3.11+).
+# make images needs Docker with BuildKit.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint bench stages clean
+IMAGE  ?= recaption
+TAG    ?= $(shell git describe --always --dirty)
+
+.PHONY: demo test lint bench stages lock images clean
 
 demo: $(READY)
 	$(BIN)/recaption demo demo
@@ -24,6 +28,14 @@ bench: $(READY)
 # README's stage table comes from the stages' declarations; a test fails when it is stale.
 stages: $(READY)
 	$(BIN)/python -m pipelines.readme
+
+# The images' versions are those that the tests ran with.
+lock: $(READY)
+	$(BIN)/pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools > images/constraints.txt
+
+images:
+	set -e; for target in operator cpu gpu; do \
+	  DOCKER_BUILDKIT=1 docker build $(BUILD) -f images/Dockerfile --target $$target -t $(IMAGE)-$$target:$(TAG) .; done
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,0 +1,75 @@
+"""The images: what the Dockerfile promises, and the smallest one built and run where there is a Docker daemon."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent.parent
+DOCKERFILE = ROOT / "images" / "Dockerfile"
+BASE = os.environ.get("RECAPTION_TEST_BASE", "python:3.11-slim-bookworm")
+LOCKED_DOWN = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+SCRATCH = "--tmpfs=/scratch:uid=65532"
+
+
+def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_every_dependency_is_locked_at_a_version_that_it_allows() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [Requirement(r) for r in (*project["dependencies"], *extras["cpu"], *extras["stages"])]
+    lines = (ROOT / "images" / "constraints.txt").read_text().splitlines()
+    locked = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    for requirement in wanted:
+        if requirement.name != "recaption":
+            version = locked.get(canonicalize_name(requirement.name))
+            assert version is not None, f"{requirement.name} is not locked: run `make lock`"
+            assert requirement.specifier.contains(version), f"{requirement} but locked {version}: run `make lock`"
+
+
+def test_images_run_as_a_numeric_user_and_start_recaption() -> None:
+    lines = DOCKERFILE.read_text().splitlines()
+    assert "USER 65532:65532" in lines
+    assert 'ENTRYPOINT ["recaption"]' in lines
+    assert not any(line.startswith(("HEALTHCHECK", "ADD")) for line in lines)
+    finals = [line.split(" AS ")[1] for line in lines if line.startswith("FROM runtime AS ")]
+    assert finals == ["operator", "cpu", "gpu"]
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    if shutil.which("docker") is None or docker("info", "--format", "{{.ServerVersion}}").returncode:
+        pytest.skip("no Docker daemon")
+    if docker("image", "inspect", BASE).returncode and docker("pull", "-q", BASE).returncode:
+        pytest.skip(f"no base image {BASE}: it is not here and can't be pulled")
+    tag = "recaption-operator:test"
+    settings = [f"--build-arg={name}" for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS") if os.environ.get(name)]
+    built = docker("build", "-f", str(DOCKERFILE), "--target=operator", f"--build-arg=PYTHON_IMAGE={BASE}",
+                   "--network=host", *settings, "-t", tag, str(ROOT))  # fmt: skip
+    assert built.returncode == 0, built.stderr[-2000:]
+    return tag
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_smallest_image_is_built_and_runs_locked_down(image: str) -> None:
+    version = docker("run", "--rm", *LOCKED_DOWN, SCRATCH, image, "--version")
+    assert version.returncode == 0, version.stderr
+    assert version.stdout.startswith("recaption ")
+    listing = docker("run", "--rm", *LOCKED_DOWN, SCRATCH, image, "stages")
+    assert "reshard" in listing.stdout, listing.stderr
+
+    check = "import os, importlib.util as u; print(os.getuid(), u.find_spec('torch'), u.find_spec('pip'))"
+    inside = docker("run", "--rm", *LOCKED_DOWN, SCRATCH, "--entrypoint=python3", image, "-c", check)
+    assert inside.stdout.split() == ["65532", "None", "None"], inside.stderr
+    assert docker("run", "--rm", "--entrypoint=sh", image, "-c", "command -v gcc cc make").returncode != 0

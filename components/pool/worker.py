@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 
 from components.pool.beside import read_beside
 from components.pool.columns import ALL, Columns, align
-from components.pool.decoding import Decoders, pixels_of
+from components.pool.decoding import Chunk, Decoders, pixels_of
 from components.pool.errors import Terminated
 from components.pool.images import Pixels
 from components.pool.shards import Pool, Shard
@@ -50,7 +49,7 @@ class _Work:
     """One batch on its way from the reader to the stage; `last` closes its shard."""
 
     batch: Batch
-    pixels: list[Future[list[Pixels | str]]]
+    pixels: list[Chunk]
     last: bool
 
 
@@ -269,7 +268,7 @@ class _Reader:
             index = index.filter(pc.invert(pc.is_in(index.column("uid"), value_set=own)))
         return index
 
-    def _decode(self, tar: BinaryIO, rows: pa.Table) -> list[Future[list[Pixels | str]]]:
+    def _decode(self, tar: BinaryIO, rows: pa.Table) -> list[Chunk]:
         assert self.stage.geometry is not None
         images = []
         for offset, size in zip(rows.column("offset").to_pylist(), rows.column("size").to_pylist(), strict=True):

@@ -4,7 +4,7 @@ pools/<pool>/manifests/<hash>.json      the ordered shards
 pools/<pool>/columns/<stage>.<label>-<hash>/<shard>.<part>.{<sha256>.parquet,done.json}
 pools/<pool>/demands/<part>.json        which samples a partial column was asked for
 mixtures|datasets|models|evaluations/<mixture>-<hash>/…
-runs/<run>/{recipe.yaml,plan.json,status.json,report.html}
+runs/<run>/{recipe.yaml,plan.json,claim.json,status.json,report.html}
 """
 
 from __future__ import annotations
@@ -137,6 +137,10 @@ class Run:
     def save_status(self, status: Mapping[str, Any]) -> None:
         self.storage.write(f"{self.folder}/status.json", json.dumps(status, indent=1).encode())
 
+    def claim(self, by: str) -> str:
+        """Claim this run, once; who holds it now: `by`, or whoever came first."""
+        return claim(self.storage, f"{self.folder}/claim.json", by)
+
     def save(self) -> None:
         """Keep recipe, manifest and plan, once.
 
@@ -182,6 +186,25 @@ def load_run(uri: str) -> Run:
     pool = load_pool(plan["pool"], plan["manifest"], storage, open_storage(plan["source"]))
     nodes = {value["key"]: Node.from_json(value) for value in plan["nodes"]}
     return Run(name, storage, recipe, pool, nodes, plan["tasks"], plan["fingerprints"])
+
+
+def claim(storage: Storage, path: str, by: str) -> str:
+    """Claim what `path` stands for, once; who holds it now: `by`, or whoever came first.
+
+    The same claimant may claim again: it is told that it holds it. Of two that race, one wins.
+    """
+    while not storage.create(path, json.dumps({"by": by}).encode()):
+        holder = claimed_by(storage, path)  # us, when the answer to our creation was lost and it was tried again
+        if holder is not None:  # else it was given up just now
+            return holder
+    return by
+
+
+def claimed_by(storage: Storage, path: str) -> str | None:
+    """Who holds a claim; None where nobody does."""
+    if storage.size(path) is None:
+        return None
+    return str(json.loads(storage.read(path))["by"])
 
 
 def _derived(mixture: schema.Mixture, *made_from: object) -> str:

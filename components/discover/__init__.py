@@ -1,0 +1,1 @@
+"""Discovery: which Common Crawl dumps there are, and which one a schedule has not done yet."""

@@ -93,7 +93,7 @@ def stages() -> None:
 def stage(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A column of the run (e.g. caption:blip2) or a step.")],
     run: RunUri,
-    task: Annotated[int | None, typer.Option(help="Only this range of shards; a column's tasks count from 0.")] = None,
+    task: Annotated[int | None, typer.Option(help="Only this part of the work; tasks count from 0.")] = None,
 ) -> None:
     """Run one stage of a planned run: what a container does."""
     from pipelines.local import run_column, run_step
@@ -105,10 +105,8 @@ def stage(
         run_column(loaded, loaded.nodes[name], task)
     elif name not in steps:
         raise PermanentError(f"stage {name}: run {loaded.name} has {', '.join([*loaded.nodes, *steps])}")
-    elif task is not None:
-        raise PermanentError(f"stage {name}: has no tasks, it works on the whole run; leave --task out")
     else:
-        run_step(loaded, name)
+        run_step(loaded, name, task)
 
 
 @app.callback(invoke_without_command=True)

@@ -61,10 +61,18 @@ def _walk(run: Run) -> None:
         _timed(run, name, lambda name=name: run_step(run, name))  # type: ignore[misc]
 
 
-def run_step(run: Run, name: str) -> None:
-    """One step over all mixtures."""
-    log.info("%s", name)
-    step(name).run(run)
+def run_step(run: Run, name: str, task: int | None = None) -> None:
+    """One step over all mixtures, or one task of a divisible one (as a pod does)."""
+    found = step(name)
+    if task is None:
+        log.info("%s", name)
+        found.run(run)
+        return
+    tasks = found.count_tasks(run)
+    if found.divisible and not 0 <= task < tasks:
+        raise PermanentError(f"task {task}: step {name} of run {run.name} has tasks 0 to {tasks - 1}")
+    log.info("%s, task %d of %d", name, task, tasks)
+    found.run_task(run, task, tasks)
 
 
 def run_column(run: Run, node: Node, task: int | None = None) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.pool.columns import ColumnSpec
+from components.pool.errors import PermanentError
 from components.pool.images import Geometry, Pixels
 from components.pool.shards import Shard
 
@@ -118,6 +119,17 @@ class ColumnStage(Stage):
 class Step(Stage):
     """Anything that is no column: reads the run's parts of the storage, writes its own."""
 
+    divisible: ClassVar[bool] = False
+    """Whether pods can share the work: each runs a task of it, in any order, then `run` writes what is left."""
+
     @abstractmethod
     def run(self, run: Run) -> None:
         """Do what is missing. Running it again does nothing twice and gives the same bytes."""
+
+    def count_tasks(self, run: Run) -> int:
+        """How many tasks a divisible step has in this run: as many indexes a Job starts."""
+        return run.tasks
+
+    def run_task(self, run: Run, task: int, tasks: int) -> None:
+        """Do what is missing of part `task` of `tasks`; `run` afterwards gives the same bytes as `run` alone."""
+        raise PermanentError(f"stage {self.name}: has no tasks, it works on the whole run; leave --task out")

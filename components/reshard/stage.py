@@ -23,7 +23,7 @@ from components.pool.stage import Needs, Step
 from components.pool.storage import Storage
 from components.reshard.card import card
 from components.reshard.ids import write_sample_ids
-from components.reshard.layout import Segment, Selection, lay_out, read_mixture, read_selection
+from components.reshard.layout import Segment, Selection, lay_out, read_mixture, read_selection, tar_name
 from components.reshard.write import Record, Resharder, Work, begin, done_name, read_record, write_tar
 
 log = logging.getLogger(__name__)
@@ -32,17 +32,34 @@ Layout = Sequence[Sequence[Segment]]
 
 
 class ReshardStep(Step):
-    """Copies image bytes as they are; every output tar is written by one core, whole or not at all."""
+    """Copies image bytes as they are; every output tar is written by one core, whole or not at all.
+
+    Task t of n writes every n-th tar of all mixtures, numbered through; `run` writes the rest and what describes them.
+    """
 
     name = "reshard"
     summary = "write the training set of each mixture: webdataset tars with the chosen text"
     reads = ("mixtures", "index", "shards")
     writes = "datasets/<mixture>: tars, meta.json, sample_ids.npy, sizes.json, README.md, dataset.json"
     needs = Needs(memory_gib=2)
+    divisible = True
 
     def run(self, run: Run) -> None:
-        for mixture in run.trained if run.spec.train else run.spec.mixtures:
+        for mixture in _mixtures(run):
             reshard(run, mixture)
+
+    def run_task(self, run: Run, task: int, tasks: int) -> None:
+        before = 0
+        for mixture in _mixtures(run):
+            layout = lay_out(read_mixture(run.storage, run.mixture_folder(mixture), run.pool.shards))
+            numbers = range((task - before) % tasks, len(layout), tasks)
+            before += len(layout)
+            work = _work(run, mixture)
+            _write_tars(work, run.storage, layout, numbers, _looked_up(run.storage, work.dataset, numbers))
+
+
+def _mixtures(run: Run) -> list[schema.Mixture]:
+    return run.trained if run.spec.train else run.spec.mixtures
 
 
 def reshard(run: Run, mixture: schema.Mixture) -> None:
@@ -62,10 +79,15 @@ def reshard(run: Run, mixture: schema.Mixture) -> None:
             f"mixture {mixture.name}: no sample matches its rules, so there is nothing to train on; loosen a "
             f"condition ({storage.uri}/{run.mixture_folder(mixture)}/mixture.json has the thresholds)"
         )
-    work = Work(storage.uri, run.pool.name, run.pool.source.uri, run.index, run.mixture_folder(mixture), folder)
-    records = _write_tars(work, storage, layout, _finished(storage, folder, sizes, len(layout)))
+    numbers = range(len(layout))
+    records = _write_tars(_work(run, mixture), storage, layout, numbers, _finished(storage, folder, sizes, numbers))
     _write_rest(run, mixture, folder, records, selections)
     log.info("mixture %s: %d samples in %d tars", mixture.name, sum(r.samples for r in records), len(records))
+
+
+def _work(run: Run, mixture: schema.Mixture) -> Work:
+    folders = run.mixture_folder(mixture), run.dataset_folder(mixture)
+    return Work(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, *folders)
 
 
 def _is_whole(storage: Storage, folder: str, sizes: Mapping[str, int]) -> bool:
@@ -79,10 +101,10 @@ def _is_whole(storage: Storage, folder: str, sizes: Mapping[str, int]) -> bool:
     return not missing
 
 
-def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], count: int) -> dict[int, Record]:
+def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], numbers: Sequence[int]) -> dict[int, Record]:
     """The tars that a record vouches for and that are there in full."""
     found = {}
-    for number in range(count):
+    for number in numbers:
         if done_name(number) in sizes:
             record = read_record(storage, f"{folder}/{done_name(number)}")
             if sizes.get(record.name) == record.bytes:
@@ -90,8 +112,18 @@ def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], count: in
     return found
 
 
-def _write_tars(work: Work, storage: Storage, layout: Layout, records: dict[int, Record]) -> list[Record]:
-    todo = [number for number in range(len(layout)) if number not in records]
+def _looked_up(storage: Storage, folder: str, numbers: Sequence[int]) -> dict[int, Record]:
+    """As _finished, without a listing: a task has few of the folder's tars."""
+    names = [name for number in numbers for name in (done_name(number), tar_name(number))]
+    sizes = {name: storage.size(f"{folder}/{name}") for name in names}
+    return _finished(storage, folder, {name: size for name, size in sizes.items() if size is not None}, numbers)
+
+
+def _write_tars(
+    work: Work, storage: Storage, layout: Layout, numbers: Sequence[int], records: dict[int, Record]
+) -> list[Record]:
+    """The records of these tars, those that `records` lacks written now."""
+    todo = [number for number in numbers if number not in records]
     processes = min(os.cpu_count() or 1, len(todo))
     samples = sum(record.samples for record in records.values())
 
@@ -99,7 +131,7 @@ def _write_tars(work: Work, storage: Storage, layout: Layout, records: dict[int,
         nonlocal samples
         records[number] = record
         samples += record.samples
-        log.info("%s: tar %d of %d, %d samples", work.dataset, len(records), len(layout), samples)
+        log.info("%s: tar %d of %d, %d samples", work.dataset, len(records), len(numbers), samples)
 
     if processes > 1:
         _in_processes(work, layout, todo, processes, done)
@@ -107,7 +139,7 @@ def _write_tars(work: Work, storage: Storage, layout: Layout, records: dict[int,
         resharder = Resharder(work)
         for number in todo:
             done(number, resharder.write(number, layout[number]))
-    return [records[number] for number in range(len(layout))]
+    return [records[number] for number in numbers]
 
 
 def _in_processes(

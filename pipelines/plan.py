@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import ceil
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +22,15 @@ def plan_run(recipe: schema.Recipe) -> Run:
     """List the pool and derive everything the recipe needs from it. Writes nothing.
 
     Raises:
-        PermanentError: no shards, a model or evaluation set that isn't there.
+        PermanentError: no shards, a storage among them, a model or evaluation set that isn't there.
     """
     spec = recipe.spec
     storage, source = open_storage(spec.storage), open_storage(spec.pool.shards)
+    if _inside(storage.uri, source.uri):
+        raise PermanentError(
+            f"spec.storage: {storage.uri} lies in spec.pool.shards {source.uri}, so that the training sets written "
+            "there would be the next run's shards; give another folder"
+        )
     pool = list_pool(spec.pool, source)
     nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
     prints = _fingerprints(spec)
@@ -33,6 +39,12 @@ def plan_run(recipe: schema.Recipe) -> Run:
     name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
     tasks = ceil(len(pool.shards) / spec.compute.shards_per_task)
     return Run(name, storage, recipe, pool, nodes, tasks, prints)
+
+
+def _inside(uri: str, folder: str) -> bool:
+    if "://" not in uri:
+        uri, folder = os.path.normpath(uri), os.path.normpath(folder)
+    return f"{uri}/".startswith(f"{folder}/")
 
 
 def _nodes(recipe: schema.Recipe, manifest: str) -> list[Node]:

@@ -1,6 +1,8 @@
 """The index column: one row per sample of the tar, with its raw text and where its image's bytes lie.
 
-The tar is the truth: the parquet beside it only lends uids that the tar lacks, and what differs is counted.
+The tar is the truth: the parquet beside it only lends uids that the tar lacks, and what differs is counted. A uid that
+comes twice in a shard is a row with a reason. In two shards it is two samples: columns are kept by shard, to find the
+repeats of 10⁹ uids would take a shuffle, and the training set's record says how many of its uids are `repeated`.
 """
 
 from __future__ import annotations

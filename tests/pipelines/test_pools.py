@@ -19,10 +19,12 @@ from components.miniature.pool import write_pool
 from components.pool import recipe
 from components.pool.errors import PermanentError
 from components.pool.gcs import GcsStorage
+from components.pool.recipe import parse_recipe
 from components.pool.run import Run
 from components.pool.shards import list_pool
 from components.pool.storage import LocalStorage, Storage
 from components.pool.values import coverage
+from pipelines.plan import plan_run
 from tests.components.pool.gcs_server import BUCKET, Faults, gcs_server
 from tests.pipelines.test_local import GOOD, REST, mixture, recipe_text, run
 from tests.pools import encode, jpeg, write_shard
@@ -141,6 +143,17 @@ def test_a_subset_shares_its_columns_with_the_whole_pool(tmp_path: Path, world: 
     new = {Path(p).name.partition(".")[0] for p in after.keys() - before.keys()}
     assert new == {s.name for s in whole.pool.shards} - {s.name for s in part.pool.shards}
     assert part.mixture_folder(part.spec.mixtures[0]) != whole.mixture_folder(whole.spec.mixtures[0])
+
+
+@pytest.mark.parametrize("out", ["", "out", "a/../out"])
+def test_a_storage_among_the_shards_is_refused(tmp_path: Path, out: str) -> None:
+    """The training sets written there would be the next run's shards."""
+    write_shard(tmp_path / "shards", 0, 1)
+    text = recipe_text(tmp_path / "shards" / out, tmp_path / "shards", [RAW], captioners=[])
+    with pytest.raises(PermanentError, match=r"^spec\.storage: .* lies in spec\.pool\.shards .*; give another folder$"):
+        plan_run(parse_recipe(text))
+    plan_run(parse_recipe(recipe_text(tmp_path / "shards-out", tmp_path / "shards", [RAW], captioners=[])))
+    plan_run(parse_recipe(recipe_text(tmp_path, tmp_path / "shards", [RAW], captioners=[])))
 
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF"}

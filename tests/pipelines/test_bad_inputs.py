@@ -204,6 +204,7 @@ def _data(storage: Path) -> dict[str, str]:
     return {str(p.relative_to(storage)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "altered"])
 @pytest.mark.parametrize("key", ["index", "embed", "score:raw"])
 def test_a_record_whose_data_is_gone_or_altered_is_made_anew(tmp_path: Path, key: str, damage: str) -> None:

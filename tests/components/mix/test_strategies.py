@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import components.mix
+from components.pool.columns import ALL
+from components.pool.demand import demand_part, expected_share
 from components.pool.recipe import Mixture, Spec, load_recipe
 from tests.components.pool.mixing import Sample, best_share, ours
 
@@ -182,6 +184,17 @@ def test_every_file_is_tested_and_named_after_its_strategy() -> None:
     assert set(FILES) == set(CHOICES)
     assert {which.split("/")[0] for which in BY_HAND} | {"captioners", "temperatures"} == set(FILES)
     assert all(load_recipe(path).name == name for name, path in FILES.items())
+
+
+def test_where_captions_are_made_for_a_part_of_the_pool() -> None:
+    recipes = {file: load_recipe(path) for file, path in FILES.items()}
+    partial = {f for f, r in recipes.items() for c in r.spec.captioners if demand_part(r, c.name, {}, "pool") != ALL}
+    assert partial == {
+        "blip2-on-raw-top", "raw-top-plus-blip2-rest", "raw-top-plus-blip2-filtered",
+        "raw-top-plus-blip2-filtered-in1k",
+    }  # fmt: skip
+    raw30 = recipes["raw-top-plus-blip2-filtered-in1k"].spec
+    assert expected_share(raw30, "blip2") == pytest.approx((1 - 0.3) * 0.5, abs=0.01)  # half of all flags are true
 
 
 def test_equal_captioners_are_one_column_whatever_the_file() -> None:

@@ -1,5 +1,5 @@
 # make demo | test | lint | bench | stages | lock: each sets up what it needs by itself (Python 3.11+).
-# make images needs Docker with BuildKit.
+# make images needs Docker.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -35,7 +35,7 @@ lock: $(READY)
 
 images:
 	set -e; for target in operator cpu gpu; do \
-	  DOCKER_BUILDKIT=1 docker build $(BUILD) -f images/Dockerfile --target $$target -t $(IMAGE)-$$target:$(TAG) .; done
+	  docker build $(BUILD) -f images/Dockerfile --target $$target -t $(IMAGE)-$$target:$(TAG) .; done
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

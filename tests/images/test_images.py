@@ -20,8 +20,7 @@ SCRATCH = "--tmpfs=/scratch:uid=65532"
 
 
 def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_every_dependency_is_locked_at_a_version_that_it_allows() -> None:

@@ -68,7 +68,7 @@ def histograms(series: Sequence[Histogram], label: str) -> str:
 
 
 def scatter(circles: Sequence[Circle], x_label: str, y_label: str) -> str:
-    """Circles whose area is a size (paper, Figure 5)."""
+    """Circles whose area is a size (paper, Figure 5), numbered as in the legend: names would overlap."""
     if not circles:
         return ""
     xs, ys = [c.x for c in circles], [c.y for c in circles]
@@ -76,19 +76,20 @@ def scatter(circles: Sequence[Circle], x_label: str, y_label: str) -> str:
     axes = _Axes(max(0, min(xs) - pad_x), max(xs) + pad_x, min(ys) - pad_y, max(ys) + pad_y)
     biggest = max(c.size for c in circles)
     parts = [axes.grid(x_label, y_label)]
-    drawn = sorted(zip(COLOURS * 40, circles, strict=False), key=lambda pair: -pair[1].size)  # small ones on top
-    for colour, c in drawn:
+    numbered = zip(COLOURS * 40, range(1, len(circles) + 1), circles, strict=False)
+    for colour, number, c in sorted(numbered, key=lambda drawn: -drawn[2].size):  # small ones on top
         radius = max(3.0, 24 * sqrt(c.size / biggest))
         x, y = axes.x(c.x), axes.y(c.y)
-        right = x > (LEFT + WIDTH - RIGHT) / 2  # then its name goes to the left
-        at, anchor = (x - radius - 4, "end") if right else (x + radius + 4, "start")
+        beside = 0 if radius > 11 else radius + 8
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{colour}" '
             f'fill-opacity=".55" stroke="{colour}"><title>{escape(c.name)}: {c.size:,.0f} pairs</title></circle>'
-            f'<text class="name" x="{at:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(c.name)}</text>'
+            f'<text class="name" x="{x + beside:.1f}" y="{y + 5:.1f}" text-anchor="middle">{number}</text>'
         )
     said = "; ".join(f"{c.name}: {c.x:,.0f} trigrams, mean cosine {c.y:.3f}" for c in circles)
-    return _svg("".join(parts), f"{y_label} against {x_label}. {said}") + _legend([c.name for c in circles])
+    return _svg("".join(parts), f"{y_label} against {x_label}. {said}") + _legend(
+        [f"{i} {c.name}" for i, c in enumerate(circles, 1)]
+    )
 
 
 class _Axes:

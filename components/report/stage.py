@@ -136,18 +136,19 @@ def _unfinished(
     run: Run, funnel: gather.Funnel, done: list[dict[str, Any]], results: list[dict[str, Any]]
 ) -> list[str]:
     """What is missing on a page that was asked for before the run's end."""
-    shards = len(run.pool.shards)
-    open_columns = [c["key"] for c in done if c["shards"] < shards]
+    shards, trained = len(run.pool.shards), {m.name for m in run.trained}
+    missing = {
+        "columns": [c["key"] for c in done if c["shards"] < shards],
+        "mixtures": [r["name"] for r in results if not r["chosen"]],
+        "training of": [r["name"] for r in results if r["name"] in trained and not r["model"]],
+        "evaluation of": [
+            r["name"] for r in results if r["name"] in trained and run.spec.evaluate and not r["results"]
+        ],
+    }
     if funnel.shards < shards:
-        open_columns.insert(0, "index")
-    trained = {m.name for m in run.trained}
-    missing = [f"mixture {r['name']}" for r in results if not r["chosen"]]
-    missing += [f"training of {r['name']}" for r in results if r["name"] in trained and not r["model"]]
-    if run.spec.evaluate:
-        missing += [f"evaluation of {r['name']}" for r in results if r["name"] in trained and not r["results"]]
-    if not open_columns and not missing:
-        return []
-    return [f"This run is not finished. Still to come: {', '.join([*open_columns, *missing])}."]
+        missing["columns"].insert(0, "index")
+    said = "; ".join(f"{what} {', '.join(names)}" for what, names in missing.items() if names)
+    return [f"This run is not finished. Still to come: {said}."] if said else []
 
 
 def _partial(done: list[dict[str, Any]]) -> list[str]:

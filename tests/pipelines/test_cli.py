@@ -281,7 +281,7 @@ def on_terminal(command: list[str]) -> tuple[int, str]:
 @pytest.mark.slow
 def test_progress_with_and_without_a_terminal(tmp_path: Path, world: Path) -> None:
     raw = [{"name": "raw", "rules": [{"text": "raw"}]}]
-    text = recipe_text(tmp_path / "out", world, raw, captioners=[], compute={"decoders": 0, "shardsPerTask": 3})
+    text = recipe_text(tmp_path / "out", world, raw, captioners=[], compute={"decoders": 0, "shardsPerTask": 6})
     run = plan_run(parse_recipe(text))
     run.save()
     uri = f"{run.storage.uri}/{run.folder}"

@@ -225,7 +225,7 @@ def test_what_was_trained(tmp_path: Path, shards: Path) -> None:
     stages(run)
     evaluated(run, "raw", 0.2349, 0.111)
     found = page(run)
-    assert "Still to come: training of mixed, evaluation of mixed." in found.text
+    assert "Still to come: training of mixed; evaluation of mixed." in found.text
     evaluated(run, "mixed", 0.3456, 0.099)
     found = page(run)
     assert "not finished" not in found.text
@@ -273,15 +273,15 @@ def test_a_page_before_anything_ran(tmp_path: Path, shards: Path) -> None:
     run = planned(tmp_path / "out", shards, [RAW, MIXED], **trained(tmp_path))
     found = page(run)
     assert (
-        "This run is not finished. Still to come: embed, score:raw, caption:blip, score:blip, mixture raw, mixture "
-        "mixed, training of raw" in found.text
+        "This run is not finished. Still to come: columns embed, score:raw, caption:blip, score:blip; mixtures raw, "
+        "mixed; training of raw, mixed; evaluation of raw, mixed." in found.text
     )
     assert ["raw", "not chosen yet"] in found.rows
     assert found.tags["img"] == 12
     for path in (tmp_path / "out" / "pools").rglob("*.done.json"):
         path.unlink()
     found = page(run)
-    assert "Still to come: index, embed" in found.text
+    assert "Still to come: columns index, embed" in found.text
     assert "No image could be read yet." in found.text
     assert found.tags["img"] == 0
 
@@ -294,7 +294,8 @@ def test_the_same_run_gives_the_same_page(run: Run) -> None:
 
 
 def labels(svg: str) -> list[str]:
-    return re.findall(r"<text(?: class=\"\w+\")? x[^>]*>([^<]*)</text>", svg)
+    """Of the axes."""
+    return re.findall(r"<text(?: class=\"axis\")? x[^>]*>([^<]*)</text>", svg)
 
 
 @pytest.mark.parametrize("x", [0.0, 3.0, 329.0, 12_345_678.0])
@@ -304,10 +305,11 @@ def test_one_circle_has_axes_that_can_be_read(x: float) -> None:
     assert len(found) >= 7
 
 
-def test_circles_show_their_names_and_areas() -> None:
+def test_circles_show_their_numbers_and_areas() -> None:
     circles = [plots.Circle(f"<m{i}>", 100 * i, i / 10, 100 * 4**i) for i in range(3)]
     svg = plots.scatter(circles, "x", "y")
-    assert [name for name in labels(svg) if "m" in name] == ["&lt;m2&gt;", "&lt;m1&gt;", "&lt;m0&gt;"]
+    assert re.findall(r'class="name"[^>]*>([^<]*)<', svg) == ["3", "2", "1"]
+    assert re.findall(r"</span>([^<]*)<", svg) == ["1 &lt;m0&gt;", "2 &lt;m1&gt;", "3 &lt;m2&gt;"]
     radii = [float(r) for r in re.findall(r' r="([\d.]+)"', svg)]
     assert radii == pytest.approx([24, 12, 6], abs=0.05)
 

@@ -1,0 +1,192 @@
+"""Evaluation in parts: equal results in any order, gaps, and failures that cost the others nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.evaluate import stage
+from components.evaluate.stage import EvaluateStep
+from components.miniature.pool import write_evaluation
+from components.pool import recipe as schema
+from components.pool.errors import PermanentError, TemporaryError
+from components.pool.run import Node, Run
+from components.pool.shards import Pool
+from components.pool.storage import LocalStorage
+from tests.components.train.conftest import MODEL
+
+RECIPE = """
+apiVersion: recaption.dev/v1alpha1
+kind: Recaption
+metadata: {{name: test}}
+spec:
+  storage: {root}/out
+  pool: {{name: tiny, shards: {root}/shards}}
+  mixtures:
+  - {{name: a, rules: [{{text: raw}}]}}
+  - {{name: b, rules: [{{text: raw}}, {{text: raw}}]}}
+  - {{name: untrained, rules: [{{text: raw}}, {{text: raw}}, {{text: raw}}]}}
+  train: {{scale: debug, mixtures: [a, b]}}
+  evaluate: {{root: {root}/tasks, tasks: [{tasks}]}}
+"""
+TASKS = [f"t{i:02d}" for i in range(19)]
+
+
+def make_run(root: Path, tasks: list[str] = TASKS) -> Run:
+    from components.index.stage import IndexStage
+
+    recipe = schema.parse_recipe(RECIPE.format(root=root, tasks=", ".join(tasks)))
+    storage = LocalStorage(root / "out")
+    pool = Pool("tiny", LocalStorage(root / "shards"), ())
+    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_spec())}, 1, {})
+
+
+class Fake:
+    """A model whose accuracy follows from its name and the data set's."""
+
+    loads: list[str]
+    broken: dict[str, Exception]
+
+    def __init__(self, mixture: str) -> None:
+        self.mixture = mixture
+        self.loads.append(mixture)
+
+    def evaluate(self, folder: Path) -> tuple[str, dict[str, float], int]:
+        if folder.name in self.broken:
+            raise self.broken[folder.name]
+        return "classification", {"acc1": random.Random(self.mixture + folder.name).random()}, 7
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
+    Fake.loads, Fake.broken = [], {}
+    monkeypatch.setattr(stage, "_load", lambda run, mixture: Fake(mixture.name))
+    return Fake
+
+
+def with_data(root: Path, missing: str = "") -> Path:
+    for task in TASKS:
+        if task != missing:
+            (root / f"tasks/{task}/test").mkdir(parents=True)
+            (root / f"tasks/{task}/test/nshards.txt").write_text("1")
+    return root
+
+
+def results(run: Run) -> dict[str, Any]:
+    """results.json of every trained mixture, without what a clock says."""
+    found = {}
+    for mixture in run.trained:
+        found[mixture.name] = json.loads(run.storage.read(f"{run.evaluation_folder(mixture)}/results.json"))
+        for task in found[mixture.name]["tasks"]:
+            del task["seconds"]
+    return found
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 5, 6, 7, 100])
+def test_tasks_in_any_order_give_what_one_process_gives(tmp_path: Path, fake: type[Fake], tasks: int) -> None:
+    run = make_run(with_data(tmp_path, missing="t04"))
+    EvaluateStep().run(run)
+    alone = results(run)
+    assert [len(alone[m]["tasks"]) for m in "ab"] == [18, 18]
+    assert alone["a"]["gaps"][0]["task"] == "t04"
+    shutil.rmtree(tmp_path / "out")
+    order = random.Random(tasks).sample(range(tasks), tasks)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda task: EvaluateStep().run_task(run, task, tasks), order))
+    fake.loads.clear()
+    EvaluateStep().run(run)
+    assert not fake.loads
+    assert results(run) == alone
+
+
+def test_a_task_loads_one_model_once(tmp_path: Path, fake: type[Fake]) -> None:
+    run = make_run(with_data(tmp_path))
+    tasks = EvaluateStep().count_tasks(run)
+    assert tasks == 6  # 2 models × 19 zero-shot tasks, at most 8 each
+    for task in range(tasks):
+        fake.loads.clear()
+        EvaluateStep().run_task(run, task, tasks)
+        assert fake.loads == ["a" if task < 3 else "b"]
+        EvaluateStep().run_task(run, task, tasks)  # nothing is left
+        assert len(fake.loads) == 1
+
+
+def test_a_failure_is_named_after_the_others_are_done(tmp_path: Path, fake: type[Fake]) -> None:
+    run = make_run(with_data(tmp_path))
+    fake.broken["t03"] = ValueError("classnames.txt\nhas 3 classes, labels go to 9")
+    with pytest.raises(
+        PermanentError, match=r"evaluate a on t03: ValueError: classnames.txt has 3 .* \(and 1 more, above\)"
+    ):
+        EvaluateStep().run(run)
+    done = [e.path for e in run.storage.list("evaluations/")]
+    assert len(done) == 36
+    assert not any("t03" in path or "results.json" in path for path in done)
+    fake.broken["t05"] = TemporaryError("storage: timed out")  # done already: not touched again
+    del fake.broken["t03"]
+    EvaluateStep().run(run)
+    assert len(results(run)["b"]["tasks"]) == 19
+
+
+def test_bad_luck_among_the_failures_is_worth_a_retry(tmp_path: Path, fake: type[Fake]) -> None:
+    run = make_run(with_data(tmp_path))
+    fake.broken |= {"t01": ValueError("bad"), "t02": torch.OutOfMemoryError("CUDA out of memory"), "t09": OSError("x")}
+    with pytest.raises(TemporaryError, match=r"evaluate a on t02: OutOfMemoryError: CUDA out .*5 more.*kept"):
+        EvaluateStep().run(run)
+    with pytest.raises(PermanentError, match="evaluate a on t01: ValueError: bad; the other results are kept"):
+        EvaluateStep().run_task(run, 1, 6)
+
+
+def test_a_model_that_cannot_be_loaded_costs_the_others_nothing(
+    tmp_path: Path, fake: type[Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(with_data(tmp_path))
+    loads = []
+
+    def load(run: Run, mixture: schema.Mixture) -> Fake:
+        loads.append(mixture.name)
+        if mixture.name == "a":
+            raise PermanentError("models/a/model.json: no such object")
+        return Fake(mixture.name)
+
+    monkeypatch.setattr(stage, "_load", load)
+    with pytest.raises(PermanentError, match=r"evaluate a on t00: models/a/model\.json: no such object"):
+        EvaluateStep().run(run)
+    assert loads == ["a", "b"]
+    assert len(list(run.storage.list("evaluations/"))) == 20  # b's tasks and results.json
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_data_set_fails_alone(tmp_path: Path) -> None:
+    """With a real model and clip-benchmark's own reader."""
+    import open_clip
+
+    run = make_run(tmp_path, ["miniature-classes", "damaged", "absent"])
+    write_evaluation(tmp_path / "tasks", 60, seed=5)
+    (tmp_path / "tiny-vit.json").write_text(json.dumps(MODEL))
+    open_clip.add_model_config(tmp_path / "tiny-vit.json")
+    torch.save(open_clip.create_model("tiny-vit").state_dict(), tmp_path / "model.pt")
+    for mixture in run.trained:
+        folder = run.model_folder(mixture)
+        run.storage.upload(tmp_path / "model.pt", f"{folder}/checkpoints/epoch_1.pt")
+        model = {"model": "tiny-vit", "architecture": MODEL, "checkpoint": f"{folder}/checkpoints/epoch_1.pt"}
+        run.storage.write(f"{folder}/model.json", json.dumps(model).encode())
+    damaged = tmp_path / "tasks/damaged"
+    shutil.copytree(tmp_path / "tasks/miniature-classes", damaged)
+    tar = damaged / "test/0.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: len(whole) // 2 + 100])
+    with pytest.raises(PermanentError, match=r"evaluate a on damaged: .*\(and 1 more, above\); the other results"):
+        EvaluateStep().run(run)
+    tar.write_bytes(whole)
+    EvaluateStep().run(run)
+    for found in results(run).values():
+        assert [task["value"] for task in found["tasks"]] == [found["average"]] * 2
+        assert [gap["task"] for gap in found["gaps"]] == ["absent"]

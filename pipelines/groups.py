@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from components.pool.run import Run
 
-FANNED_OUT = ("index", "embed", "score", "caption", "score-captions", "train", "evaluate")
+GROUPS = (
+    *("index", "embed", "score", "caption", "score-captions"),
+    *("mix", "analyze", "reshard", "train", "evaluate", "report"),
+)
+"""In an order in which everything can be computed."""
+FANNED_OUT = ("index", "embed", "score", "caption", "score-captions", "reshard", "train", "evaluate")
 """Groups whose work runs in pods of their own: `recaption launch GROUP RUN`; the others are steps of one pod."""
 
 

@@ -1,0 +1,221 @@
+"""Runs and schedules on a KFP endpoint, by kfp's own client: every wait has an end, every refusal is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api
+import urllib3
+from kfp.client import Client
+
+from components.pool.errors import PermanentError, TemporaryError
+from pipelines.kubeflow.cron import check_cron
+from pipelines.kubeflow.graph import ABOUT, NAME
+from pipelines.kubeflow.package import version_name
+
+CONNECT, READ = 5, 30  # seconds of one attempt; an unreachable endpoint is given up after 4 × 5 s
+RETRIES = urllib3.Retry(total=3, backoff_factor=0.5, allowed_methods=None, redirect=0, read=0, status=0)
+RETRIED = (408, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where KFP's API server is and how to be let in."""
+
+    host: str
+    """http(s)://…, of the API server or of the UI in front of it."""
+    token: str | None = None
+    """Bearer token."""
+    ca: str | None = None
+    """File of the certificates to trust; None trusts the public ones."""
+    namespace: str | None = None
+    """Of a KFP with several users."""
+
+
+class Pipelines:
+    """What we ask of one endpoint."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        with _one_line(endpoint.host), _quiet():
+            _healthz(endpoint)  # kfp's constructor asks too, without an end to the wait
+            self.client = Client(
+                host=endpoint.host,
+                existing_token=endpoint.token,
+                ssl_ca_cert=endpoint.ca,
+                namespace=endpoint.namespace or "kubeflow",
+            )
+            rest = self.client.runs.run_service_create_run.__self__.api_client.rest_client
+            rest.request = _bounded(rest.request)
+
+    def register(self, package: str) -> tuple[str, str]:
+        """Ids of our pipeline and of the version with this content, which are made where they are missing."""
+        name = version_name(package)
+        with _one_line(self.endpoint.host), _quiet():
+            pipeline_id = self.client.get_pipeline_id(NAME) or self._create_pipeline()
+            return pipeline_id, self._version(pipeline_id, name) or self._upload(pipeline_id, name, package)
+
+    def submit(
+        self, package: str, name: str, parameters: Mapping[str, Any], experiment: str, account: str | None = None
+    ) -> str:
+        """Start a run; its id."""
+        pipeline_id, version_id = self.register(package)
+        with _one_line(self.endpoint.host), _quiet():
+            run = self.client.run_pipeline(
+                self._experiment(experiment),
+                name,
+                params=dict(parameters),
+                pipeline_id=pipeline_id,
+                version_id=version_id,
+                service_account=account,
+            )
+            return str(run.run_id)
+
+    def schedule(
+        self,
+        package: str,
+        name: str,
+        cron: str,
+        parameters: Mapping[str, Any],
+        experiment: str,
+        account: str | None = None,
+    ) -> tuple[str, bool]:
+        """Make a recurring run of this version: one at a time, none caught up with; its id, and whether it is new.
+
+        Raises:
+            PermanentError: the cron isn't one, or there is another recurring run of this name.
+        """
+        check_cron(cron)
+        pipeline_id, version_id = self.register(package)
+        with _one_line(self.endpoint.host), _quiet():
+            experiment_id = self._experiment(experiment)
+            for found in self._recurring(experiment_id, name):
+                if _same(found, version_id, cron, parameters):
+                    return str(found.recurring_run_id), False
+                raise PermanentError(
+                    f"schedule {name}: there is one with another version, cron or recipe ({found.recurring_run_id}); "
+                    "delete it in KFP's UI (the dumps it did stay done), or choose another name"
+                )
+            made = self.client.create_recurring_run(
+                experiment_id,
+                name,
+                cron_expression=cron,
+                max_concurrency=1,
+                no_catchup=True,
+                params=dict(parameters),
+                pipeline_id=pipeline_id,
+                version_id=version_id,
+                service_account=account,
+            )
+            return str(made.recurring_run_id), True
+
+    def _create_pipeline(self) -> str:
+        body = kfp_server_api.V2beta1Pipeline(
+            display_name=NAME, name=NAME, description=ABOUT, namespace=self.endpoint.namespace
+        )
+        try:
+            return str(self.client.pipelines.pipeline_service_create_pipeline(body).pipeline_id)
+        except kfp_server_api.ApiException as error:
+            found = self.client.get_pipeline_id(NAME) if error.status == 409 else None  # another was faster
+            if found is None:
+                raise
+            return str(found)
+
+    def _version(self, pipeline_id: str, name: str) -> str | None:
+        found = self.client.list_pipeline_versions(pipeline_id, filter=_named(name)).pipeline_versions or []
+        return next((str(v.pipeline_version_id) for v in found if v.display_name == name), None)
+
+    def _upload(self, pipeline_id: str, name: str, package: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "pipeline.yaml"
+            path.write_text(package, encoding="utf-8")
+            try:
+                return str(self.client.upload_pipeline_version(str(path), name, pipeline_id).pipeline_version_id)
+            except kfp_server_api.ApiException as error:
+                found = self._version(pipeline_id, name) if error.status == 409 else None
+                if found is None:
+                    raise
+                return found
+
+    def _experiment(self, name: str) -> str:
+        return str(self.client.create_experiment(name, namespace=self.endpoint.namespace).experiment_id)
+
+    def _recurring(self, experiment_id: str, name: str) -> list[Any]:
+        found = self.client.list_recurring_runs(experiment_id=experiment_id, filter=_named(name)).recurring_runs or []
+        return [run for run in found if run.display_name == name]
+
+
+def _named(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _same(found: Any, version_id: str, cron: str, parameters: Mapping[str, Any]) -> bool:
+    reference = found.pipeline_version_reference
+    return (
+        reference is not None
+        and reference.pipeline_version_id == version_id
+        and found.trigger.cron_schedule.cron == cron
+        and (found.runtime_config.parameters or {}) == dict(parameters)
+    )
+
+
+def _healthz(endpoint: Endpoint) -> None:
+    config = kfp_server_api.Configuration(host=endpoint.host.rstrip("/"))
+    config.ssl_ca_cert, config.retries = endpoint.ca, RETRIES
+    if endpoint.token:
+        config.api_key["authorization"], config.api_key_prefix["authorization"] = endpoint.token, "Bearer"
+    with kfp_server_api.ApiClient(config) as api:
+        kfp_server_api.HealthzServiceApi(api).healthz_service_get_healthz(_request_timeout=(CONNECT, READ))
+
+
+def _bounded(request: Any) -> Any:
+    """The client's HTTP request with a timeout, which kfp passes nowhere."""
+
+    def bounded(*arguments: Any, **named: Any) -> Any:
+        named["_request_timeout"] = named.get("_request_timeout") or (CONNECT, READ)
+        return request(*arguments, **named)
+
+    return bounded
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without kfp's links and warnings: we say what happened."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _one_line(host: str) -> Iterator[None]:
+    """What kfp's client raises, as one line that says what to do."""
+    try:
+        yield
+    except kfp_server_api.ApiException as error:
+        what = f"KFP at {host}: {error.status} {error.reason}"
+        if error.status in (401, 403):
+            raise PermanentError(f"{what}: not let in; give a valid token (--token-file) and --namespace") from error
+        if error.status in RETRIED:
+            raise TemporaryError(f"{what}; try again") from error
+        raise PermanentError(f"{what}: {_message(error.body)}") from error
+    except urllib3.exceptions.HTTPError as error:
+        reason = getattr(error, "reason", None) or error
+        raise TemporaryError(f"KFP at {host} can't be reached: {' '.join(str(reason).split())}") from error
+    except ValueError as error:
+        raise PermanentError(f"KFP at {host}: {' '.join(str(error).split())}") from error
+
+
+def _message(body: Any) -> str:
+    """KFP's own words, else the start of whatever answered."""
+    text = body.decode(errors="replace") if isinstance(body, bytes) else str(body or "no message")
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        text = json.loads(text)["message"]
+    return " ".join(text.split())[:300]

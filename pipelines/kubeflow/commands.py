@@ -1,0 +1,177 @@
+"""The command line of the pipeline, and of the containers whose arguments KFP writes. kfp is imported on demand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from components.pool.errors import PermanentError
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow.client import Pipelines
+
+pipeline_app = typer.Typer(no_args_is_help=True, help="The same recipe as a Kubeflow pipeline.")
+kfp_app = typer.Typer(no_args_is_help=True, help="What runs in the pipeline's own containers.")
+
+Images = Annotated[
+    str, typer.Option(help="What comes before -operator, -cpu and -gpu in the images' names, registry included.")
+]
+Tag = Annotated[str | None, typer.Option(help="The images' tag.", show_default="this version")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Host = Annotated[
+    str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="KFP's API server, http(s)://….", show_default=False)
+]
+TokenFile = Annotated[Path | None, typer.Option(help="File with a bearer token for KFP.")]
+Ca = Annotated[Path | None, typer.Option(help="File of the certificates to trust.")]
+Namespace = Annotated[str | None, typer.Option(help="Namespace, where KFP has several users.")]
+Experiment = Annotated[str, typer.Option(help="KFP's experiment: the folder of its runs.")]
+Account = Annotated[str | None, typer.Option(help="Kubernetes service account of the run's pods.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the pipeline, as YAML.")
+]
+ExecutorInput = Annotated[str, typer.Argument(metavar="EXECUTOR_INPUT", help="KFP's JSON.")]
+
+
+@pipeline_app.command("compile")
+def compile_(
+    output: Annotated[Path, typer.Option(help="The package to write, a .yaml.")],
+    manifests: Annotated[
+        Path | None, typer.Option(help="Write it as Kubernetes objects (Pipeline, PipelineVersion) too.")
+    ] = None,
+    images: Images = "recaption",
+    tag: Tag = None,
+    namespace: Annotated[str | None, typer.Option(help="Namespace of those objects.")] = None,
+) -> None:
+    """Write the package that KFP's UI takes."""
+    from pipelines.kubeflow.package import compile_manifests, compile_package
+
+    _write(output, compile_package(images, tag))
+    if manifests:
+        _write(manifests, compile_manifests(images, tag, namespace))
+
+
+@pipeline_app.command()
+def submit(
+    recipe: RecipePath,
+    host: Host,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    namespace: Namespace = None,
+    experiment: Experiment = "recaption",
+    service_account: Account = None,
+    images: Images = "recaption",
+    tag: Tag = None,
+    set_: Set = None,
+) -> None:
+    """Start a run on a KFP endpoint."""
+    parameters = _parameters(recipe, set_ or [])
+    from pipelines.kubeflow.package import compile_package
+    from pipelines.kubeflow.parameters import recipe_of
+
+    name = recipe_of(parameters).name
+    package = compile_package(images, tag)
+    run = _pipelines(host, token_file, ca, namespace).submit(package, name, parameters, experiment, service_account)
+    typer.echo(f"{host.rstrip('/')}/#/runs/details/{run}")
+
+
+@pipeline_app.command()
+def schedule(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the schedule: it does each dump at most once.")],
+    recipe: RecipePath,
+    cron: Annotated[str, typer.Option(help="When to look for a new dump: 6 fields, seconds first.")],
+    host: Host,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    namespace: Namespace = None,
+    experiment: Experiment = "recaption",
+    service_account: Account = None,
+    images: Images = "recaption",
+    tag: Tag = None,
+    set_: Set = None,
+) -> None:
+    """Run a recipe on every new Common Crawl dump; {dump} in it is e.g. CC-MAIN-2026-43 (lower case in names)."""
+    parameters = {**_parameters(recipe, set_ or []), "schedule": name}
+    from pipelines.kubeflow.package import compile_package
+    from pipelines.kubeflow.steps import check_schedule
+
+    check_schedule(parameters)
+    package = compile_package(images, tag)
+    pipelines = _pipelines(host, token_file, ca, namespace)
+    made, new = pipelines.schedule(package, name, cron, parameters, experiment, service_account)
+    typer.echo(f"{host.rstrip('/')}/#/recurringrun/details/{made}{'' if new else '  (was there already)'}")
+
+
+@kfp_app.command()
+def plan(executor_input: ExecutorInput) -> None:
+    """Plan and claim the run of the pipeline's parameters."""
+    from pipelines.kubeflow import steps
+
+    steps.plan(steps.ExecutorInput.parse(executor_input))
+
+
+@kfp_app.command()
+def report(
+    executor_input: ExecutorInput,
+    table: Annotated[Path, typer.Option(help="Where KFP wants the result table.")],
+    page: Annotated[Path, typer.Option(help="Where KFP wants the report.")],
+) -> None:
+    """Write the report, and what KFP's UI shows of it."""
+    from pipelines.kubeflow import steps
+
+    steps.report(steps.ExecutorInput.parse(executor_input), table, page)
+
+
+@kfp_app.command()
+def cleanup(executor_input: ExecutorInput) -> None:
+    """End what the run still has in the cluster: the pipeline's exit step."""
+    from pipelines.kubeflow import steps
+
+    steps.cleanup(steps.ExecutorInput.parse(executor_input))
+
+
+def _parameters(recipe: Path, settings: list[str]) -> dict[str, Any]:
+    """The pipeline's parameters: this recipe, and what is set beside it; all of them known, of their types."""
+    from pipelines.kubeflow.parameters import RECIPE, parameters
+
+    beside = {p.name: p for p in parameters() if p not in RECIPE}
+    values: dict[str, Any] = {"recipe": _text(recipe)}
+    if not values["recipe"].strip():
+        raise PermanentError(f"recipe {recipe}: the file is empty")
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if name not in beside or not equals:
+            raise PermanentError(f"--set {setting}: expected NAME=VALUE with NAME out of {', '.join(beside)}")
+        kind = type(beside[name].default)
+        value = text if kind is str else yaml.safe_load(text)
+        if not isinstance(value, kind):
+            raise PermanentError(f"--set {setting}: expected a value of type {kind.__name__}")
+        values[name] = value
+    return values
+
+
+def _text(recipe: Path) -> str:
+    try:
+        return recipe.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PermanentError(f"recipe {recipe}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _pipelines(host: str, token_file: Path | None, ca: Path | None, namespace: str | None) -> Pipelines:
+    from pipelines.kubeflow.client import Endpoint, Pipelines
+
+    if not host.startswith(("http://", "https://")):
+        raise PermanentError(f"--host {host}: expected http://… or https://…")
+    token = _text(token_file).strip() if token_file else None
+    return Pipelines(Endpoint(host.rstrip("/"), token, str(ca) if ca else None, namespace))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PermanentError(f"cannot write {path}: {error.strerror}") from error
+    typer.echo(f"{path}")

@@ -1,0 +1,147 @@
+"""The coarse graph: plan, then a node per group of the run, then the report; cleanup at the end of whatever happened.
+
+The number of nodes is the same for every recipe: a node goes over all mixtures and captioners, and what takes many pods
+is fanned out by the node itself (`recaption launch`). Only the run's address travels between nodes. KFP's own cache is
+off everywhere: the ledger is the cache, and "find the newest dump" must never be skipped.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from kfp import dsl, kubernetes
+
+from pipelines.groups import FANNED_OUT, GROUPS
+from pipelines.kubeflow.parameters import Parameter, parameters
+from pipelines.stages import stages
+
+NAME = "recaption"
+ABOUT = "Captions, scores and mixes a pool of image-text pairs, trains CLIP on each mixture and evaluates it."
+USER = 65532  # of images/Dockerfile
+SCRATCH = "/scratch"  # HOME and TMPDIR of the images
+RETRIES = 3  # KFP can't tell bad luck from bad input, which fails again at once; a node that goes on skips what is done
+EXECUTOR_INPUT = "{{$}}"  # parameters, and the places of the outputs, as one JSON
+LAUNCHER_GIB = 1.0
+ENDS = ("recipe", "storage", "claim")  # what tells the exit step whose run has ended
+
+Component: TypeAlias = Any  # kfp's BaseComponent; kfp has no types
+Task: TypeAlias = Any  # its PipelineTask
+
+
+def pipeline(images: str = NAME, tag: str | None = None) -> Component:
+    """The whole graph, with these images as its defaults."""
+    inputs = parameters(images, tag)
+
+    def graph(*values: Any) -> None:
+        given = dict(zip([p.name for p in inputs], values, strict=True))
+        end = _cleanup()(**{name: given[name] for name in ENDS}, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+        _harden(end, "cleanup", given["operator_image"], LAUNCHER_GIB)
+        with dsl.ExitHandler(end, name="run"):
+            planned = _plan(inputs)(**given, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+            _harden(planned, "plan", given["operator_image"], LAUNCHER_GIB)
+            with dsl.If(planned.outputs["mine"] == True, name="mine"):  # noqa: E712 — builds a condition
+                _line(planned.outputs["run"], given)
+
+    graph.__doc__ = "\n".join([ABOUT, "", "Args:", *(f"    {p.name}: {p.description}" for p in inputs)])
+    _sign(graph, [_input(p, p.default) for p in inputs])
+    return dsl.pipeline(name=NAME, description=ABOUT)(graph)
+
+
+def _line(run: Any, given: dict[str, Any]) -> None:
+    """One node after the other: each keeps its record in the run's one status.json."""
+    before: Task | None = None
+    for name, task, image, memory_gib in _nodes(run, given):
+        _harden(task, name, image, memory_gib)
+        if before:
+            task.after(before)
+        before = task
+
+
+def _nodes(run: Any, given: dict[str, Any]) -> Iterator[tuple[str, Task, Any, float]]:
+    """Name, task, image and memory of each node, in order."""
+    for name in GROUPS:
+        stage = stages()[name.partition("-")[0]]
+        image = given["gpu_image" if stage.needs.gpu else "cpu_image"]
+        if name in FANNED_OUT:
+            pods = {"image": image, "account": given["job_service_account"], "secret": given["job_secret"]}
+            yield name, _launch(name)(run=run, **pods), given["operator_image"], LAUNCHER_GIB
+        if name == "report":
+            yield name, _report()(run=run), image, stage.needs.memory_gib
+        elif name not in FANNED_OUT:
+            yield name, _step(name)(run=run), image, stage.needs.memory_gib
+
+
+def _plan(inputs: Sequence[Parameter]) -> Component:
+    def plan(*_: Any) -> dsl.ContainerSpec:
+        """Compose and check the recipe, plan the run and claim it; with a schedule, of the newest dump."""
+        return dsl.ContainerSpec(image=NAME, command=["recaption", "kfp", "plan"], args=[EXECUTOR_INPUT])
+
+    outputs = [("run", dsl.OutputPath(str)), ("mine", dsl.OutputPath(bool)), ("reason", dsl.OutputPath(str))]
+    return _component(plan, [*map(_input, inputs), ("kfp_run", str), *outputs])
+
+
+def _cleanup() -> Component:
+    def cleanup(*_: Any) -> dsl.ContainerSpec:
+        """End whatever the run still has in the cluster; give the claim of a run that failed up."""
+        return dsl.ContainerSpec(image=NAME, command=["recaption", "kfp", "cleanup"], args=[EXECUTOR_INPUT])
+
+    return _component(cleanup, [(name, str) for name in (*ENDS, "kfp_run")])
+
+
+def _launch(group: str) -> Component:
+    def launch(run: str, image: str, account: str, secret: str) -> dsl.ContainerSpec:
+        options = ["--image", image, "--service-account", account, "--secret", secret]
+        return dsl.ContainerSpec(image=NAME, command=["recaption", "launch", group], args=[*options, run])
+
+    return _component(launch, [(name, str) for name in ("run", "image", "account", "secret")], group)
+
+
+def _step(name: str) -> Component:
+    def step(run: str) -> dsl.ContainerSpec:
+        return dsl.ContainerSpec(image=NAME, command=["recaption", "stage", name], args=[run])
+
+    return _component(step, [("run", str)], name)
+
+
+def _report() -> Component:
+    def report(run: str, table: Any, page: Any, metrics: Any) -> dsl.ContainerSpec:
+        """Write the report; the result table, the page and the numbers as artifacts."""
+        files = ["--table", table.path, "--page", page.path]
+        return dsl.ContainerSpec(image=NAME, command=["recaption", "kfp", "report"], args=[*files, EXECUTOR_INPUT])
+
+    artifacts = [
+        ("table", dsl.Output[dsl.Markdown]),
+        ("page", dsl.Output[dsl.HTML]),
+        ("metrics", dsl.Output[dsl.Metrics]),
+    ]
+    return _component(report, [("run", str), *artifacts])
+
+
+def _harden(task: Task, name: str, image: Any, memory_gib: float) -> None:
+    """What every node has: its image, resources, no root, no cache, scratch, and retries with an end."""
+    memory = f"{round(memory_gib * 1024)}Mi"
+    task.set_display_name(name).set_caching_options(False).set_container_image(image)
+    task.set_cpu_request("500m").set_cpu_limit("4").set_memory_request(memory).set_memory_limit(memory)
+    task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.empty_dir_mount(task, "scratch", SCRATCH, size_limit="20Gi")
+
+
+def _component(function: Callable[..., dsl.ContainerSpec], inputs: list[tuple[Any, ...]], name: str = "") -> Component:
+    _sign(function, inputs)
+    function.__name__ = name or function.__name__
+    return dsl.container_component(function)
+
+
+def _input(parameter: Parameter, *default: Any) -> tuple[Any, ...]:
+    return (parameter.name, type(parameter.default), *default)
+
+
+def _sign(function: Callable[..., object], inputs: list[tuple[Any, ...]]) -> None:
+    """Give a function the signature from which kfp reads a component's inputs: (name, type[, default]) each."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    listed = [inspect.Parameter(n, kind, annotation=t, **({"default": d[0]} if d else {})) for n, t, *d in inputs]
+    function.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+    function.__annotations__ = {name: annotation for name, annotation, *_ in inputs}

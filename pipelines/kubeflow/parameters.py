@@ -1,0 +1,186 @@
+"""What a person can set in the KFP UI, and how it becomes a recipe: one table, from which all else derives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from components.discover.dumps import INDEX
+from components.pool import recipe as schema
+from components.pool import version
+from components.pool.errors import PermanentError
+
+DUMP = "{dump}"
+CAPTIONED = "synthetic"  # how the captioner is called in a recipe made of parameters
+IMAGES = ("operator", "cpu", "gpu")  # targets of images/Dockerfile
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One input of the pipeline."""
+
+    name: str
+    default: Any
+    """Its type is the parameter's: str, int, float or list."""
+    description: str
+
+
+RECIPE = (
+    Parameter("recipe", "", "A whole recipe as YAML. When it is given, it alone counts, up to `shards_per_task`."),
+    Parameter("name", "recaption", "Name of the run's recipe."),
+    Parameter("storage", "", "Where everything that is computed goes: gs://bucket/prefix or a mounted folder."),
+    Parameter("pool_name", "", "Name under which the pool's columns are kept and shared between recipes."),
+    Parameter("shards", "", "Folder or gs:// prefix of the pool's webdataset tars in DataComp's layout."),
+    Parameter("scorer_model", "ViT-L-14", "An open_clip model, hf-hub:org/name or local-dir:/folder."),
+    Parameter(
+        "scorer_weights", "openai", "An open_clip pretrained tag or a checkpoint; empty where the model has them."
+    ),
+    Parameter("captioner_model", "Salesforce/blip2-opt-2.7b", "A Hugging Face id or folder of BLIP or BLIP-2."),
+    Parameter("temperature", 0.75, "Softmax temperature of the captioner."),
+    Parameter("top_k", 50, "Of how many most likely tokens the captioner samples."),
+    Parameter("strategies", ["raw-top-plus-synthetic-filtered"], "Mixtures to make, out of: STRATEGIES."),
+    Parameter("fraction", 0.3, "Share of the pool that `top` in a strategy's name means, by CLIP score."),
+    Parameter("train_scale", "medium", "DataComp's scale of the training: small, medium, large, xlarge; empty: none."),
+    Parameter("train_seed", 0, "Seed of the training."),
+    Parameter("evaluate_root", "", "Folder of zero-shot tasks in clip-benchmark's layout; empty: no evaluation."),
+    Parameter("evaluate_tasks", [], "Names of folders below evaluate_root; empty: DataComp's 38 tasks."),
+    Parameter("node_pools", [], "The recipe's compute.pools: a list of {name, accelerator: {count}, parallelism, …}."),
+    Parameter("shards_per_task", 8, "How many shards one pod works through."),
+)
+RUN = (
+    Parameter("claim", "", "Who claims the run; empty: this KFP run. Give a dead run's id to go on in its place."),
+    Parameter("job_service_account", "", "Service account of the Jobs' pods: who may use the storage. Empty: default."),
+    Parameter("job_secret", "", "A Secret whose keys are the Jobs' environment variables, such as HF_TOKEN."),
+    Parameter("schedule", "", "Name of the schedule, of a recurring run: {dump} in the recipe is the newest dump."),
+    Parameter("dumps", INDEX, "Base address of Common Crawl's collinfo.json, or a folder with it."),
+    Parameter("oldest_dump", "", "The schedule does this dump and all newer ones; empty: only the newest there is."),
+)
+
+
+def parameters(images: str = "recaption", tag: str | None = None) -> tuple[Parameter, ...]:
+    """All of them, in the order of the UI.
+
+    Args:
+        images: What comes before -operator, -cpu and -gpu in the images' names, registry included.
+        tag: Their tag; None is this version.
+    """
+    what = {
+        "operator": "Image that plans, launches and watches.",
+        "cpu": "Image of the stages without a model.",
+        "gpu": "Image of the stages with a model.",
+    }
+    named = [
+        Parameter(f"{kind}_image", f"{images}-{kind}:{tag or version()}", f"{what[kind]} Better by digest: …@sha256:…")
+        for kind in IMAGES
+    ]
+    listed = ", ".join(STRATEGIES)
+    return (
+        *(Parameter(p.name, p.default, p.description.replace("STRATEGIES", listed)) for p in RECIPE),
+        *RUN,
+        *named,
+    )
+
+
+def mixtures_of(strategies: list[str], fraction: float) -> list[dict[str, Any]]:
+    """The mixtures of components/mix/strategies that these names mean, for one captioner and one share.
+
+    Raises:
+        PermanentError: there is no such strategy.
+    """
+    unknown = [name for name in strategies if name not in STRATEGIES]
+    if unknown or not strategies:
+        raise PermanentError(
+            f"parameter strategies: {', '.join(unknown) or 'none given'}; there is {', '.join(STRATEGIES)}"
+        )
+    top = {"score": "raw", "top": fraction}
+    synthetic_top = {"score": CAPTIONED, "top": fraction}
+    good = {"name": "good", "text": "raw", "where": [top]}
+    threshold = {"score": CAPTIONED, "atLeast": {"rule": "good"}}
+    rules: dict[str, list[dict[str, Any]]] = {
+        "raw": [{"text": "raw"}],
+        "raw-top": [{"text": "raw", "where": [top]}],
+        "synthetic": [{"text": CAPTIONED}],
+        "synthetic-top": [{"text": CAPTIONED, "where": [synthetic_top]}],
+        "raw-top-plus-synthetic": [good, {"text": CAPTIONED}],
+        "raw-top-plus-synthetic-filtered": [good, {"text": CAPTIONED, "where": [threshold]}],
+    }
+    return [{"name": name, "rules": rules[name]} for name in strategies]
+
+
+STRATEGIES = (
+    "raw",
+    "raw-top",
+    "synthetic",
+    "synthetic-top",
+    "raw-top-plus-synthetic",
+    "raw-top-plus-synthetic-filtered",
+)
+
+
+def recipe_of(values: Mapping[str, Any], dump: str | None = None) -> schema.Recipe:
+    """The recipe that parameters mean.
+
+    Args:
+        values: By the names of RECIPE.
+        dump: What {dump} is: as Common Crawl spells it, in names in lower case. None where there is no schedule.
+
+    Raises:
+        PermanentError: it isn't valid, a line per mistake; or it has {dump} without a schedule, or the other way.
+    """
+    text = values["recipe"] or yaml.safe_dump(_composed(values), sort_keys=False)
+    where = "recipe" if values["recipe"] else "parameters"
+    if (DUMP in text) != (dump is not None):
+        what = f"{DUMP} stands only in the recipe of a schedule" if dump is None else f"a schedule's needs {DUMP}"
+        raise PermanentError(f"{where}: {what}, e.g. in spec.pool.name and spec.pool.shards")
+    if dump is None:
+        return schema.parse_recipe(text, where)
+    schema.parse_recipe(text.replace(DUMP, dump.lower()), where)  # every mistake is said here: names are lower case
+    value = yaml.safe_load(text.replace(DUMP, dump))
+    for named in (value["metadata"], value["spec"]["pool"]):
+        named["name"] = named["name"].lower()
+    return schema.parse_recipe(yaml.safe_dump(value, sort_keys=False), where)
+
+
+def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe that single parameters make, unchecked."""
+    strategies = [str(name) for name in values["strategies"]]
+    captioner = {
+        "name": CAPTIONED,
+        "model": values["captioner_model"],
+        "temperature": values["temperature"],
+        "topK": _whole(values["top_k"]),
+    }
+    spec: dict[str, Any] = {
+        "storage": values["storage"],
+        "pool": {"name": values["pool_name"], "shards": values["shards"]},
+        "scorer": {"model": values["scorer_model"], "weights": values["scorer_weights"] or None},
+        "captioners": [captioner] if any(CAPTIONED in name for name in strategies) else [],
+        "mixtures": mixtures_of(strategies, values["fraction"]),
+        "compute": {"shardsPerTask": _whole(values["shards_per_task"])},
+    }
+    if values["node_pools"]:
+        spec["compute"]["pools"] = _wholes(values["node_pools"])
+    if values["train_scale"]:
+        spec["train"] = {"scale": values["train_scale"], "seed": _whole(values["train_seed"])}
+    if values["evaluate_root"]:
+        spec["evaluate"] = {"root": values["evaluate_root"], "tasks": values["evaluate_tasks"] or "datacomp"}
+    return {
+        "apiVersion": "recaption.dev/v1alpha1",
+        "kind": "Recaption",
+        "metadata": {"name": values["name"]},
+        "spec": spec,
+    }
+
+
+def _whole(value: Any) -> Any:
+    """KFP's integers travel as doubles: 7.0 is 7."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _wholes(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_wholes(v) for v in value]
+    return {k: _wholes(v) for k, v in value.items()} if isinstance(value, dict) else _whole(value)

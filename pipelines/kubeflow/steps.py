@@ -1,0 +1,213 @@
+"""What runs in the containers of the nodes that KFP itself must understand: plan, report and cleanup.
+
+Their argument is KFP's executor input: the parameters' values, and the files in which it looks for outputs.
+
+    <storage>/claims/<claimant>.json     which run this claimant planned last: how the exit step finds it
+    <storage>/runs/<run>/claim.json      who executes the run; given up by the exit step of a run that failed
+    <storage>/schedules/<name>/<dump>.json   who did the dump; never given up, so that a dump is done once
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.discover.dumps import claim_path, list_dumps, unclaimed
+from components.pool.errors import PermanentError
+from components.pool.run import Run, claim, claimed_by, load_run
+from components.pool.storage import Storage, open_storage
+from components.report.table import result_table
+from pipelines.kubeflow.parameters import DUMP, recipe_of
+from pipelines.ledger import timed
+from pipelines.plan import plan_run
+from pipelines.stages import step
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+SOME_DUMP = "CC-MAIN-2000-01"  # stands in while a schedule's recipe is checked
+
+
+@dataclass(frozen=True)
+class ExecutorInput:
+    """KFP's ExecutorInput message, as far as we use it."""
+
+    values: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> ExecutorInput:
+        whole = json.loads(text)
+        return cls(whole.get("inputs", {}).get("parameterValues", {}), whole.get("outputs", {}))
+
+    def write(self, name: str, value: str | bool) -> None:
+        """Set an output parameter."""
+        _write(self.outputs["parameters"][name]["outputFile"], value if isinstance(value, str) else json.dumps(value))
+
+    def write_metadata(self, name: str, metadata: Mapping[str, float]) -> None:
+        """Set an artifact's metadata, where the UI finds the numbers of Metrics."""
+        artifact = self.outputs["artifacts"][name]["artifacts"][0]
+        entry = {"name": artifact.get("name", ""), "uri": artifact["uri"], "metadata": dict(metadata)}
+        _write(self.outputs["outputFile"], json.dumps({"artifacts": {name: {"artifacts": [entry]}}}))
+
+
+def plan(given: ExecutorInput) -> None:
+    """Plan and claim a run. What stands in the way of a second execution is a reason, not a failure."""
+    by = _claimant(given.values)
+    run, reason = _plan_dump(given.values, by) if given.values["schedule"] else (_planned(given.values), "")
+    if run:
+        run.storage.write(_pointer(by), json.dumps({"run": run.name}).encode())
+        holder = run.claim(by)
+        if holder != by:
+            reason = f"run {run.name} is claimed by {holder}; to go on in its place, give its id as `claim`"
+    log.info("%s", reason or f"run {run.name if run else ''} is claimed by {by}")
+    given.write("run", f"{run.storage.uri}/{run.folder}" if run else "")
+    given.write("mine", run is not None and not reason)
+    given.write("reason", reason)
+
+
+def check_schedule(values: Mapping[str, Any]) -> None:
+    """Raises PermanentError where no dump could be planned: as the plan step would, but before there is a schedule."""
+    _named(values, "schedule")
+    recipe_of(values, SOME_DUMP)
+    _storage(values)
+
+
+def _plan_dump(values: Mapping[str, Any], by: str) -> tuple[Run | None, str]:
+    """The run of the newest dump that this schedule has not done and whose shards are there; or why there is none.
+
+    The dump is claimed when its run is planned: whoever crashes before did nothing, whoever crashes later is given
+    its own dump again.
+    """
+    check_schedule(values)
+    schedule, storage = str(values["schedule"]), _storage(values)
+    dumps = list_dumps(values["dumps"])
+    reasons = [] if dumps else [f"{values['dumps']} lists no dump"]
+    for dump in unclaimed(storage, schedule, dumps, by, values["oldest_dump"]):
+        pool = recipe_of(values, dump).spec.pool
+        if not any(entry.path.endswith(".tar") for entry in open_storage(pool.shards).list()):
+            reasons.append(f"dump {dump} has no shards in {pool.shards} yet")
+            continue
+        run = _planned(values, dump)
+        holder = claim(storage, claim_path(schedule, dump), by)
+        if holder == by:
+            return run, ""
+        reasons.append(f"dump {dump} is claimed by {holder}")
+    return None, "; ".join(reasons) or f"schedule {schedule} has done {dumps[0]}, the newest dump"
+
+
+def _planned(values: Mapping[str, Any], dump: str | None = None) -> Run:
+    run = plan_run(recipe_of(values, dump))
+    run.save()
+    return run
+
+
+def report(given: ExecutorInput, table: Path, page: Path) -> None:
+    """Write the report; its table, page and numbers where KFP's UI shows them."""
+    run = load_run(given.values["run"])
+    timed(run, "report", lambda: step("report").run(run))
+    rows = result_table(run)
+    _write(table, markdown(rows))
+    _write(page, run.storage.read(f"{run.folder}/report.html").decode())
+    given.write_metadata("metrics", metrics(rows))
+
+
+def markdown(rows: list[dict[str, object]]) -> str:
+    """The result table as Markdown; empty cells where there is no number."""
+    titles = list(rows[0])
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *([_cell(row[t]) for t in titles] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def metrics(rows: list[dict[str, object]]) -> dict[str, float]:
+    """`<mixture> <title>` → number, as one flat list."""
+    return {
+        f"{row['mixture']} {title}": float(value)
+        for row in rows
+        for title, value in row.items()
+        if isinstance(value, (int, float))
+    }
+
+
+def cleanup(given: ExecutorInput) -> None:
+    """End what the claimant's run still has in the cluster; give its claim up, unless it is finished."""
+    found = _own_run(given.values)
+    if found is None:
+        return
+    run, by = found
+    uri = f"{run.storage.uri}/{run.folder}"
+    if run.status().get("stages", {}).get("report", {}).get("state") != "done":
+        run.storage.delete(f"{run.folder}/claim.json")
+        log.info("run %s did not finish; it is free to be run again, by whoever comes", run.name)
+    else:
+        log.info("run %s is finished, by %s", run.name, by)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "pipelines.cli", "cleanup", uri])
+
+
+def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
+    """The run that this claimant holds; None where it never got so far."""
+    by = _claimant(values)
+    try:
+        storage = _storage(values)
+    except PermanentError as error:
+        log.info("there was no run: %s", " ".join(str(error).split()))
+        return None
+    if storage.size(_pointer(by)) is None:
+        log.info("%s planned no run", by)
+        return None
+    name = json.loads(storage.read(_pointer(by)))["run"]
+    if (holder := claimed_by(storage, f"runs/{name}/claim.json")) != by:
+        log.info("run %s is claimed by %s: nothing to end", name, holder or "nobody")
+        return None
+    return load_run(f"{storage.uri}/runs/{name}"), by
+
+
+def _storage(values: Mapping[str, Any]) -> Storage:
+    """Where the run goes, of whatever dump it is."""
+    if not values["recipe"]:
+        uri = values["storage"]
+    elif DUMP in values["recipe"]:
+        uri = recipe_of(values, SOME_DUMP).spec.storage
+    else:
+        uri = recipe_of(values).spec.storage
+    if not uri:
+        raise PermanentError("parameter storage: found nothing; expected a folder or gs://bucket/prefix")
+    if DUMP in uri or SOME_DUMP in uri:
+        raise PermanentError(f"spec.storage: found {DUMP} in it; a schedule's runs share one storage")
+    return open_storage(uri)
+
+
+def _claimant(values: Mapping[str, Any]) -> str:
+    return _named(values, "claim" if values["claim"] else "kfp_run")
+
+
+def _named(values: Mapping[str, Any], parameter: str) -> str:
+    """A parameter that becomes a file's name."""
+    name = str(values[parameter])
+    if not NAME.fullmatch(name):
+        raise PermanentError(f"parameter {parameter}: found {name}; expected letters, digits, dots and dashes")
+    return name
+
+
+def _pointer(by: str) -> str:
+    return f"claims/{by}.json"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _write(path: str | Path, text: str) -> None:
+    """KFP's files may lie in folders that are not there yet."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text, encoding="utf-8")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,7 @@ from components.pool.errors import PermanentError, RecaptionError, Terminated
 from components.pool.run import load_run
 from components.pool.stage import Step
 from components.pool.worker import stop_on_sigterm
+from pipelines.kubeflow.commands import kfp_app, pipeline_app
 from pipelines.progress import console
 
 app = typer.Typer(
@@ -26,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn a pool of web image-text pairs into a better training set with the same images.",
 )
+app.add_typer(pipeline_app, name="pipeline")
+app.add_typer(kfp_app, name="kfp", hidden=True)
 out = Console(width=None if sys.stdout.isatty() else 140)
 log = logging.getLogger(__name__)
 
@@ -33,6 +38,9 @@ GO_ON = "finished work is kept, run the same command to go on"
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 RunUri = Annotated[str, typer.Argument(metavar="RUN", help="<storage>/runs/<run>, as `run` prints it.")]
+Namespace = Annotated[
+    str | None, typer.Option(envvar="POD_NAMESPACE", help="Of the cluster; by default this pod's or the kubeconfig's.")
+]
 
 
 @app.command()
@@ -94,19 +102,81 @@ def stage(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="A column of the run (e.g. caption:blip2) or a step.")],
     run: RunUri,
     task: Annotated[int | None, typer.Option(help="Only this part of the work; tasks count from 0.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="In a pod of an Indexed Job: of these tasks (0-4,7) the one of its index.")
+    ] = None,
+    launched: Annotated[
+        bool, typer.Option("--launched", help="Stop when the launcher that follows this stage has gone.")
+    ] = False,
 ) -> None:
     """Run one stage of a planned run: what a container does."""
+    from pipelines.fanout.worker import followed, own_task
+    from pipelines.groups import FANNED_OUT
+    from pipelines.ledger import timed
     from pipelines.local import run_column, run_step
     from pipelines.stages import stages as declared
 
     loaded = load_run(run)
     steps = [s for s, kind in declared().items() if issubclass(kind, Step)]
-    if name in loaded.nodes:
-        run_column(loaded, loaded.nodes[name], task)
-    elif name not in steps:
+    if name not in [*loaded.nodes, *steps]:
         raise PermanentError(f"stage {name}: run {loaded.name} has {', '.join([*loaded.nodes, *steps])}")
-    else:
-        run_step(loaded, name, task)
+    if tasks is not None:
+        task = own_task(tasks)
+    with followed(loaded, name) if launched else nullcontext():
+        if name in loaded.nodes:
+            run_column(loaded, loaded.nodes[name], task)
+        elif task is None and name not in FANNED_OUT:  # of those, the launcher keeps the record
+            timed(loaded, name, lambda: run_step(loaded, name))
+        else:
+            run_step(loaded, name, task)
+
+
+@app.command()
+def launch(
+    name: Annotated[
+        str, typer.Argument(metavar="STAGE", help="A group (e.g. caption), a column or a step with tasks.")
+    ],
+    run: RunUri,
+    image: Annotated[str, typer.Option(envvar="RECAPTION_IMAGE", help="The workers' image.", show_default=False)],
+    namespace: Namespace = None,
+    service_account: Annotated[
+        str | None, typer.Option(envvar="RECAPTION_SERVICE_ACCOUNT", help="Of the workers: who may use the storage.")
+    ] = None,
+    secret: Annotated[
+        str | None, typer.Option(envvar="RECAPTION_SECRET", help="A Secret of environment variables, e.g. HF_TOKEN.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="Only on this one of the recipe's compute.pools.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option(help="NAME/UID of the Workflow that owns the Jobs; in a KFP step it is found.")
+    ] = None,
+) -> None:
+    """Run a stage in a cluster: its tasks as Indexed Jobs, followed to their end. Again, it follows those it finds."""
+    if _on_this_machine():
+        from pipelines.local import run_group
+
+        run_group(load_run(run), name)
+        return
+    from pipelines.fanout.cluster import connect, own_workflow
+    from pipelines.fanout.jobs import Owner, Target
+    from pipelines.fanout.launcher import launch
+
+    cluster = connect(namespace)
+    owner = Owner(*workflow.split("/", 1)) if workflow and "/" in workflow else own_workflow(cluster)
+    target = Target(cluster.namespace, image, service_account, secret, owner)
+    for key, counts in launch(load_run(run), name, cluster, target, pool).items():
+        out.print(key, {k: v for k, v in counts.items() if k != "state"}, soft_wrap=True)
+
+
+@app.command()
+def cleanup(run: RunUri, namespace: Namespace = None) -> None:
+    """End what a run left in a cluster: its Jobs and TrainJobs. What they finished stays."""
+    if _on_this_machine():
+        return
+    from pipelines.fanout.cluster import connect
+    from pipelines.fanout.ending import cleanup
+
+    for name in cleanup(connect(namespace), run):
+        out.print(f"deleted {name}", soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -116,6 +186,11 @@ def common(
     if show_version:
         out.print(f"recaption {version()}")
         raise typer.Exit
+
+
+def _on_this_machine() -> bool:
+    """Whether a launcher shall do the work itself, with what this one node has: no cluster is asked."""
+    return os.environ.get("RECAPTION_LAUNCHER") == "local"
 
 
 def _run(recipe: schema.Recipe) -> None:

@@ -8,11 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
 
 from components.pool.columns import Columns
 from components.pool.demand import load_demand, write_demand
@@ -20,6 +17,8 @@ from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
 from components.pool.worker import run_task
+from pipelines.groups import groups
+from pipelines.ledger import timed, unfinished
 from pipelines.progress import RELAY, Progress
 from pipelines.stages import column_stage, step
 
@@ -54,11 +53,22 @@ def run_all(run: Run) -> None:
             time.sleep(pause)
 
 
+def run_group(run: Run, name: str) -> None:
+    """A group of the coarse graph, or one column or step of it."""
+    for key in groups(run).get(name, [name]):
+        _run_key(run, key)
+
+
 def _walk(run: Run) -> None:
-    for node in run.nodes.values():
-        _timed(run, node.key, lambda node=node: run_column(run, node))  # type: ignore[misc]
-    for name in steps_of(run):
-        _timed(run, name, lambda name=name: run_step(run, name))  # type: ignore[misc]
+    for key in (*run.nodes, *steps_of(run)):
+        _run_key(run, key)
+
+
+def _run_key(run: Run, key: str) -> None:
+    if key in run.nodes:
+        timed(run, key, lambda: run_column(run, run.nodes[key]))
+    else:
+        timed(run, key, lambda: run_step(run, key))
 
 
 def run_step(run: Run, name: str, task: int | None = None) -> None:
@@ -83,7 +93,7 @@ def run_column(run: Run, node: Node, task: int | None = None) -> None:
     if task is not None and not 0 <= task < run.tasks:
         raise PermanentError(f"task {task}: run {run.name} has tasks 0 to {run.tasks - 1}")
     workers = _gpus() if column_stage(node.spec.stage).needs.gpu else os.cpu_count() or 1
-    todo = _unfinished(run, node) if task is None else [task]
+    todo = unfinished(run, node) if task is None else [task]
     if not todo:
         return
     with Progress(node.key, sum(len(tasks[i]) for i in todo)) as progress:
@@ -146,53 +156,6 @@ def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, progress
             for child in children:
                 child.terminate()
             raise
-
-
-def _unfinished(run: Run, node: Node) -> list[int]:
-    """Tasks with a shard that lacks this node's part, after a look at the files themselves."""
-    columns = Columns(run.storage, run.pool.name)
-    columns.check_files(node.spec, run.pool.shards)
-    return [
-        i
-        for i, shards in enumerate(tasks_of(run.pool.shards, run.tasks))
-        if any(node.part not in columns.parts(node.spec, s) for s in shards)
-    ]
-
-
-def _timed(run: Run, key: str, work: Callable[[], None]) -> None:
-    """Keep status.json up to date around one stage. A stage found finished keeps the seconds it once took."""
-    status = run.status() or {"stages": {}}
-    before = status["stages"].get(key, {})
-    status["stages"][key] = {**before, "state": "running"}
-    run.save_status(status)
-    began = time.monotonic()
-    try:
-        work()
-    except BaseException as error:
-        status["stages"][key] |= {"state": "failed" if isinstance(error, Exception) else "stopped"}
-        run.save_status(status)
-        raise
-    seconds = time.monotonic() - began
-    status["stages"][key] = _result(run, key) | {"seconds": before.get("seconds", 0.0) + seconds, "state": "done"}
-    run.save_status(status)
-
-
-def _result(run: Run, key: str) -> dict[str, Any]:
-    """Counts of a column's node from its ledger; a step keeps its own record."""
-    if key not in run.nodes:
-        return {}
-    node, columns = run.nodes[key], Columns(run.storage, run.pool.name)
-    records = [columns.record(node.spec, shard, node.part) for shard in run.pool.shards]
-    failures: Counter[str] = Counter()
-    for record in records:
-        failures.update(record.failures)
-    return {
-        "shards": len(records),
-        "total": len(run.pool.shards),
-        "samples": sum(r.rows for r in records),
-        "work_seconds": round(sum(r.seconds for r in records), 3),
-        "failures": dict(sorted(failures.items())),
-    }
 
 
 def _gpus() -> int:

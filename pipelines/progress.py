@@ -28,10 +28,10 @@ console = Console(stderr=True)
 
 
 class Progress:
-    """Counts samples and shards of one stage."""
+    """Counts samples and shards of one stage, or the tasks of one that counts nothing else."""
 
-    def __init__(self, label: str, shards: int) -> None:
-        self.label, self.total = label, shards
+    def __init__(self, label: str, total: int, unit: str = "shards") -> None:
+        self.label, self.total, self.unit = label, total, unit
         self.count = self.finished = 0
         self.skipped = 0
         """Shards that took no samples: found done, so they say nothing about the time left."""
@@ -47,7 +47,7 @@ class Progress:
             columns = ("{task.description:<24}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
             self.bar = Bar(*columns, console=console)
             self.bar.start()
-            self.task = self.bar.add_task(self.label, total=self.total, state="shards")
+            self.task = self.bar.add_task(self.label, total=self.total, state=self.unit)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -82,7 +82,8 @@ class Progress:
             if silent >= RELAY_EVERY:
                 self._relay()
         elif self.bar:
-            self.bar.update(self.task, completed=self.finished, state=" · ".join(["shards", *self._state()[2:]]))
+            state = self._state()[2 if self.unit == "shards" else 1 :]
+            self.bar.update(self.task, completed=self.finished, state=" · ".join([self.unit, *state]))
         elif silent >= EVERY:
             self.spoke = time.monotonic()
             log.info("%s: %s", self.label, ", ".join(self._state()))
@@ -95,9 +96,10 @@ class Progress:
     def _state(self) -> list[str]:
         """Shards, samples, and as far as they are known rate and time left."""
         seconds = time.monotonic() - self.began
-        state = [f"{self.finished:,} of {self.total:,} shards", f"{self.count:,} samples"]
-        if self.count and seconds:
-            state.append(f"{_round(self.count / seconds)} samples/s")
+        state = [f"{self.finished:,} of {self.total:,} {self.unit}"]
+        if self.unit == "shards":
+            state.append(f"{self.count:,} samples")
+            state += [f"{_round(self.count / seconds)} samples/s"] if self.count and seconds else []
         timed = self.finished - self.skipped
         if timed and self.finished < self.total:
             left = seconds / timed * (self.total - self.finished)

@@ -15,6 +15,9 @@ from components.pool.errors import PermanentError
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
+Quantity = Annotated[
+    str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")
+]  # Kubernetes', in part
 
 RAW = "raw"  # the text that came with the image
 
@@ -246,6 +249,59 @@ class Evaluate(Model):
     """Names of folders below root, or `datacomp` for its 38."""
 
 
+class Accelerator(Model):
+    resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]{1,253}/[A-Za-z0-9._-]{1,63}$")] = "nvidia.com/gpu"
+    """Kubernetes' name of the device."""
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    """Devices of one pod; a column's worker uses one."""
+
+
+class Toleration(Model):
+    """Kubernetes' toleration."""
+
+    key: Text | None = None
+    """None tolerates every taint, with operator Exists."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: Annotated[str, Field(max_length=63)] | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+    @model_validator(mode="after")
+    def _exists(self) -> Toleration:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("operator Exists has no value")
+        if self.operator == "Equal" and self.key is None:
+            raise ValueError("operator Equal needs a key")
+        return self
+
+
+class NodePool(Model):
+    """Nodes of a cluster that take a share of every stage: GPU stages where it has an accelerator, else the others."""
+
+    name: Name
+    node_selector: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=317)], Annotated[str, Field(max_length=63)]],
+        Field(max_length=16),
+    ] = {}
+    """Labels of its nodes."""
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
+    """Taints of its nodes; those of an accelerator and of the clouds' spot nodes are tolerated anyway."""
+    accelerator: Accelerator | None = None
+    parallelism: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """How many pods work at a time."""
+    spot: bool = False
+    """Nodes that the cloud may take back at any time; that costs no retry."""
+    share: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    """Of the work, relative to the other pools of its kind."""
+    cpu: Quantity | None = None
+    """Cores that a pod asks for."""
+    memory: Quantity | None = None
+    """Memory that a pod asks for and may use; None is what the stage says that it needs."""
+    priority_class: Name | None = None
+    """A PriorityClass of the cluster."""
+    queue: Name | None = None
+    """A Kueue LocalQueue of the namespace; None where there is no Kueue."""
+
+
 class Compute(Model):
     shards_per_task: Annotated[int, Field(ge=1)] = 8
     """A task is this many shards: what one pod works through."""
@@ -253,6 +309,10 @@ class Compute(Model):
     """Image decoding processes of one worker; None is one per core, 0 decodes inline."""
     batch_size: dict[Literal["embed", "score", "caption"], Annotated[int, Field(ge=1)]] = {}
     """Samples per batch of a stage, where the stage's own default doesn't fit the GPU."""
+    pools: Annotated[list[NodePool], Field(max_length=16)] = []
+    """In a cluster: which nodes work. A kind of stages (GPU or not) without a pool runs on any node that fits it."""
+    deadline_hours: Annotated[int, Field(ge=1, le=8760)] = 168
+    """In a cluster: after this time a stage is ended, finished or not; running it again goes on."""
 
 
 class Spec(Model):
@@ -331,6 +391,7 @@ def _problems(spec: Spec) -> list[str]:
     unique("columns", [c.name for c in spec.columns], taken)
     unique("filters", [f.name for f in spec.filters], (*taken, *(c.name for c in spec.columns)))
     unique("mixtures", [m.name for m in spec.mixtures])
+    unique("compute.pools", [p.name for p in spec.compute.pools])
     for m, mixture in enumerate(spec.mixtures):
         where = f"mixtures[{m}].rules"
         thresholds = [r.name for r in mixture.rules if r.name and top_of(r)]

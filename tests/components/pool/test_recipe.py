@@ -41,6 +41,37 @@ def test_dump_is_the_same_recipe() -> None:
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
+def test_pools_of_nodes_say_what_kubernetes_says() -> None:
+    pools = (
+        "{name: a100, nodeSelector: {gpu: a100}, tolerations: [{key: gpu, operator: Exists}], accelerator: {count: 2}}"
+    )
+    recipe = parse_recipe(f"{GOOD}  compute: {{pools: [{pools}, {{name: cpu, memory: 4Gi, spot: true}}]}}")
+    a100, cpu = recipe.spec.compute.pools
+    assert a100.node_selector == {"gpu": "a100"}
+    assert a100.accelerator is not None
+    assert (a100.accelerator.resource, a100.accelerator.count) == ("nvidia.com/gpu", 2)
+    assert (cpu.accelerator, cpu.memory, cpu.share) == (None, "4Gi", 1.0)
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("pools", "expected"),
+    [
+        ("[{name: a}, {name: a}]", "spec.compute.pools[1].name: a is taken"),
+        ("[{name: a, memory: lots}]", 'spec.compute.pools[0].memory: found "lots"'),
+        ("[{name: a, parallelism: 0}]", "spec.compute.pools[0].parallelism: found 0"),
+        ("[{name: a, accelerator: {resource: gpu}}]", 'spec.compute.pools[0].accelerator.resource: found "gpu"'),
+        ("[{name: a, tolerations: [{operator: Exists, value: x}]}]", "operator Exists has no value"),
+        ("[{name: a, nodeselector: {}}]", "spec.compute.pools[0].nodeselector: unknown key; allowed are name, nodeSel"),
+    ],
+)
+def test_mistakes_in_pools_of_nodes_are_one_line(pools: str, expected: str) -> None:
+    with pytest.raises(PermanentError) as caught:
+        parse_recipe(f"{GOOD}  compute: {{pools: {pools}}}")
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

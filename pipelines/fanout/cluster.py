@@ -1,0 +1,288 @@
+"""The API server, thinly: dicts in and out, retries while it is away, and one line where it refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.pool.errors import PermanentError, TemporaryError
+from pipelines.fanout.jobs import Owner
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+log = logging.getLogger(__name__)
+
+OUTAGE = 600.0  # seconds that the API server may be away: a control plane's upgrade takes a few minutes
+LONGEST_PAUSE = 15.0  # seconds between two attempts
+TIMEOUT = (5.0, 30.0)  # seconds to connect and to read
+IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+JOBS, PODS, EVENTS = "jobs.batch", "pods", "events"
+WORKFLOWS, TRAIN_JOBS = "workflows.argoproj.io", "trainjobs.trainer.kubeflow.org"
+_PATHS = {
+    JOBS: "/apis/batch/v1/namespaces/{}/jobs",
+    PODS: "/api/v1/namespaces/{}/pods",
+    EVENTS: "/api/v1/namespaces/{}/events",
+    WORKFLOWS: "/apis/argoproj.io/v1alpha1/namespaces/{}/workflows",
+    TRAIN_JOBS: "/apis/trainer.kubeflow.org/v1alpha1/namespaces/{}/trainjobs",
+}
+
+Object = dict[str, Any]
+
+
+class QuotaRefused(TemporaryError):
+    """A ResourceQuota has no room for the object now."""
+
+
+class _Answer(Exception):
+    """The API server refused with this code."""
+
+    def __init__(self, code: int, body: str) -> None:
+        try:
+            self.message = str(json.loads(body)["message"])
+        except (ValueError, KeyError, TypeError):
+            self.message = " ".join(body.split())[:300] or f"HTTP {code}"
+        self.code = code
+
+
+class Cluster:
+    """One namespace of a cluster. Counts its requests by verb and resource."""
+
+    def __init__(self, client: ApiClient, namespace: str, outage: float = OUTAGE) -> None:
+        self.client, self.namespace, self.outage = client, namespace, outage
+        self.requests: dict[str, int] = {}
+
+    def create(self, resource: str, body: Object) -> bool:
+        """False when an object of that name is there.
+
+        Raises:
+            QuotaRefused: worth another attempt later.
+        """
+        try:
+            self._ask("create", resource, "POST", "", body=body, query={"fieldValidation": "Strict"})
+        except _Answer as answer:
+            if answer.code == 409 and "already exists" in answer.message:
+                return False
+            if answer.code == 404:
+                raise PermanentError(f"{resource}: {_not_there(resource, self.namespace, answer)}") from answer
+            raise
+        return True
+
+    def get(self, resource: str, name: str) -> Object | None:
+        try:
+            found: Object = self._ask("get", resource, "GET", f"/{name}")
+        except _Answer as answer:
+            if answer.code == 404:
+                return None
+            raise
+        return found
+
+    def find(
+        self, resource: str, selector: str = "", fields: str = "", limit: int | None = None
+    ) -> tuple[list[Object], str]:
+        """Objects and the version to wait from; at most `limit` of them. An unknown kind of object has none."""
+        query = {"labelSelector": selector, "fieldSelector": fields, "limit": limit or ""}
+        try:
+            found = self._ask("list", resource, "GET", "", query={k: v for k, v in query.items() if v})
+        except _Answer as answer:
+            if answer.code == 404:
+                return [], ""
+            raise
+        return found["items"], found["metadata"].get("resourceVersion", "")
+
+    def own(self, resource: str, name: str, owners: list[Object]) -> None:
+        """Replace an object's owners."""
+        body = {"metadata": {"ownerReferences": owners}}
+        self._ask("patch", resource, "PATCH", f"/{name}", body=body)
+
+    def delete(self, resource: str, name: str, uid: str | None = None) -> None:
+        """With what it owns. No error when it is gone, or another one has that name by now."""
+        body: Object = {"propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._ask("delete", resource, "DELETE", f"/{name}", body=body)
+        except _Answer as answer:
+            if answer.code not in (404, 409):
+                raise
+
+    def log(self, pod: str, container: str, lines: int) -> str:
+        """The end of a container's log; empty when it can't be had."""
+        query = {"container": container, "tailLines": lines}
+        try:
+            return str(self._ask("get", "pods/log", "GET", f"/{pod}/log", query=query, kind="str"))
+        except (_Answer, PermanentError, TemporaryError) as error:
+            log.warning("log of pod %s: %s", pod, getattr(error, "message", error))
+            return ""
+
+    def wait(self, resource: str, selector: str, version: str, seconds: float) -> None:
+        """Until an object changes, at most `seconds`. Only a hint: whatever goes wrong here, the caller lists anew."""
+        from urllib3.exceptions import HTTPError
+
+        self._count("watch", resource)
+        began = time.monotonic()
+        query = {"watch": "true", "labelSelector": selector, "timeoutSeconds": max(1, round(seconds))}
+        query |= {"resourceVersion": version} if version else {}
+        try:
+            with closing(self._stream(resource, query, seconds)) as response:
+                if response.status in (401, 403):
+                    raise _refusal(_Answer(response.status, response.data.decode()), "watch", resource, self.namespace)
+                if response.status == 200 and next(iter(response.stream(1)), b""):
+                    return
+        except (HTTPError, OSError):
+            pass  # deaf, or away: the listing will tell
+        if time.monotonic() - began < 1:
+            time.sleep(min(1.0, seconds))  # refused at once: no spinning
+
+    def _stream(self, resource: str, query: Mapping[str, object], seconds: float) -> Any:
+        from urllib3 import Timeout
+
+        headers = dict(self.client.default_headers)
+        self.client.update_params_for_auth(headers, [], ["BearerToken"])
+        return self.client.rest_client.pool_manager.request(
+            "GET",
+            self.client.configuration.host + _PATHS[resource].format(self.namespace),
+            fields={k: str(v) for k, v in query.items()},
+            headers=headers,
+            preload_content=False,
+            timeout=Timeout(connect=TIMEOUT[0], read=seconds),
+            retries=False,
+        )
+
+    @contextmanager
+    def hurried(self, seconds: float) -> Iterator[None]:
+        """For the last words of a process that is being ended."""
+        before, self.outage = self.outage, seconds
+        try:
+            yield
+        finally:
+            self.outage = before
+
+    def _ask(
+        self,
+        verb: str,
+        resource: str,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Object | None = None,
+        kind: str = "object",
+    ) -> Any:
+        """One request, again while the API server is away.
+
+        Raises:
+            _Answer: 404, 409 and whatever the caller must judge.
+            PermanentError: what asking again doesn't mend; the message says what is missing.
+            TemporaryError: the API server was away for too long, or a quota is used up.
+        """
+        deadline, pause = time.monotonic() + self.outage, 0.5
+        while True:
+            try:
+                self._count(verb, resource)
+                return self._call(resource, method, path, query or {}, body, kind)
+            except _Away as away:
+                if time.monotonic() + pause > deadline:
+                    raise TemporaryError(
+                        f"the API server is away since {self.outage:.0f} s ({away}); run again to go on"
+                    ) from away
+                log.warning("API server: %s; again in %.1f s", away, pause)
+                time.sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            except _Answer as answer:
+                if answer.code in (404, 409):
+                    raise
+                raise _refusal(answer, verb, resource, self.namespace) from answer
+
+    def _call(
+        self, resource: str, method: str, path: str, query: Mapping[str, object], body: Object | None, kind: str
+    ) -> Any:
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        patch = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        try:
+            return self.client.call_api(
+                _PATHS[resource.partition("/")[0]].format(self.namespace) + path,
+                method,
+                query_params=[(key, str(value)) for key, value in query.items()],
+                header_params={"Accept": "*/*" if kind == "str" else "application/json", "Content-Type": patch},
+                body=body,
+                response_type=kind,
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=TIMEOUT,
+            )
+        except ApiException as error:
+            if error.status in (0, 408, 429, 500, 502, 503, 504):
+                raise _Away(f"HTTP {error.status} {error.reason}") from error
+            raise _Answer(error.status, error.body or "") from error
+        except (HTTPError, OSError, ValueError) as error:  # ValueError: an answer that was cut off
+            raise _Away(f"{type(error).__name__}: {error}") from error
+
+    def _count(self, verb: str, resource: str) -> None:
+        self.requests[f"{verb} {resource}"] = self.requests.get(f"{verb} {resource}", 0) + 1
+
+
+class _Away(Exception):
+    """No answer, or one that says: later."""
+
+
+def connect(namespace: str | None = None) -> Cluster:
+    """The cluster this pod runs in, or the one that KUBECONFIG or ~/.kube/config names.
+
+    Raises:
+        PermanentError: there is none.
+    """
+    from kubernetes import client, config
+
+    settings = client.Configuration()
+    settings.retries = False  # ours know when to stop
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config(settings)
+            return Cluster(client.ApiClient(settings), namespace or IN_POD.read_text().strip())
+        config.load_kube_config(client_configuration=settings)
+        _, context = config.list_kube_config_contexts()
+        return Cluster(client.ApiClient(settings), namespace or context["context"].get("namespace") or "default")
+    except (config.ConfigException, OSError) as error:
+        raise PermanentError(f"no cluster: this is no pod, and there is no kubeconfig ({error})") from error
+
+
+def own_workflow(cluster: Cluster) -> Owner | None:
+    """The KFP run's Workflow, as the pod that this runs in tells; None outside of one."""
+    if "KUBERNETES_SERVICE_HOST" not in os.environ:
+        return None
+    pod = cluster.get(PODS, os.environ.get("HOSTNAME", ""))
+    for owner in (pod or {}).get("metadata", {}).get("ownerReferences", []):
+        if owner["kind"] == "Workflow":
+            return Owner(owner["name"], owner["uid"])
+    return None
+
+
+def _refusal(answer: _Answer, verb: str, resource: str, namespace: str) -> Exception:
+    if answer.code == 403 and "exceeded quota" in answer.message:
+        return QuotaRefused(f"namespace {namespace}: {answer.message}")
+    if answer.code == 403 and "is forbidden: User" in answer.message:
+        found = re.search(r'User "([^"]+)"', answer.message)
+        who = found[1] if found else "this account"
+        return PermanentError(
+            f"namespace {namespace}: {who} may not {verb} {resource}; give it a Role with verb {verb} on {resource}"
+        )
+    if answer.code == 401:
+        return PermanentError(f"the API server doesn't know who is asking to {verb} {resource}; log in again")
+    return PermanentError(f"namespace {namespace}: can't {verb} {resource}: {answer.message}")
+
+
+def _not_there(resource: str, namespace: str, answer: _Answer) -> str:
+    if "namespaces" in answer.message:
+        return f"namespace {namespace} does not exist"
+    return f"this cluster has no such kind of object; install what brings {resource}"

@@ -1,0 +1,114 @@
+"""Launches a stage: its demand first, then its Jobs, followed to their end; what is done is not done again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from components.pool.demand import write_demand
+from components.pool.errors import PermanentError, TemporaryError
+from components.pool.run import Run
+from components.pool.stage import Needs
+from pipelines import ledger
+from pipelines.fanout.cluster import Cluster
+from pipelines.fanout.jobs import Target, Work, build_job, cut, pools_for
+from pipelines.fanout.tally import Tally
+from pipelines.fanout.watching import FanOut, Pace, Seen
+from pipelines.groups import groups
+from pipelines.stages import column_stage, stages, step
+
+log = logging.getLogger(__name__)
+
+Counts = dict[str, Any]
+
+
+def launch(
+    run: Run, name: str, cluster: Cluster, target: Target, only: str | None = None, pace: Pace | None = None
+) -> dict[str, Counts]:
+    """Everything of a group, a stage or a node's key, one after the other.
+
+    Args:
+        only: the one pool of nodes to use; None uses all of the recipe's.
+
+    Returns:
+        Per key what status.json then says.
+
+    Raises:
+        PermanentError, TemporaryError: as the workers do, with the reason and last lines of a failed pod in the log.
+    """
+    found: dict[str, Counts] = {}
+    for key in keys_of(run, name):
+        again = ledger.entry(run, key).get("state") == "done"
+        ledger.timed(run, key, partial(_launch, run, key, cluster, target, only, pace or Pace(), again))
+        found[key] = ledger.entry(run, key)
+    return found
+
+
+def keys_of(run: Run, name: str) -> list[str]:
+    """The nodes and steps that a name stands for.
+
+    Raises:
+        PermanentError: none of this run.
+    """
+    grouped = groups(run)
+    keys = grouped.get(name) or [key for key, node in run.nodes.items() if name in (key, node.spec.stage)]
+    if not keys and name not in grouped:
+        raise PermanentError(f"launch {name}: run {run.name} has {', '.join(dict.fromkeys([*grouped, *run.nodes]))}")
+    for key in keys:
+        if key not in run.nodes and not step(key).divisible:
+            raise PermanentError(f"launch {name}: {key} has no tasks to share; use `recaption stage {key} RUN`")
+    return keys
+
+
+def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, again: bool) -> None:
+    if key not in run.nodes:
+        declared = step(key)
+        if not again:  # what is missing of a step that was done is little: run() finds and does it
+            _fan_out(run, key, cluster, target, only, pace, range(declared.count_tasks(run)))
+        declared.run(run)
+        return
+    node = run.nodes[key]
+    if node.demand:
+        write_demand(run, node.demand)
+    todo = ledger.unfinished(run, node)
+    if not todo:
+        log.info("%s: done already", key)
+        return
+    _fan_out(run, key, cluster, target, only, pace, todo)
+    left = ledger.unfinished(run, node)
+    if left:
+        raise TemporaryError(f"{key}: its Jobs are through, but {len(left)} tasks lack a record; run again to go on")
+
+
+def _fan_out(
+    run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, todo: Sequence[int]
+) -> None:
+    needs = _needs(run, key)
+    work = Work(f"{run.storage.uri}/{run.folder}", key, needs)
+    compute, deadline = run.spec.compute, run.spec.compute.deadline_hours * 3600
+    pools = pools_for(compute, needs.gpu, only)
+    count = run.tasks if key in run.nodes else len(todo)
+    wanted = set(todo)
+    bodies = [
+        build_job(work, pool, target, tasks, deadline)
+        for pool, share in zip(pools, cut(count, pools), strict=True)
+        if (tasks := [task for task in share if task in wanted])
+    ]
+    before = ledger.entry(run, key)
+    kept = {"seconds": before["seconds"]} if "seconds" in before else {}
+    jobs = FanOut(cluster, target, work, pace, deadline)
+    with Tally(run, key, todo) as tally:
+
+        def beat(seen: Seen) -> None:
+            log.info("%s: %s", key, seen.state)
+            state = {"state": "running", "pods": seen.count("ready"), "heartbeat": round(time.time())}
+            ledger.put(run, key, {**kept, **tally.state(), **state, "waits_for": jobs.trouble or None})
+
+        jobs.run(bodies, tally.take, beat)
+
+
+def _needs(run: Run, key: str) -> Needs:
+    return column_stage(run.nodes[key].spec.stage).needs if key in run.nodes else stages()[key].needs

@@ -1,0 +1,86 @@
+"""What is done of a run and what a stage came to: asked of the ledger, kept in status.json."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from components.pool.columns import Columns
+from components.pool.run import Node, Run
+from components.pool.shards import tasks_of
+
+LOOKS = 5  # at status.json, which another launcher may write in the same moment
+READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
+
+
+def unfinished(run: Run, node: Node) -> list[int]:
+    """Tasks with a shard that lacks this node's part, after a look at the files themselves."""
+    columns = Columns(run.storage, run.pool.name)
+    _read_records(run, columns, node)
+    columns.check_files(node.spec, run.pool.shards)
+    return [
+        i
+        for i, shards in enumerate(tasks_of(run.pool.shards, run.tasks))
+        if any(node.part not in columns.parts(node.spec, s) for s in shards)
+    ]
+
+
+def timed(run: Run, key: str, work: Callable[[], None]) -> None:
+    """Keep status.json up to date around one stage. A stage found finished keeps the seconds it once took."""
+    before = entry(run, key)
+    put(run, key, {**before, "state": "running"})
+    began = time.monotonic()
+    try:
+        work()
+    except BaseException as error:
+        put(run, key, {**entry(run, key), "state": "failed" if isinstance(error, Exception) else "stopped"})
+        raise
+    seconds = before.get("seconds", 0.0) + time.monotonic() - began
+    put(run, key, result(run, key) | {"seconds": seconds, "state": "done"})
+
+
+def entry(run: Run, key: str) -> dict[str, Any]:
+    """What status.json says of a stage; empty when nothing."""
+    found: dict[str, Any] = run.status().get("stages", {}).get(key, {})
+    return found
+
+
+def put(run: Run, key: str, value: Mapping[str, Any]) -> None:
+    """Replace a stage's entry, and look whether another's write took it away."""
+    for _ in range(LOOKS):
+        status = run.status() or {"stages": {}}
+        if status["stages"].get(key) == value:
+            return
+        status["stages"][key] = dict(value)
+        run.save_status(status)
+
+
+def result(run: Run, key: str) -> dict[str, Any]:
+    """Counts of a column's node from its ledger; a step keeps its own record."""
+    if key not in run.nodes:
+        return {}
+    node, columns = run.nodes[key], Columns(run.storage, run.pool.name)
+    _read_records(run, columns, node)
+    records = [columns.record(node.spec, shard, node.part) for shard in run.pool.shards]
+    failures: Counter[str] = Counter()
+    for record in records:
+        failures.update(record.failures)
+    return {
+        "shards": len(records),
+        "total": len(run.pool.shards),
+        "samples": sum(r.rows for r in records),
+        "work_seconds": round(sum(r.seconds for r in records), 3),
+        "failures": dict(sorted(failures.items())),
+    }
+
+
+def _read_records(run: Run, columns: Columns, node: Node) -> None:
+    """All at once, so that `columns` remembers them: one after the other they take hours."""
+    if not any(columns.parts(node.spec, shard) for shard in run.pool.shards):  # lists, before there are threads
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        for _ in pool.map(lambda shard: list(columns.records(node.spec, shard)), run.pool.shards):
+            pass

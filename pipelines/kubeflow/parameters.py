@@ -104,7 +104,7 @@ def mixtures_of(strategies: list[str], fraction: float) -> list[dict[str, Any]]:
         "raw-top": [{"text": "raw", "where": [top]}],
         "synthetic": [{"text": CAPTIONED}],
         "synthetic-top": [{"text": CAPTIONED, "where": [synthetic_top]}],
-        "raw-top-plus-synthetic": [good, {"text": CAPTIONED}],
+        "raw-top-plus-synthetic": [{"text": "raw", "where": [top]}, {"text": CAPTIONED}],
         "raw-top-plus-synthetic-filtered": [good, {"text": CAPTIONED, "where": [threshold]}],
     }
     return [{"name": name, "rules": rules[name]} for name in strategies]

@@ -1,0 +1,229 @@
+"""The entry points of KFP's own nodes: plan and claim, a schedule's dumps, what the exit step leaves."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.pool.errors import PermanentError, TemporaryError
+from components.pool.run import load_run
+from pipelines.kubeflow import steps
+from pipelines.kubeflow.parameters import parameters
+from pipelines.kubeflow.steps import ExecutorInput, markdown, metrics
+from tests.pools import sample, write_tar
+
+NEWEST, OLDER = "CC-MAIN-2026-43", "CC-MAIN-2026-38"
+
+
+class Place:
+    """A storage, pools, an index of dumps, and calls of the steps as KFP makes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.storage, self.calls = folder, folder / "storage", 0
+        self.ended: list[str] = []
+        self.pool("pool")
+        self.index(OLDER)
+
+    def pool(self, name: str) -> None:
+        write_tar(self.folder / name / "00000000.tar", {"0": sample(0)})
+
+    def index(self, *dumps: str) -> None:
+        (self.folder / "collinfo.json").write_text(json.dumps([{"id": dump} for dump in dumps]))
+
+    def recipe(self, **pool: str) -> str:
+        return yaml.safe_dump({
+            "apiVersion": "recaption.dev/v1alpha1",
+            "kind": "Recaption",
+            "metadata": {"name": "test"},
+            "spec": {
+                "storage": str(self.storage),
+                "pool": {"name": "pool", "shards": str(self.folder / "pool"), **pool},
+                "mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}],
+            },
+        })  # fmt: skip
+
+    def given(self, kfp_run: str, **values: Any) -> ExecutorInput:
+        whole = {p.name: p.default for p in parameters()} | {"recipe": self.recipe(), "kfp_run": kfp_run} | values
+        self.calls += 1
+        files = {n: {"outputFile": str(self.folder / f"kfp/{self.calls}/{n}")} for n in ("run", "mine", "reason")}
+        return ExecutorInput.parse(json.dumps({"inputs": {"parameterValues": whole}, "outputs": {"parameters": files}}))
+
+    def plan(self, kfp_run: str, **values: Any) -> tuple[str, bool, str]:
+        given = self.given(kfp_run, **values)
+        steps.plan(given)
+        run, mine, reason = (Path(v["outputFile"]).read_text() for v in given.outputs["parameters"].values())
+        return run, json.loads(mine), reason
+
+    def scheduled(self, kfp_run: str, **values: Any) -> tuple[str, bool, str]:
+        recipe = self.recipe(name="cc-{dump}", shards=str(self.folder / "{dump}"))
+        return self.plan(kfp_run, **{"recipe": recipe, "schedule": "weekly", "dumps": str(self.folder), **values})
+
+    def cleanup(self, kfp_run: str, **values: Any) -> None:
+        steps.cleanup(self.given(kfp_run, **values))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place(tmp_path)
+    monkeypatch.setattr(steps.os, "execv", lambda _, command: place.ended.append(command[-1]))
+    return place
+
+
+def test_the_first_one_executes_and_a_second_one_ends_having_done_nothing(place: Place) -> None:
+    run, mine, reason = place.plan("kfp-1")
+    assert mine
+    assert reason == ""
+    assert load_run(run).spec.mixtures[0].name == "raw"
+    assert place.plan("kfp-1") == (run, True, "")  # a plan step that is tried again
+    again, mine, reason = place.plan("kfp-2")
+    assert (again, mine) == (run, False)
+    assert "is claimed by kfp-1; to go on in its place, give its id as `claim`" in reason
+    assert place.plan("kfp-2", claim="kfp-1") == (run, True, "")
+
+
+def test_of_many_that_start_at_once_one_executes(place: Place) -> None:
+    calls = [place.given(f"kfp-{i}") for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(steps.plan, calls))
+    mine = [json.loads(Path(c.outputs["parameters"]["mine"]["outputFile"]).read_text()) for c in calls]
+    assert sorted(mine) == [False] * 5 + [True]
+
+
+def test_bad_input_is_said_before_anything_is_written(place: Place) -> None:
+    with pytest.raises(PermanentError, match=r"recipe: spec\.pool\.nme: unknown key"):
+        place.plan("kfp-1", recipe=place.recipe(nme="x"))
+    with pytest.raises(PermanentError, match="parameter claim: found a/b; expected letters"):
+        place.plan("kfp-1", claim="a/b")
+    assert not place.storage.exists()
+
+
+def test_a_failed_run_is_free_again_and_a_finished_one_is_not(place: Place) -> None:
+    run, *_ = place.plan("kfp-1")
+    place.cleanup("kfp-2")  # of one that claimed nothing
+    assert place.ended == []
+    place.cleanup("kfp-1")
+    assert place.ended == [run]
+    assert place.plan("kfp-2")[1]
+    load_run(run).save_status({"stages": {"report": {"state": "done"}}})
+    place.cleanup("kfp-2")
+    assert place.ended == [run, run]
+    assert not place.plan("kfp-3")[1]
+
+
+def test_the_exit_step_of_what_never_was_a_run_ends_well(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    place.cleanup("kfp-1")
+    place.cleanup("kfp-1", recipe="kind: Recaption")
+    place.cleanup("kfp-1", recipe="", storage="")
+    place.plan("kfp-1")
+    place.plan("kfp-2")
+    place.cleanup("kfp-2")  # another holds the run: its Jobs are not ours to end
+    assert place.ended == []
+
+
+def test_a_schedule_does_each_dump_once(place: Place) -> None:
+    place.pool(OLDER)
+    run, mine, _ = place.scheduled("kfp-1")
+    assert mine
+    assert load_run(run).pool.name == "cc-cc-main-2026-38"
+    assert json.loads((place.storage / f"schedules/weekly/{OLDER}.json").read_text()) == {"by": "kfp-1"}
+    assert place.scheduled("kfp-1") == (run, True, "")
+    assert place.scheduled("kfp-2") == ("", False, f"schedule weekly has done {OLDER}, the newest dump")
+    place.index(NEWEST, OLDER)
+    place.pool(NEWEST)
+    second, mine, _ = place.scheduled("kfp-3")
+    assert mine
+    assert second != run
+    place.cleanup("kfp-3", recipe=place.recipe(name="cc-{dump}", shards=str(place.folder / "{dump}")))
+    assert place.ended == [second]
+    assert not place.scheduled("kfp-4")[1]  # it failed, but it stays done: by hand, or not at all
+
+
+def test_a_dump_without_shards_is_left_for_later(place: Place) -> None:
+    place.index(NEWEST, OLDER)
+    place.pool(OLDER)
+    run, mine, reason = place.scheduled("kfp-1")
+    assert (run, mine) == ("", False)
+    assert f"dump {NEWEST} has no shards in " in reason
+    assert place.scheduled("kfp-1", oldest_dump=OLDER)[1]
+    place.pool(NEWEST)
+    assert place.scheduled("kfp-2")[1]
+
+
+@pytest.mark.parametrize("at", ["claim", "plan_run"])
+def test_a_crash_between_the_two_claims_is_made_good_by_the_same_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    place.pool(OLDER)
+    real = getattr(steps, at)
+    steps_left = [1]
+
+    def crash(*arguments: Any) -> Any:
+        result = real(*arguments)
+        if steps_left:
+            steps_left.pop()
+            raise TemporaryError("evicted")
+        return result
+
+    monkeypatch.setattr(steps, at, crash)
+    with pytest.raises(TemporaryError):
+        place.scheduled("kfp-1")
+    place.index(NEWEST, OLDER)  # meanwhile a newer one appears
+    place.pool(NEWEST)
+    other, mine, _ = place.scheduled("kfp-2")
+    assert mine
+    assert load_run(other).pool.name == "cc-cc-main-2026-43"
+    again = place.scheduled("kfp-1")
+    if at == "claim":  # it had its dump
+        assert load_run(again[0]).pool.name == "cc-cc-main-2026-38"
+        assert again[1]
+    else:
+        assert not again[1]
+
+
+def test_many_ticks_at_once_do_one_run_per_dump(place: Place) -> None:
+    place.pool(OLDER)
+    recipe = place.recipe(name="cc-{dump}", shards=str(place.folder / "{dump}"))
+    calls = [
+        place.given(f"kfp-{i}", recipe=recipe, schedule="weekly", dumps=str(place.folder)) for i in range(6)
+    ]  # fmt: skip
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(steps.plan, calls))
+    mine = [json.loads(Path(c.outputs["parameters"]["mine"]["outputFile"]).read_text()) for c in calls]
+    assert sorted(mine) == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"schedule": "a b"}, "parameter schedule: found a b"),
+    ({"recipe": "STATIC"}, r"recipe: a schedule's needs \{dump\}"),
+    ({"recipe": "MOVING"}, r"spec.storage: found \{dump\} in it; a schedule's runs share one storage"),
+])  # fmt: skip
+def test_a_schedules_mistakes(place: Place, values: dict[str, Any], message: str) -> None:
+    moving = place.recipe(name="cc-{dump}").replace(str(place.storage), "/storage/{dump}")
+    texts = {"STATIC": place.recipe(), "MOVING": moving}
+    given = {k: texts.get(v, v) for k, v in values.items()}
+    with pytest.raises(PermanentError, match=message):
+        place.scheduled("kfp-1", **given)
+    with pytest.raises(PermanentError, match=message):
+        steps.check_schedule({"schedule": "weekly", "recipe": place.recipe(name="cc-{dump}"), **given})
+
+
+def test_the_table_and_the_numbers() -> None:
+    rows: list[dict[str, object]] = [
+        {"mixture": "raw", "pairs": 12_800, "mean cosine": 0.20949, "classification": None},
+        {"mixture": "synthetic", "pairs": 9, "mean cosine": 0.25, "classification": 0.5},
+    ]
+    assert markdown(rows) == (
+        "| mixture | pairs | mean cosine | classification |\n"
+        "| --- | ---: | ---: | ---: |\n"
+        "| raw | 12,800 | 0.209 |  |\n"
+        "| synthetic | 9 | 0.250 | 0.500 |\n"
+    )
+    assert metrics(rows) == {
+        "raw pairs": 12800.0, "raw mean cosine": 0.20949,
+        "synthetic pairs": 9.0, "synthetic mean cosine": 0.25, "synthetic classification": 0.5,
+    }  # fmt: skip

@@ -52,7 +52,7 @@ def make_plan(scale: ScaleConfig, world_size: int, accumulation: int = 1, multip
         raise PermanentError(
             f"train: a batch of {scale.batch_size} can't be divided among {world_size} GPUs"
             f"{f' × {accumulation} passes' if accumulation > 1 else ''}; "
-            f"use {usable[0]} of them (CUDA_VISIBLE_DEVICES), or another batchSize"
+            f"use {usable[0]} of them (CUDA_VISIBLE_DEVICES; in a cluster spec.compute.train), or another batchSize"
         )
     steps = -(-(scale.samples // scale.checkpoints) // scale.batch_size)
     steps = max(1, -(-steps // multiple)) * multiple

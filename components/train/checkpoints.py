@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 LATEST = "epoch_latest.pt"
 _NUMBERED = re.compile(r"epoch_(\d+)\.pt")
 _LOOK_EVERY = 5.0  # seconds
+_LAST_WORDS = 10.0  # seconds for a copy under way when the training is stopped: spot nodes give 30 in all
 
 
 def number_of(path: Path) -> int | None:
@@ -82,18 +83,18 @@ class Copier:
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
 
     def __enter__(self) -> Copier:
+        self._seen = self._stamp()  # here, not in the thread, which may start late
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(None if kind is None else _LAST_WORDS)
 
     def _run(self) -> None:
-        seen = self._stamp()
         while not self._over.wait(_LOOK_EVERY):
-            if self._stamp() != seen:
-                seen = self._stamp()
+            if self._stamp() != self._seen:
+                self._seen = self._stamp()
                 try:
                     self.copy()
                 except RecaptionError as error:  # a later one may arrive; the last one is copied in the open

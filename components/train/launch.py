@@ -2,8 +2,8 @@
 
 python -m torch.distributed.run --nproc-per-node 8 -m components.train.launch JOB.json
 
-JOB.json: {"arguments": the trainer's command line, "models": [files of model configs], "followStdin": whether the end
-of standard input ends this process (the parent is gone)}.
+JOB.json: {"arguments": the trainer's command line, "models": [files of model configs], "worldSize": processes on all
+nodes, "followStdin": whether the end of standard input ends this process (the parent is gone)}.
 """
 
 from __future__ import annotations
@@ -39,11 +39,14 @@ def _train(job: dict[str, Any]) -> None:
     import open_clip
     import open_clip_train.main as trainer
 
-    from components.train.data import get_data
+    from components.train.together import adapt
 
     for file in job["models"]:
         open_clip.add_model_config(Path(file))
-    trainer.get_data = get_data
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != job["worldSize"]:
+        raise TemporaryError(f"{world} processes met, expected {job['worldSize']}: the nodes have unequally many GPUs")
+    adapt(trainer)
     if trainer.main(job["arguments"]) == -1:
         raise TemporaryError("open_clip's trainer refused to start; see the lines above")
 

@@ -1,6 +1,10 @@
 """train: one CLIP per mixture with open_clip's own trainer under torchrun, DataComp's hyperparameters, resumable.
 
-A killed training resumes from its newest checkpoint, so at most one of its `checkpoints` intervals is lost.
+A killed training resumes from its newest checkpoint, so at most one of its `checkpoints` intervals is lost; on several
+nodes (or in a bucket) from the newest whose copy in the storage was finished, so the time of that copy is lost too.
+
+On several nodes this same step runs on each, told by PET_* (see `nodes`). They meet through torchrun; only the storage
+is common to them. Node 0 copies checkpoints there and writes the model's record, all of them restore from there.
 """
 
 from __future__ import annotations
@@ -30,16 +34,19 @@ from components.pool.storage import LocalStorage, Storage, open_object
 from components.train import checkpoints
 from components.train.arguments import trainer_arguments
 from components.train.arithmetic import Plan, make_plan, next_accumulation
+from components.train.logs import everyones, kept_log
+from components.train.nodes import ALONE, Nodes, this_node
 from components.train.scales import scale_of
-from components.train.trainer import OutOfMemory, Progress, read_log, torchrun
+from components.train.trainer import OutOfMemory, Progress, torchrun
 
 log = logging.getLogger(__name__)
 
+PASSES = "passes.json"  # of a training on several nodes whose GPUs were too small for one pass
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "webdataset")
 
 
 class TrainStep(Step):
-    """Runs open_clip's trainer on all GPUs of this machine, or on its CPU."""
+    """Runs open_clip's trainer on all GPUs of this machine and of the nodes that it belongs to, or on the CPU."""
 
     name = "train"
     summary = "train a CLIP on each training set, with DataComp's fixed hyperparameters"
@@ -66,6 +73,7 @@ class Training:
     """Of the model, below the storage."""
     work: Path
     """Of the model, on this machine: open_clip's experiment."""
+    nodes: Nodes = ALONE
 
     @property
     def checkpoints(self) -> Path:
@@ -79,7 +87,7 @@ class Training:
     @property
     def remote(self) -> Storage | None:
         """Where checkpoints are copied to; None where open_clip itself writes into the storage."""
-        return None if isinstance(self.storage, LocalStorage) else self.storage
+        return None if isinstance(self.storage, LocalStorage) and not self.nodes.together else self.storage
 
     @property
     def copies(self) -> str:
@@ -96,14 +104,17 @@ def train(run: Run, mixture: schema.Mixture) -> None:
     assert run.spec.train is not None  # run.trained is empty otherwise
     scale, multiple = scale_of(run.spec.train)
     folder, dataset = run.model_folder(mixture), run.dataset_folder(mixture)
-    local = Path(run.storage.uri) if isinstance(run.storage, LocalStorage) else _scratch(run.storage)
-    training = Training(run.spec.train, scale, multiple, run.storage, dataset, folder, local / folder)
+    nodes = this_node()
+    here = isinstance(run.storage, LocalStorage) and not nodes.together
+    local = Path(run.storage.uri) if here else _scratch(run.storage, nodes)
+    training = Training(run.spec.train, scale, multiple, run.storage, dataset, folder, local / folder, nodes)
     pairs = check_dataset(run.storage, dataset)["samples"]
     with _alone(training):
-        model = {"mixture": mixture.name, "dataset": dataset, "pairs": pairs, **_to_its_end(training)}
-        if training.remote:
-            training.remote.upload(training.log, f"{folder}/train.log")
-        run.storage.create(f"{folder}/model.json", json.dumps(model, indent=1).encode())
+        with kept_log(run.storage, folder, nodes, training.log) if training.remote else nullcontext():
+            made = _to_its_end(training)
+        if nodes.leads:
+            model = {"mixture": mixture.name, "dataset": dataset, "pairs": pairs, **made}
+            run.storage.create(f"{folder}/model.json", json.dumps(model, indent=1).encode())
         if training.remote:
             shutil.rmtree(training.work)
         else:
@@ -111,23 +122,30 @@ def train(run: Run, mixture: schema.Mixture) -> None:
 
 
 def _to_its_end(training: Training) -> dict[str, Any]:
-    """Train what is missing; model.json's account of it."""
-    settings, scale = training.settings, training.scale
+    """Train what is missing; model.json's account of it, where this node leads."""
+    settings, scale, nodes = training.settings, training.scale, training.nodes
     name, architecture, files = _architecture(scale.model, training.work)
+    if nodes.together:  # what only this disk has is not what the other nodes go on from
+        (training.checkpoints / checkpoints.LATEST).unlink(missing_ok=True)
     began, start = time.monotonic(), checkpoints.restore(training.remote, training.copies, training.checkpoints)
     if start:
         log.info("%s: resuming after checkpoint %d of %d", training.folder, start, scale.checkpoints)
+    if not nodes.leads:
+        _train(training, name, files)
+        return {}
     with _copying(training, start) as copier:
         plan, progress = _train(training, name, files)
         if copier:
             copier.copy()
+    whole = everyones(training.storage, training.folder, nodes, training.log)
     return {
         "model": name,
         "architecture": architecture,
         "scale": settings.scale if isinstance(settings.scale, str) else "custom",
         "hyperparameters": hyperparameters(scale, name, _gpus() > 0),
         "seed": settings.seed,
-        **_course(plan, read_log(training.log), progress, start, time.monotonic() - began),
+        **_course(plan, whole, progress, start, time.monotonic() - began),
+        "nodes": nodes.count,
         **_keep_last(training, scale.checkpoints),
         "versions": {"recaption": version(), **{package: installed(package) for package in PACKAGES}},
     }
@@ -173,35 +191,54 @@ def hyperparameters(scale: schema.ScaleConfig, model: str, gpu: bool) -> dict[st
 def _train(training: Training, model: str, files: list[str]) -> tuple[Plan, Progress]:
     """Call torchrun; on a GPU that is too small again with half the samples at once, which changes no result."""
     gpus = _gpus()
-    accumulation: int | None = 1
+    processes = training.nodes.workers(gpus)
+    world = processes * training.nodes.count
+    accumulation: int | None = _known_passes(training, world)
     while True:
         assert accumulation is not None
-        plan = make_plan(training.scale, gpus or 1, accumulation, training.multiple)
+        plan = make_plan(training.scale, world, accumulation, training.multiple)
         if training.scale.warmup >= plan.steps:
             log.warning(
                 "train: warmup is %d steps and the training %d: the learning rate never reaches %g",
                 *(training.scale.warmup, plan.steps, training.scale.learning_rate),
             )
-        arguments = trainer_arguments(
-            training.scale,
-            plan,
-            model=model,
-            seed=training.settings.seed,
-            data=f"{training.storage.uri}/{training.dataset}",
-            logs=str(training.work.parent),
-            name=training.work.name,
-            gpu=gpus > 0,
-        )
-        with tempfile.NamedTemporaryFile("w", prefix="train-", suffix=".json") as job:
-            json.dump({"arguments": arguments, "models": files, "followStdin": True}, job)
-            job.flush()
-            try:
-                return plan, torchrun(Path(job.name), gpus or 1, training.log)
-            except OutOfMemory as error:
-                accumulation = next_accumulation(training.scale, gpus or 1, accumulation)
-                if accumulation is None:
-                    raise PermanentError(f"{error}: not even one sample fits this GPU; use a smaller model") from error
-                log.warning("train: too little GPU memory for %d samples at once; fewer, summed", plan.batch_per_gpu)
+        try:
+            return plan, _call(training, plan, model, files, processes, gpus > 0)
+        except OutOfMemory as error:
+            accumulation = next_accumulation(training.scale, world, accumulation)
+            if accumulation is None:
+                raise PermanentError(f"{error}: not even one sample fits this GPU; use a smaller model") from error
+            log.warning("train: too little GPU memory for %d samples at once; fewer, summed", plan.batch_per_gpu)
+            if training.nodes.together:  # the others must do the same: all of them start again
+                passes = json.dumps({"world": world, "passes": accumulation}).encode()
+                training.storage.write(f"{training.folder}/{PASSES}", passes)
+                raise TemporaryError(f"{error}: run again, in {accumulation} passes") from error
+
+
+def _call(training: Training, plan: Plan, model: str, files: list[str], processes: int, gpu: bool) -> Progress:
+    arguments = trainer_arguments(
+        training.scale,
+        plan,
+        model=model,
+        seed=training.settings.seed,
+        data=f"{training.storage.uri}/{training.dataset}",
+        logs=str(training.work.parent),
+        name=training.work.name,
+        gpu=gpu,
+    )
+    with tempfile.NamedTemporaryFile("w", prefix="train-", suffix=".json") as job:
+        json.dump({"arguments": arguments, "models": files, "worldSize": plan.world_size, "followStdin": True}, job)
+        job.flush()
+        return torchrun(Path(job.name), processes, training.log, training.nodes.together)
+
+
+def _known_passes(training: Training, world: int) -> int:
+    """How many passes an earlier attempt of all nodes found necessary."""
+    path = f"{training.folder}/{PASSES}"
+    if not training.nodes.together or training.storage.size(path) is None:
+        return 1
+    known = json.loads(training.storage.read(path))
+    return int(known["passes"]) if known["world"] == world else 1
 
 
 def _course(plan: Plan, whole: Progress, last: Progress, start: int, seconds: float) -> dict[str, Any]:
@@ -278,9 +315,10 @@ def _copying(training: Training, start: int) -> Any:
     return checkpoints.Copier(training.remote, training.copies, training.checkpoints, start)
 
 
-def _scratch(storage: Storage) -> Path:
+def _scratch(storage: Storage, nodes: Nodes) -> Path:
     """The same folder for the same storage, so that a restart on this machine finds its checkpoint."""
-    return Path(tempfile.gettempdir(), f"recaption-{content_hash(storage.uri)}")
+    node = f"-node-{nodes.rank}" if nodes.together else ""
+    return Path(tempfile.gettempdir(), f"recaption-{content_hash(storage.uri)}{node}")
 
 
 def _gpus() -> int:

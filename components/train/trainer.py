@@ -88,16 +88,19 @@ def read_log(path: Path) -> Progress:
     return progress
 
 
-def torchrun(job: Path, processes: int, log_file: Path) -> Progress:
+def torchrun(job: Path, processes: int, log_file: Path, together: bool = False) -> Progress:
     """Train until it ends.
+
+    Args:
+        together: meet the other nodes where PET_MASTER_ADDR says; torchrun reads PET_* by itself.
 
     Raises:
         OutOfMemory: a GPU's memory was too small.
         PermanentError: the same would happen again.
         TemporaryError: a process was killed, a peer or a GPU was lost, storage failed.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "components.train.launch", str(job)]
+    command = [sys.executable, "-m", "torch.distributed.run", *([] if together else ["--standalone"])]
+    command += ["--nproc-per-node", str(processes), "-m", "components.train.launch", str(job)]
     root = str(Path(next(iter(components.__path__))).parent)
     python_path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(

@@ -142,18 +142,21 @@ class Run:
         return claim(self.storage, f"{self.folder}/claim.json", by)
 
     def save(self) -> None:
-        """Keep recipe, manifest and plan, once.
+        """Keep manifest and plan, once, and the recipe with how it is to be computed this time.
 
         Raises:
             PermanentError: this run was planned before, otherwise (another number of tasks, say).
         """
         self.pool.save(self.storage)
         plan = json.dumps(self.to_json(), indent=1, sort_keys=True).encode()
-        self.storage.create(f"{self.folder}/recipe.yaml", schema.dump_recipe(self.recipe).encode())
+        recipe = schema.dump_recipe(self.recipe).encode()
+        self.storage.create(f"{self.folder}/recipe.yaml", recipe)
         if not self.storage.create(f"{self.folder}/plan.json", plan):
             old = self.storage.read(f"{self.folder}/plan.json")
             if old != plan:
                 raise PermanentError(f"run {self.name}: planned before, {_difference(old, plan)}")
+            if self.storage.read(f"{self.folder}/recipe.yaml") != recipe:  # spec.compute, which the name doesn't have
+                self.storage.write(f"{self.folder}/recipe.yaml", recipe)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import io
-import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import quote
 
 import google.auth.exceptions
+import google_crc32c
 import requests
 from google.api_core import exceptions as api
-from google.api_core.retry import Retry
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as gcs
 from google.cloud.exceptions import GoogleCloudError
-from google.resumable_media import DataCorruption, InvalidResponse
+from google.cloud.storage._media.requests.upload import XMLMPUContainer, XMLMPUPart
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from requests.adapters import HTTPAdapter
 
-from components.pool.errors import PermanentError, TemporaryError
+from components.pool import ahead
+from components.pool.attempts import PASSING_STATUS, TIMEOUT, attempted, short
+from components.pool.errors import PermanentError, RecaptionError, TemporaryError
 from components.pool.storage import Entry
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Page = tuple[tuple[Entry, ...], str | None]
-CHUNK = 16 << 20  # bytes of one ranged read or of one piece of an upload; a multiple of 256 kB, as resumables want
-DEADLINE = 120.0  # seconds over all attempts of one request
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
+CHUNK = 16 << 20  # bytes of one piece of an upload in one stream; a multiple of 256 kB, as resumables want
+CONNECTIONS = 64  # kept open per process: some readers with their requests ahead
+WRITER = "recaption-writer"  # metadata of an object: which call wrote it
 PASSING = (
     api.TooManyRequests,
     api.ServerError,
@@ -42,7 +44,6 @@ PASSING = (
     DataCorruption,
     google.auth.exceptions.TransportError,
 )
-PASSING_STATUS = (408, 429)
 
 
 class GcsStorage:
@@ -51,22 +52,33 @@ class GcsStorage:
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket_name, self.prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
+        self._made: tuple[int, Any] | None = None
 
-    def __getstate__(self) -> dict[str, str]:
+    def __getstate__(self) -> dict[str, Any]:
         """A client's connections stay in their process."""
-        return {"bucket_name": self.bucket_name, "prefix": self.prefix, "uri": self.uri}
+        return {**self.__dict__, "_made": None}
 
-    @cached_property
+    @property
     def bucket(self) -> Any:
+        """Of this process: a forked one makes its own."""
+        if self._made is None or self._made[0] != os.getpid():
+            self._made = os.getpid(), self._client().bucket(self.bucket_name)
+        return self._made[1]
+
+    def _client(self) -> Any:
         if os.environ.get("STORAGE_EMULATOR_HOST"):
-            return gcs.Client(project="emulator", credentials=AnonymousCredentials()).bucket(self.bucket_name)
-        try:
-            return gcs.Client().bucket(self.bucket_name)
-        except google.auth.exceptions.DefaultCredentialsError as error:
-            raise PermanentError(
-                f"{self.uri}: no Google Cloud credentials; use Workload Identity, or "
-                "`gcloud auth application-default login`"
-            ) from error
+            client = gcs.Client(project="emulator", credentials=AnonymousCredentials())
+        else:
+            try:
+                client = gcs.Client()
+            except google.auth.exceptions.DefaultCredentialsError as error:
+                raise PermanentError(
+                    f"{self.uri}: no Google Cloud credentials; use Workload Identity, or "
+                    "`gcloud auth application-default login`"
+                ) from error
+        for scheme in ("https://", "http://"):
+            client._http.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+        return client
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -83,42 +95,108 @@ class GcsStorage:
         return self._tried("read", path, download)
 
     def open(self, path: str) -> BinaryIO:
-        size = self.size(path)
-        if size is None:
+        """Reads the generation that is there now: an object replaced meanwhile is an error, never a mixture."""
+        blob = self._found(path, "read")
+        if blob is None:
             raise PermanentError(f"cannot read {self._name(path)}: no such object")
-        return cast(BinaryIO, io.BufferedReader(_Reader(self, path, size), CHUNK))
+        fetch = partial(self._fetch, path, int(blob.generation))
+        return ahead.read_ahead(fetch, int(blob.size))
+
+    def _fetch(self, path: str, generation: int, start: int, length: int) -> bytes:
+        blob = self.bucket.blob(self.prefix + path, generation=generation)
+
+        def download() -> bytes:
+            try:
+                return cast(
+                    bytes, blob.download_as_bytes(start=start, end=start + length - 1, timeout=TIMEOUT, retry=None)
+                )
+            except api.NotFound as error:
+                raise TemporaryError(
+                    f"cannot read {self._name(path)}: it was replaced or deleted while it was read; run again"
+                ) from error
+
+        data = self._tried("read", path, download)
+        if len(data) != length:
+            raise TemporaryError(f"cannot read {self._name(path)}: got {len(data)} of {length} bytes; run again")
+        return data
 
     def write(self, path: str, data: bytes) -> None:
         self._tried("write", path, lambda: self._upload(path, data))
 
     def create(self, path: str, data: bytes) -> bool:
-        """As Storage.create. An attempt whose answer was lost may have won: then the object there is exactly ours."""
-        attempts = 0
+        """As Storage.create. A request whose answer was lost may have won: then the object there names this call."""
+        writer = uuid.uuid4().hex
 
         def attempt() -> bool:
-            nonlocal attempts
-            attempts += 1
             try:
-                self._upload(path, data, if_generation_match=0)
+                self._upload(path, data, writer, if_generation_match=0)
             except api.PreconditionFailed:
-                return attempts > 1 and self._holds(path, data)
+                return _writer_of(self._get(path)) == writer
             return True
 
         return self._tried("create", path, attempt)
 
     def upload(self, source: Path, path: str) -> None:
+        size = source.stat().st_size
+        if size >= ahead.LARGE:
+            self._upload_parts(source, size, path)
+            return
+
         def attempt() -> None:
             blob = self.bucket.blob(self.prefix + path, chunk_size=CHUNK)
             blob.upload_from_filename(str(source), checksum="crc32c", timeout=TIMEOUT, retry=None)
 
         self._tried("write", path, attempt)
 
-    def size(self, path: str) -> int | None:
-        def attempt() -> int | None:
-            blob = self.bucket.get_blob(self.prefix + path, timeout=TIMEOUT, retry=None)
-            return None if blob is None else int(blob.size)
+    def _upload_parts(self, source: Path, size: int, path: str) -> None:
+        """Parts with a checksum each, several at once; the last request makes the object appear, whole."""
+        client, writer = self.bucket.client, uuid.uuid4().hex
+        url = f"{client._connection.API_BASE_URL}/{self.bucket_name}/{quote(self.prefix + path)}"
+        headers = {f"x-goog-meta-{WRITER}": writer}
+        whole = XMLMPUContainer(url, str(source), headers=headers, retry=None)
+        self._tried("write", path, lambda: whole.initiate(client._http, "application/octet-stream", timeout=TIMEOUT))
 
-        return self._tried("stat", path, attempt)
+        def send(number: int, start: int, length: int) -> tuple[int, str]:
+            part = XMLMPUPart(
+                url, whole.upload_id, str(source), start, start + length, number, checksum="crc32c", retry=None
+            )
+            self._tried("write", path, lambda: part.upload(client._http, timeout=TIMEOUT))
+            return number, part.etag
+
+        def complete() -> None:
+            try:
+                whole.finalize(client._http, timeout=TIMEOUT)
+            except InvalidResponse as error:  # the answer of an attempt before this one may have been lost
+                if error.response.status_code != 404 or _writer_of(self._get(path)) != writer:
+                    raise
+
+        parts = enumerate(ahead.parts_of(size), start=1)
+        try:
+            for number, etag in ahead.in_parallel([partial(send, number, *part) for number, part in parts]):
+                whole.register_part(number, etag)  # completing wants them in order
+            self._tried("write", path, complete)
+        except RecaptionError:
+            with suppress(Exception):  # a lifecycle rule clears what stays
+                whole.cancel(client._http, timeout=TIMEOUT)
+            raise
+        self._check(source, path, writer)
+
+    def _check(self, source: Path, path: str, writer: str) -> None:
+        """That the bucket has what lies here, unless another call has replaced it since."""
+        blob, checksum = self._found(path, "write"), 0
+        with open(source, "rb") as file:
+            while chunk := file.read(1 << 20):
+                checksum = google_crc32c.extend(checksum, chunk)
+        expected = base64.b64encode(checksum.to_bytes(4, "big")).decode()
+        if _writer_of(blob) == writer and blob.crc32c != expected:
+            raise TemporaryError(
+                f"cannot write {self._name(path)}: has CRC32C {blob.crc32c}, expected {expected}: "
+                f"did {source} change? run again"
+            )
+
+    def size(self, path: str) -> int | None:
+        blob = self._found(path, "stat")
+        return None if blob is None else int(blob.size)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """One request per thousand objects, each with its own retries."""
@@ -151,15 +229,20 @@ class GcsStorage:
         entries = tuple(Entry(blob.name.removeprefix(self.prefix), int(blob.size)) for blob in page)
         return entries, found.next_page_token
 
-    def _upload(self, path: str, data: bytes, **conditions: int) -> None:
-        self._blob(path).upload_from_string(
+    def _upload(self, path: str, data: bytes, writer: str | None = None, **conditions: int) -> None:
+        blob = self._blob(path)
+        if writer:
+            blob.metadata = {WRITER: writer}
+        blob.upload_from_string(
             data, "application/octet-stream", checksum="crc32c", timeout=TIMEOUT, retry=None, **conditions
         )
 
-    def _holds(self, path: str, data: bytes) -> bool:
-        blob = self.bucket.get_blob(self.prefix + path, timeout=TIMEOUT, retry=None)
-        ours = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        return blob is not None and blob.md5_hash == ours
+    def _found(self, path: str, verb: str) -> Any:
+        """The object's metadata; None when there is none."""
+        return self._tried(verb, path, lambda: self._get(path))
+
+    def _get(self, path: str) -> Any:
+        return self.bucket.get_blob(self.prefix + path, timeout=TIMEOUT, retry=None)
 
     def _blob(self, path: str) -> Any:
         return self.bucket.blob(self.prefix + path)
@@ -174,66 +257,38 @@ class GcsStorage:
             PermanentError, TemporaryError: as Storage says.
         """
         name = self._name(path)
-        retry = Retry(
-            predicate=_passing,
-            initial=0.5,
-            maximum=20.0,
-            multiplier=2.0,
-            timeout=DEADLINE,
-            on_error=lambda error: log.warning("%s %s: %s; trying again", verb, name, _short(error)),
-        )
         try:
-            return cast(T, retry(attempt)())
-        except api.RetryError as error:
-            raise TemporaryError(
-                f"cannot {verb} {name}: gave up after {DEADLINE:.0f} s: {_short(error.cause)}"
-            ) from error
+            return attempted(attempt, f"{verb} {name}", _passing)
         except api.NotFound as error:
             raise PermanentError(f"cannot {verb} {name}: no such object or bucket") from error
+        except google.auth.exceptions.GoogleAuthError as error:
+            raise PermanentError(
+                f"cannot {verb} {name}: no token from Google Cloud ({short(error)}); "
+                "is this pod's service account bound by Workload Identity?"
+            ) from error
         except (GoogleCloudError, api.GoogleAPIError, InvalidResponse) as error:
-            if isinstance(error, (api.Forbidden, api.Unauthorized)):
+            if _status(error) in (401, 403):
                 message = f"cannot {verb} {name}: no permission: give this identity storage.objectUser on the bucket"
                 raise PermanentError(message) from error
-            raise PermanentError(f"cannot {verb} {name}: {_short(error)}") from error
+            if _status(error) == 404:
+                raise PermanentError(f"cannot {verb} {name}: no such object or bucket") from error
+            raise PermanentError(f"cannot {verb} {name}: {short(error)}") from error
 
 
-class _Reader(io.RawIOBase):
-    """Seekable ranged reads; io.BufferedReader around it fetches a CHUNK at a time."""
+def _writer_of(blob: Any) -> str | None:
+    return None if blob is None else (blob.metadata or {}).get(WRITER)
 
-    def __init__(self, storage: GcsStorage, path: str, size: int) -> None:
-        self.storage, self.path, self.length, self.at = storage, path, size, 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.length}[whence]
-        return self.at
-
-    def tell(self) -> int:
-        return self.at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), max(0, self.length - self.at))
-        data = self.storage.read(self.path, self.at, wanted) if wanted else b""
-        if len(data) < wanted:
-            raise TemporaryError(f"{self.storage.uri}/{self.path}: became shorter while it was read; run again")
-        buffer[: len(data)] = data
-        self.at += len(data)
-        return len(data)
+def _status(error: BaseException) -> int | None:
+    """The HTTP status an error stands for."""
+    code = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return int(code) if isinstance(code, int) else None
 
 
 def _passing(error: BaseException) -> bool:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error) or 0
     if isinstance(error, InvalidResponse):
-        return status in PASSING_STATUS or (status or 0) >= 500 or status in (200, 206)
-    if isinstance(error, api.GoogleAPICallError) and error.code in PASSING_STATUS:
-        return True
-    return isinstance(error, PASSING)
-
-
-def _short(error: object) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        return status in PASSING_STATUS or status >= 500 or status in (200, 206)
+    if isinstance(error, google.auth.exceptions.RefreshError):  # the metadata server of a pod that just started
+        return bool(error.retryable) or isinstance(error.__cause__, google.auth.exceptions.TransportError)
+    return isinstance(error, PASSING) or (isinstance(error, api.GoogleAPICallError) and status in PASSING_STATUS)

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
-from urllib.parse import urlsplit
 
 from components.pool.errors import PermanentError, TemporaryError
 
@@ -36,7 +35,8 @@ class Storage(Protocol):
         """Bytes of one object; `length` None reads to its end. A range past the end is cut short."""
 
     def open(self, path: str) -> BinaryIO:
-        """A seekable reader that fetches ahead, for forward reading with skips."""
+        """A seekable reader that fetches ahead, for forward reading with skips. It sees one version of the object:
+        replacing it meanwhile is a TemporaryError where bytes of another one would be needed."""
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace, atomically."""
@@ -58,15 +58,24 @@ class Storage(Protocol):
 
 
 def open_storage(uri: str) -> Storage:
-    """The storage for a local folder or `gs://bucket/prefix`."""
-    parts = urlsplit(uri)
-    if parts.scheme in ("", "file"):
-        return LocalStorage(parts.path if parts.scheme else uri)
-    if parts.scheme == "gs":
+    """The storage for a local folder, `gs://bucket/prefix` or `s3://bucket/prefix`."""
+    scheme, found, place = uri.partition("://")
+    if not found or scheme == "file":
+        return LocalStorage(place if found else uri)
+    bucket, _, prefix = place.partition("/")
+    if scheme in ("gs", "s3") and not bucket:
+        raise PermanentError(f"storage {uri}: has no bucket; give {scheme}://bucket/path")
+    if scheme == "gs":
         from components.pool.gcs import GcsStorage
 
-        return GcsStorage(parts.netloc, parts.path.strip("/"))
-    raise PermanentError(f"storage {uri}: scheme {parts.scheme}:// is not supported; give a folder or gs://bucket/path")
+        return GcsStorage(bucket, prefix.strip("/"))
+    if scheme == "s3":
+        from components.pool.s3 import S3Storage
+
+        return S3Storage(bucket, prefix.strip("/"))
+    raise PermanentError(
+        f"storage {uri}: scheme {scheme}:// is not supported; give a folder, gs://bucket/path or s3://bucket/path"
+    )
 
 
 def open_object(uri: str) -> tuple[Storage, str]:

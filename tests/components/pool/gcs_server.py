@@ -1,28 +1,35 @@
-"""gcp-storage-emulator on loopback, made stricter and less reliable: it enforces preconditions and injects faults."""
+"""gcp-storage-emulator on loopback, made stricter and less reliable.
+
+It enforces preconditions and generations, lists in pages, and takes uploads in parts (the XML API's).
+"""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
-import random
-import socket
+import re
 import threading
-import time
-from collections import Counter
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
+import google_crc32c
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.handlers.objects import _checksums, _make_object_resource
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
+from tests.components.pool.faulty import Faults, FaultyHandler, serving
+
+__all__ = ["BUCKET", "Faults", "gcs_server"]
+
 BUCKET = "bucket"
-FAULTS = ("unavailable", "busy", "reset", "lost answer", "cut short", "slow")
+PAGE = 1000  # objects of one listing: GCS's
 
 
 class PreconditionFailed(Exception):
@@ -34,95 +41,111 @@ class StrictStorage(Storage):  # type: ignore[misc]
 
     asked = threading.local()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.uploads: dict[str, tuple[dict[str, str], dict[int, bytes]]] = {}  # id → metadata, parts
+
     def create_file(self, bucket_name: str, file_name: str, *args: Any, **kwargs: Any) -> Any:
         if getattr(self.asked, "absent", False) and self.has(bucket_name, file_name):
             raise PreconditionFailed
         return super().create_file(bucket_name, file_name, *args, **kwargs)
 
+    def _write_config_to_file(self) -> None:
+        """Not after every write: all metadata would be written each time."""
+
     def has(self, bucket: str, name: str) -> bool:
+        return self.generation(bucket, name) is not None
+
+    def generation(self, bucket: str, name: str) -> str | None:
         try:
-            self.get_file_obj(bucket, name)
+            return str(self.get_file_obj(bucket, name)["generation"])
         except NotFound:
-            return False
-        return True
+            return None
 
 
-class Faults:
-    """Which requests go wrong, by a seeded draw; counts what it did."""
-
-    def __init__(self, share: float = 0.0, seed: int = 0) -> None:
-        self.share, self.random, self.lock = share, random.Random(seed), threading.Lock()
-        self.done: Counter[str] = Counter()
-
-    def draw(self) -> str | None:
-        with self.lock:
-            if self.random.random() >= self.share:
-                return None
-            fault = self.random.choice(FAULTS)
-            self.done[fault] += 1
-            return fault
-
-
-class Handler(RequestHandler):  # type: ignore[misc]
-    """One request at a time reaches the storage, so checking and creating are one step."""
-
+class Handler(FaultyHandler, RequestHandler):  # type: ignore[misc]
     protocol_version = "HTTP/1.0"
-    lock = threading.Lock()
 
-    def __init__(self, faults: Faults, storage: StrictStorage, *args: Any) -> None:
-        self.faults = faults
-        super().__init__(storage, *args)
+    def handle_storage(self) -> None:
+        parts = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        listing = re.fullmatch(r"/storage/v1/b/([^/]+)/o", parts.path)
+        one = re.fullmatch(r"/(?:download/)?storage/v1/b/([^/]+)/o/(.+)", parts.path)
+        if "uploads" in query or "uploadId" in query:
+            self._parts(*(unquote(p) for p in parts.path[1:].split("/", 1)), query)
+        elif self.command == "GET" and listing:
+            self._list(listing[1], query)
+        elif one and query.get("generation", self._generation(*one.groups())) != self._generation(*one.groups()):
+            self.send_error_answer(404, "no such generation")
+        else:
+            self._emulate(query)
 
-    def do_GET(self) -> None:
-        self._answer(super().do_GET)
+    def _emulate(self, query: dict[str, str]) -> None:
+        self.storage.asked.absent = query.get("ifGenerationMatch") == "0"
+        try:
+            getattr(RequestHandler, f"do_{self.command}")(self)
+        except PreconditionFailed:
+            self.wfile = io.BytesIO()
+            self._headers_buffer: list[bytes] = []
+            self.send_error_answer(412, "conditionNotMet")
 
-    def do_POST(self) -> None:
-        self._answer(super().do_POST)
+    def _generation(self, bucket: str, name: str) -> str | None:
+        return self.storage.generation(bucket, unquote(name))
 
-    def do_PUT(self) -> None:
-        self._answer(super().do_PUT)
-
-    def do_DELETE(self) -> None:
-        self._answer(super().do_DELETE)
-
-    def _answer(self, handle: Any) -> None:
-        fault = self.faults.draw()
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if fault in ("unavailable", "busy"):
-            self._error(503 if fault == "unavailable" else 429, fault)
+    def _list(self, bucket: str, query: dict[str, str]) -> None:
+        try:
+            found, _ = self.storage.get_file_list(bucket, query.get("prefix"), None)
+        except NotFound:
+            self.send_error_answer(404, "no such bucket")
             return
-        if fault == "reset":
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        if fault == "slow":
-            time.sleep(0.2)
-        out, self.wfile, self.rfile = self.wfile, io.BytesIO(), io.BytesIO(body)
-        query = parse_qs(urlsplit(self.path).query)
-        with self.lock:
-            self.storage.asked.absent = query.get("ifGenerationMatch") == ["0"]
-            try:
-                handle()
-            except PreconditionFailed:
-                self.wfile = io.BytesIO()
-                self._headers_buffer: list[bytes] = []
-                self._error(412, "conditionNotMet")
-        answer = self.wfile.getvalue()
-        self.wfile = out
-        if fault == "lost answer":
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        out.write(answer[: len(answer) * 2 // 3] if fault == "cut short" else answer)
+        rest = sorted((item for item in found if item["name"] > query.get("pageToken", "")), key=lambda i: i["name"])
+        page = {"kind": "storage#objects", "items": rest[:PAGE]}
+        if len(rest) > PAGE:
+            page["nextPageToken"] = rest[PAGE - 1]["name"]
+        self._send(200, json.dumps(page).encode(), {"Content-Type": "application/json"})
 
-    def _error(self, code: int, reason: str) -> None:
+    def _parts(self, bucket: str, name: str, query: dict[str, str]) -> None:
+        """https://cloud.google.com/storage/docs/xml-api/overview: initiate, part, complete, abort."""
+        uploads, body = self.storage.uploads, self.rfile.read()
+        if "uploads" in query:
+            number = uuid.uuid4().hex
+            meta = {k[12:].lower(): v for k, v in self.headers.items() if k.lower().startswith("x-goog-meta-")}
+            uploads[number] = meta, {}
+            self._send(
+                200,
+                f"<Result xmlns='http://s3.amazonaws.com/doc/2006-03-01/'><UploadId>{number}</UploadId></Result>".encode(),
+            )
+        elif query["uploadId"] not in uploads:
+            self._send(404, b"<Error><Code>NoSuchUpload</Code></Error>")
+        elif self.command == "PUT":
+            uploads[query["uploadId"]][1][int(query["partNumber"])] = body
+            crc = base64.b64encode(google_crc32c.Checksum(body).digest()).decode()
+            self._send(200, b"", {"ETag": f'"{crc}"', "X-Goog-Hash": f"crc32c={crc}"})
+        elif self.command == "DELETE":
+            del uploads[query["uploadId"]]
+            self._send(204, b"")
+        else:
+            meta, parts = uploads.pop(query["uploadId"])
+            if sorted(parts) != [int(number) for number in re.findall(rb"<PartNumber>(\d+)<", body)]:
+                self._send(400, b"<Error><Code>InvalidPartOrder</Code></Error>")
+                return
+            data = b"".join(parts[number] for number in sorted(parts))
+            made = _make_object_resource(
+                "", bucket, name, "application/octet-stream", str(len(data)), {"metadata": meta}
+            )
+            self.storage.create_file(bucket, name, data, _checksums(data, made))
+            self._send(200, b"<Result/>")
+
+    def send_error_answer(self, code: int, reason: str) -> None:
         data = json.dumps({"error": {"code": code, "message": reason}}).encode()
+        self._send(code, data, {"Content-Type": "application/json"})
+
+    def _send(self, code: int, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
+        for key, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
+            self.send_header(key, value)
         self.end_headers()
         self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return
 
 
 @contextmanager
@@ -130,14 +153,5 @@ def gcs_server(faults: Faults | None = None) -> Iterator[str]:
     """The address of a running server with an empty bucket, for STORAGE_EMULATOR_HOST."""
     storage = StrictStorage(use_memory_fs=True)
     buckets.create_bucket(BUCKET, storage)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, faults or Faults(), storage))
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that we cut off is no news
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(partial(Handler, faults or Faults(), storage)) as address:
+        yield address

@@ -1,4 +1,4 @@
-"""One contract for every storage: a folder and a bucket."""
+"""One contract for every storage: a folder, a bucket of Google's and one of S3's."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ import pytest
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.storage import LocalStorage, Storage, open_storage
 from tests.components.pool.gcs_server import BUCKET, gcs_server
+from tests.components.pool.s3_server import s3_environment, s3_server
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", "gs", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
     if request.param == "folder":
         yield open_storage(str(tmp_path / "root"))
         return
-    with gcs_server() as address:
+    with gcs_server() if request.param == "gs" else s3_server() as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        yield open_storage(f"gs://{BUCKET}/some/prefix")
+        with s3_environment(address):
+            yield open_storage(f"{request.param}://{BUCKET}/some/prefix")
 
 
 def test_write_read_replace(storage: Storage) -> None:

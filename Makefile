@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/recaption demo demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

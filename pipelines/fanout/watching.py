@@ -83,6 +83,7 @@ class FanOut:
     def __init__(self, cluster: Cluster, target: Target, work: Work, pace: Pace, deadline: float) -> None:
         self.cluster, self.target, self.work, self.pace, self.deadline = cluster, target, work, pace, deadline
         self.tasks: dict[str, list[int]] = {}
+        self._begun: set[str] = set()
         self.selector = selector(work.run, work.key)
         self._may_see_workflow = True
         self._beaten = -math.inf
@@ -111,6 +112,7 @@ class FanOut:
     def _start(self, body: Object, beat: Callable[[Seen], None]) -> None:
         """Create the Job or adopt it: never a second one beside it."""
         name, since = body["metadata"]["name"], time.monotonic()
+        self._begun.add(name)  # before it is there: a signal may come with the answer
         while True:
             self._beat(beat, Seen({}, ""))
             try:
@@ -288,7 +290,7 @@ class FanOut:
         )
 
     def _delete(self) -> None:
-        for name in self.tasks:
+        for name in sorted(self._begun):
             self.cluster.delete(JOBS, name)
 
     def _tell(self, text: str) -> None:

@@ -136,7 +136,8 @@ def _parameters(recipe: Path, settings: list[str]) -> dict[str, Any]:
     """The pipeline's parameters: this recipe, and what is set beside it; all of them known, of their types."""
     from pipelines.kubeflow.parameters import RECIPE, parameters
 
-    beside = {p.name: p for p in parameters() if p not in RECIPE}
+    of_the_recipe = {p.name for p in RECIPE}
+    beside = {p.name: p for p in parameters() if p.name not in of_the_recipe}
     values: dict[str, Any] = {"recipe": _text(recipe)}
     if not values["recipe"].strip():
         raise PermanentError(f"recipe {recipe}: the file is empty")

@@ -21,7 +21,7 @@ NAME = "recaption"
 ABOUT = "Captions, scores and mixes a pool of image-text pairs, trains CLIP on each mixture and evaluates it."
 USER = 65532  # of images/Dockerfile
 SCRATCH = "/scratch"  # HOME and TMPDIR of the images
-RETRIES = 3  # KFP can't tell bad luck from bad input, which fails again at once; a node that goes on skips what is done
+RETRIES = 3  # KFP can't tell bad luck from bad input: that costs a minute more. What is done is skipped
 EXECUTOR_INPUT = "{{$}}"  # parameters, and the places of the outputs, as one JSON
 LAUNCHER_GIB = 1.0
 ENDS = ("recipe", "storage", "claim")  # what tells the exit step whose run has ended
@@ -124,7 +124,7 @@ def _harden(task: Task, name: str, image: Any, memory_gib: float) -> None:
     memory = f"{round(memory_gib * 1024)}Mi"
     task.set_display_name(name).set_caching_options(False).set_container_image(image)
     task.set_cpu_request("500m").set_cpu_limit("4").set_memory_request(memory).set_memory_limit(memory)
-    task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+    task.set_retry(RETRIES, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="60s")
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH, size_limit="20Gi")
 

@@ -31,9 +31,11 @@ class Parameter:
 RECIPE = (
     Parameter("recipe", "", "A whole recipe as YAML. When it is given, it alone counts, up to `shards_per_task`."),
     Parameter("name", "recaption", "Name of the run's recipe."),
-    Parameter("storage", "", "Where everything that is computed goes: gs://bucket/prefix or a mounted folder."),
+    Parameter(
+        "storage", "", "Where everything that is computed goes: gs://… or s3://bucket/prefix, or a mounted folder."
+    ),
     Parameter("pool_name", "", "Name under which the pool's columns are kept and shared between recipes."),
-    Parameter("shards", "", "Folder or gs:// prefix of the pool's webdataset tars in DataComp's layout."),
+    Parameter("shards", "", "Folder or gs://, s3:// prefix of the pool's webdataset tars in DataComp's layout."),
     Parameter("scorer_model", "ViT-L-14", "An open_clip model, hf-hub:org/name or local-dir:/folder."),
     Parameter(
         "scorer_weights", "openai", "An open_clip pretrained tag or a checkpoint; empty where the model has them."

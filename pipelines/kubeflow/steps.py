@@ -179,7 +179,7 @@ def _storage(values: Mapping[str, Any]) -> Storage:
     else:
         uri = recipe_of(values).spec.storage
     if not uri:
-        raise PermanentError("parameter storage: found nothing; expected a folder or gs://bucket/prefix")
+        raise PermanentError("parameter storage: found nothing; expected a folder, gs://… or s3://bucket/prefix")
     if DUMP in uri or SOME_DUMP in uri:
         raise PermanentError(f"spec.storage: found {DUMP} in it; a schedule's runs share one storage")
     return open_storage(uri)

@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kfp import local
 from kfp.local import config, executor_output_utils, io, subprocess_task_handler
+from kfp.local.orchestrator import task_executor
 
 HANDLER = subprocess_task_handler.SubprocessTaskHandler
 
@@ -53,6 +55,7 @@ def containers_as_processes(root: Path) -> Iterator[list[list[str]]]:
         patch.setattr(executor_output_utils, "get_outputs_from_executor_output", with_artifacts)
         patch.setattr(io.IOStore, "get_parent_input", of_a_task_too)
         patch.setattr(config.LocalExecutionConfig, "instance", None)
+        patch.setattr(task_executor, "time", SimpleNamespace(sleep=lambda _: None))  # before a retry
         patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         patch.setenv("RECAPTION_LAUNCHER", "local")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)

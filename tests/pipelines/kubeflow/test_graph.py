@@ -75,7 +75,7 @@ def test_every_task_is_fit_for_a_cluster(parts: tuple[dict[str, Any], dict[str, 
         assert {"resourceCpuRequest", "resourceCpuLimit"} < set(container["resources"]), name
         assert {"resourceMemoryRequest", "resourceMemoryLimit"} < set(container["resources"]), name
         assert 0 < task["retryPolicy"]["maxRetryCount"] <= 3, name
-        assert task["retryPolicy"]["backoffMaxDuration"] == "600s", name
+        assert task["retryPolicy"]["backoffMaxDuration"] == "60s", name
         assert platform[f"exec-{name}"]["securityContext"] == {
             "runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True,
         }, name  # fmt: skip

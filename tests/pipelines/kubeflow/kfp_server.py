@@ -1,0 +1,108 @@
+"""A stand-in for KFP's API server on loopback: the part of v2beta1 that the real client asks for."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Answer = tuple[int, dict[str, Any]]
+
+
+class Kfp:
+    """What it holds, and how it misbehaves."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[dict[str, Any]]] = {
+            kind: [] for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")
+        }
+        self.packages: list[bytes] = []
+        self.asked: list[str] = []
+        self.token: str | None = None
+        """Who doesn't show it gets 401, but for healthz, which a proxy often lets through."""
+        self.status: int | None = None
+        """All requests are answered with it."""
+        self.delay = 0.0
+        self.hidden = 0
+        """So many listings miss what is there: another client is creating it at this moment."""
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: bytes, token: str) -> Answer:
+        self.asked.append(f"{method} {path}")
+        time.sleep(self.delay)
+        if self.status:
+            return self.status, {"message": "as the test wants it"}
+        if path.endswith("/healthz"):
+            return 200, {"multi_user": False}
+        if self.token and token != f"Bearer {self.token}":
+            return 401, {"message": "Unauthenticated"}
+        if path == "/pipelines/upload_version":
+            self.packages.append(re.split(rb"\r\n--", body.partition(b"\r\n\r\n")[2])[0])
+            owner = query["pipelineid"][0]
+            return self.create("versions", {"display_name": query["name"][0], "pipeline_id": owner})
+        kind = "versions" if path.endswith("/versions") else path.strip("/")
+        if kind not in self.held:
+            return 404, {"message": f"no such path {path}"}
+        return self.create(kind, json.loads(body)) if method == "POST" else self.list(kind, query)
+
+    def create(self, kind: str, thing: dict[str, Any]) -> Answer:
+        names = [other["display_name"] for other in self.held[kind]]
+        if kind in ("pipelines", "versions", "experiments") and thing["display_name"] in names:
+            return 409, {"message": "already exists"}
+        key = {"versions": "pipeline_version_id", "recurringruns": "recurring_run_id"}.get(kind, f"{kind[:-1]}_id")
+        made = {**thing, key: f"{kind}-{len(names) + 1}"}
+        self.held[kind].append(made)
+        return 200, made
+
+    def list(self, kind: str, query: dict[str, list[str]]) -> Answer:
+        if self.hidden:
+            self.hidden -= 1
+            return 200, {}
+        wanted = json.loads(query["filter"][0])["predicates"][0]["stringValue"]
+        found = [thing for thing in self.held[kind] if thing["display_name"] == wanted]
+        names = {"versions": "pipeline_versions", "recurringruns": "recurringRuns"}
+        return 200, {names.get(kind, kind): found} if found else {}
+
+
+@contextmanager
+def kfp_server() -> Iterator[tuple[str, Kfp]]:
+    """Its address and its state."""
+    kfp, lock = Kfp(), threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = parts.path.removeprefix("/apis/v2beta1")
+            token = self.headers.get("authorization", "")
+            with lock:
+                status, value = kfp.answer(self.command, path, parse_qs(parts.query), body, token)
+            data = json.dumps(value).encode()
+            with suppress(BrokenPipeError):  # of a client that waited long enough
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", kfp
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -105,6 +105,10 @@ def stage(
     tasks: Annotated[
         str | None, typer.Option(help="In a pod of an Indexed Job: of these tasks (0-4,7) the one of its index.")
     ] = None,
+    mixture: Annotated[
+        str | None,
+        typer.Option(help="Of train and evaluate: only this mixture."),
+    ] = None,
     launched: Annotated[
         bool, typer.Option("--launched", help="Stop when the launcher that follows this stage has gone.")
     ] = False,
@@ -122,6 +126,10 @@ def stage(
         raise PermanentError(f"stage {name}: run {loaded.name} has {', '.join([*loaded.nodes, *steps])}")
     if tasks is not None:
         task = own_task(tasks)
+    if mixture is not None:
+        if name not in ("train", "evaluate"):
+            raise PermanentError(f"stage {name}: works on all mixtures; leave --mixture out")
+        loaded = loaded.training_only(mixture)
     with followed(loaded, name) if launched else nullcontext():
         if name in loaded.nodes:
             run_column(loaded, loaded.nodes[name], task)

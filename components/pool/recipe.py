@@ -302,6 +302,18 @@ class NodePool(Model):
     """A Kueue LocalQueue of the namespace; None where there is no Kueue."""
 
 
+class TrainNodes(Model):
+    """Nodes of a cluster that train one model together; their number changes no result."""
+
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    gpus_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
+    """None is the accelerator count of the pool."""
+    pool: Name | None = None
+    """Which of the pools: its labels, taints and accelerator; None is the first that has an accelerator."""
+    parallelism: Annotated[int, Field(ge=1, le=200)] = 1
+    """How many models train at a time, each on nodes of its own."""
+
+
 class Compute(Model):
     shards_per_task: Annotated[int, Field(ge=1)] = 8
     """A task is this many shards: what one pod works through."""
@@ -311,6 +323,8 @@ class Compute(Model):
     """Samples per batch of a stage, where the stage's own default doesn't fit the GPU."""
     pools: Annotated[list[NodePool], Field(max_length=16)] = []
     """In a cluster: which nodes work. A kind of stages (GPU or not) without a pool runs on any node that fits it."""
+    train: TrainNodes = TrainNodes()
+    """In a cluster: what a CLIP is trained on."""
     deadline_hours: Annotated[int, Field(ge=1, le=8760)] = 168
     """In a cluster: after this time a stage is ended, finished or not; running it again goes on."""
 
@@ -392,6 +406,9 @@ def _problems(spec: Spec) -> list[str]:
     unique("filters", [f.name for f in spec.filters], (*taken, *(c.name for c in spec.columns)))
     unique("mixtures", [m.name for m in spec.mixtures])
     unique("compute.pools", [p.name for p in spec.compute.pools])
+    if spec.compute.train.pool:
+        gpu_pools = [p.name for p in spec.compute.pools if p.accelerator]
+        known("compute.train.pool", spec.compute.train.pool, gpu_pools, "pool with an accelerator")
     for m, mixture in enumerate(spec.mixtures):
         where = f"mixtures[{m}].rules"
         thresholds = [r.name for r in mixture.rules if r.name and top_of(r)]

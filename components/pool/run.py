@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +97,19 @@ class Run:
         """The mixtures a CLIP is trained on."""
         train = self.spec.train
         return [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
+
+    def training_only(self, mixture: str) -> Run:
+        """This run with one trained mixture: no name of what it makes changes.
+
+        Raises:
+            PermanentError: it is not trained.
+        """
+        names = [m.name for m in self.trained]
+        if mixture not in names or self.spec.train is None:
+            raise PermanentError(f"mixture {mixture}: run {self.name} trains {', '.join(names) or 'nothing'}")
+        train = self.spec.train.model_copy(update={"mixtures": [mixture]})
+        spec = self.spec.model_copy(update={"train": train})
+        return replace(self, recipe=self.recipe.model_copy(update={"spec": spec}))
 
     def mixture_folder(self, mixture: schema.Mixture) -> str:
         texts = {name for rule in mixture.rules for name in schema.texts_of(rule)}

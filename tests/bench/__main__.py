@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("worker", "mix", "reshard")
+BENCHES = ("worker", "mix", "reshard", "storage")
 
 
 def main(names: list[str]) -> None:

@@ -44,11 +44,12 @@ def run_here(pod: Pod) -> tuple[Outcome, str]:
 
 @dataclass
 class Controller:
-    """Works through every Job that isn't suspended. `run` may call run_here."""
+    """Works through every Job that isn't suspended, and whose pool of nodes isn't held back."""
 
     api: Api
     run: Callable[[Pod], tuple[Outcome, str]] = run_here
     started: list[Pod] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def _loop(self) -> None:
@@ -57,6 +58,8 @@ class Controller:
         while not self.stop.wait(0.02):
             for job in self.api.of("jobs"):
                 uid = job["metadata"]["uid"]
+                if job["metadata"]["labels"]["recaption.dev/pool"] in self.held:
+                    continue
                 if uid not in seen and not job["spec"].get("suspend") and "conditions" not in job.get("status", {}):
                     seen.add(uid)
                     threads.append(threading.Thread(target=self._job, args=(job,), daemon=True))

@@ -47,6 +47,7 @@ RECIPE = (
     Parameter("fraction", 0.3, "Share of the pool that `top` in a strategy's name means, by CLIP score."),
     Parameter("train_scale", "medium", "DataComp's scale of the training: small, medium, large, xlarge; empty: none."),
     Parameter("train_seed", 0, "Seed of the training."),
+    Parameter("train_nodes", 1, "How many nodes train one CLIP together; that changes no result."),
     Parameter("evaluate_root", "", "Folder of zero-shot tasks in clip-benchmark's layout; empty: no evaluation."),
     Parameter("evaluate_tasks", [], "Names of folders below evaluate_root; empty: DataComp's 38 tasks."),
     Parameter("node_pools", [], "The recipe's compute.pools: a list of {name, accelerator: {count}, parallelism, …}."),
@@ -161,7 +162,10 @@ def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
         "scorer": {"model": values["scorer_model"], "weights": values["scorer_weights"] or None},
         "captioners": [captioner] if any(CAPTIONED in name for name in strategies) else [],
         "mixtures": mixtures_of(strategies, values["fraction"]),
-        "compute": {"shardsPerTask": _whole(values["shards_per_task"])},
+        "compute": {
+            "shardsPerTask": _whole(values["shards_per_task"]),
+            "train": {"nodes": _whole(values["train_nodes"])},
+        },
     }
     if values["node_pools"]:
         spec["compute"]["pools"] = _wholes(values["node_pools"])

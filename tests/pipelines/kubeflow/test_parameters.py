@@ -58,7 +58,10 @@ def test_every_strategy_can_be_made_and_only_those_with_captions_have_a_captione
 
 def test_kfps_numbers_are_doubles() -> None:
     pools = [{"name": "a100", "accelerator": {"count": 1.0}, "parallelism": 64.0, "share": 0.5}]
-    spec = recipe_of(values(**NEEDED, top_k=50.0, shards_per_task=4.0, train_seed=1.0, node_pools=pools)).spec
+    spec = recipe_of(
+        values(**NEEDED, top_k=50.0, shards_per_task=4.0, train_seed=1.0, train_nodes=2.0, node_pools=pools)
+    ).spec
+    assert spec.compute.train.nodes == 2
     assert (spec.captioners[0].top_k, spec.compute.shards_per_task) == (50, 4)
     assert spec.compute.pools[0].accelerator
     assert (spec.compute.pools[0].accelerator.count, spec.compute.pools[0].parallelism) == (1, 64)

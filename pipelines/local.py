@@ -105,14 +105,14 @@ def run_column(run: Run, node: Node, task: int | None = None) -> None:
 
 
 def _in_this_process(run: Run, node: Node, task: int, progress: Progress) -> None:
-    compute = run.spec.compute
+    compute, shards = run.spec.compute, tasks_of(run.pool.shards, run.tasks)[task]
     run_task(
         column_stage(node.spec.stage)(node.spec),
         run.pool,
-        tasks_of(run.pool.shards, run.tasks)[task],
-        Columns(run.storage, run.pool.name),
+        shards,
+        Columns(run.storage, run.pool.name, shards),
         node.part,
-        load_demand(run, node.demand) if node.demand else None,
+        load_demand(run, node.demand, shards) if node.demand else None,
         batch_size=compute.batch_size.get(node.spec.stage),  # type: ignore[call-overload]
         decoders=compute.decoders,
         progress=progress.add,

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.pool.errors import PermanentError, TemporaryError
-from components.pool.shards import Shard, content_hash
+from components.pool.shards import Shard, common_start, content_hash
 from components.pool.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -78,14 +78,18 @@ class Record:
 class Columns:
     """The columns of one pool. Lists a column's folder once and remembers it: make a new one to see others' work."""
 
-    def __init__(self, storage: Storage, pool: str) -> None:
+    def __init__(self, storage: Storage, pool: str, shards: Sequence[Shard] | None = None) -> None:
+        """`shards`: the only ones that will be asked for, so that a worker's listings don't grow with the pool."""
         self.storage = storage
         self.root = f"pools/{pool}/columns"
+        self._start = common_start([shard.name for shard in shards or ()])
         self._parts: dict[str, dict[str, list[str]]] = {}
         self._records: dict[str, Record] = {}
 
     def parts(self, spec: ColumnSpec, shard: Shard) -> list[str]:
         """The shard's committed parts, sorted by name."""
+        if not shard.name.startswith(self._start):
+            raise ValueError(f"shard {shard.name}: this lists only shards that start with {self._start}")
         return self._listing(spec).get(shard.name, [])
 
     def record(self, spec: ColumnSpec, shard: Shard, part: str) -> Record:
@@ -170,7 +174,7 @@ class Columns:
     def check_files(self, spec: ColumnSpec, shards: Sequence[Shard]) -> None:
         """Withdraw every record whose file is gone or has another size; no data is read."""
         self._listing(spec)  # records first: the file of each was there before it
-        sizes = {e.path: e.size for e in self.storage.list(f"{self.root}/{spec.folder}/")}
+        sizes = {e.path: e.size for e in self.storage.list(f"{self.root}/{spec.folder}/{self._start}")}
         for shard in shards:
             for part in list(self.parts(spec, shard)):
                 record = self.record(spec, shard, part)
@@ -211,7 +215,7 @@ class Columns:
         if spec.folder not in self._parts:
             found: dict[str, list[str]] = {}
             prefix = f"{self.root}/{spec.folder}/"
-            for entry in self.storage.list(prefix):
+            for entry in self.storage.list(prefix + self._start):
                 name = entry.path.removeprefix(prefix)
                 if name.endswith(".done.json"):
                     shard, _, part = name.removesuffix(".done.json").rpartition(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,9 +76,9 @@ def write_demand(run: Run, captioner: str) -> None:
         run.storage.create(path, json.dumps(_find_demand(run, captioner), indent=1).encode())
 
 
-def load_demand(run: Run, captioner: str) -> Demand:
-    """The frozen demand as a function from a shard's index rows to the samples it asks for."""
-    return _demand_of(run, json.loads(run.storage.read(run.demand_path(captioner))))
+def load_demand(run: Run, captioner: str, shards: Sequence[Shard] | None = None) -> Demand:
+    """The frozen demand as a function from a shard's index rows to the samples it asks for; None is of any shard."""
+    return _demand_of(run, json.loads(run.storage.read(run.demand_path(captioner))), shards)
 
 
 def foresee_demand(run: Run, captioner: str) -> Demand:
@@ -98,11 +98,11 @@ def _find_demand(run: Run, captioner: str) -> dict[str, Any]:
     }
 
 
-def _demand_of(run: Run, value: Mapping[str, Any]) -> Demand:
+def _demand_of(run: Run, value: Mapping[str, Any], shards: Sequence[Shard] | None = None) -> Demand:
     captioner = value["captioner"]
     mixtures = [schema.Mixture.model_validate(m) for m in value["mixtures"]]
     thresholds = {(score, share): threshold for score, share, threshold in value["thresholds"]}
-    columns = Columns(run.storage, run.pool.name)
+    columns = Columns(run.storage, run.pool.name, shards)
     known = set(_known(run.spec))
     texts, scores, flags = (names & known for names in columns_of(mixtures))
 

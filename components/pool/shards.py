@@ -91,6 +91,12 @@ def tasks_of(shards: Sequence[Shard], count: int) -> list[Sequence[Shard]]:
     return [shards[a:b] for a, b in pairwise(cuts)]
 
 
+def common_start(names: Sequence[str]) -> str:
+    """With what all of them start; nothing where there are none."""
+    low, high = min(names, default=""), max(names, default="")
+    return low[: next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
+
+
 def content_hash(value: object) -> str:
     """12 hex digits of the SHA-256 of a JSON value: what names columns, mixtures, data sets and models."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -15,12 +15,15 @@ from typing import Any, ClassVar
 
 import pytest
 
+from components.pool.columns import Columns
 from components.pool.recipe import Accelerator, NodePool, Toleration
+from components.pool.shards import common_start, tasks_of
 from components.pool.stage import Needs
 from components.pool.storage import LocalStorage
 from pipelines import ledger
 from pipelines.fanout.jobs import MOST_INDEXES, Target, Work, build_job, cut, parse_ranges, ranges
 from pipelines.fanout.watching import Pace
+from pipelines.local import run_column
 from tests.pipelines.fanout.conftest import TASKS, World
 from tests.pipelines.fanout.conftest import Work as Pods
 from tests.pipelines.fanout.controller import controlled
@@ -135,20 +138,48 @@ def test_requests_of_the_bucket_follow_a_formula(world: World, tmp_path: Path) -
     }
 
 
-def test_tasks_of_workers_list_the_whole_column() -> None:
-    """Of one worker: its own column twice (records, sizes), the index twice, each as long as the pool.
+def listings(shards: int, inputs: int = 1) -> int:
+    """Of all workers of a stage: `tasks × 2 × (1 + inputs) × pages`, a page being 1000 of the objects that lie under
+    the common start of a task's shard names (a record and a parquet each): mostly 10 or 100 shards, so one page."""
+    names, pages = [f"{i:08d}" for i in range(shards)], 0
+    for part in tasks_of(names, ceil(shards / SHARDS_PER_TASK)):  # type: ignore[type-var, arg-type]
+        start = common_start(part)  # type: ignore[arg-type]
+        there = min(shards, 10 ** (8 - len(start)))
+        pages += ceil(2 * there / PAGE)
+    return 2 * (1 + inputs) * pages
 
-    128,000 shards in 16,000 tasks are 16,000 × 4 × 256 listings: 16 million a stage, about 80 $ at 5 $ a million, and
-    256 pages before the first sample. The formula is `tasks × 2 × (1 + inputs) × ⌈2·parts·shards / 1000⌉`; it is
-    quadratic in the shards, so for a large pool raise spec.compute.shardsPerTask with it.
-    """
 
-    def listings(shards: int, shards_per_task: int, inputs: int = 1) -> int:
-        return ceil(shards / shards_per_task) * 2 * (1 + inputs) * ceil(2 * shards / PAGE)
+def test_listings_of_workers_grow_with_the_tasks_alone() -> None:
+    """Were a whole column listed by every task, 128,000 shards would take 16,000 × 4 × 256 = 16 million requests."""
+    assert listings(12_800) == 1.04 * 12_800 * 4 / SHARDS_PER_TASK
+    assert listings(128_000) < 1.1 * 128_000 * 4 / SHARDS_PER_TASK
 
-    assert listings(12_800, 8) == 166_400
-    assert listings(128_000, 8) == 16_384_000
-    assert listings(128_000, 64) == 2_048_000
+
+def test_the_common_start_of_names() -> None:
+    assert [common_start(n) for n in ([], ["ab"], ["ab", "abc"], ["abd", "abc", "ab1"], ["a", "b"])] == [
+        "", "ab", "ab", "ab", "",
+    ]  # fmt: skip
+
+
+def test_a_worker_lists_only_its_shards(world: World) -> None:
+    with controlled(world.api, Pods()):
+        world.launch()
+    seen: list[str] = []
+    node, shard = world.run.nodes["index"], world.run.pool.shards[2]
+
+    class Listing(LocalStorage):
+        def list(self, prefix: str = "") -> Any:
+            found = list(super().list(prefix))
+            seen.extend(entry.path for entry in found)
+            return iter(found)
+
+    storage = Listing(world.run.storage.uri)
+    run_column(type(world.run)(**{**vars(world.run), "storage": storage}), node, 2)
+    assert seen
+    assert {path.rpartition("/")[2].partition(".")[0] for path in seen} == {shard.name}
+    columns = Columns(storage, "pool", [shard])
+    with pytest.raises(ValueError, match="this lists only shards that start with 00000002"):
+        columns.parts(node.spec, world.run.pool.shards[0])
 
 
 def test_names_in_metrics_are_few() -> None:

@@ -26,7 +26,8 @@ from tests.pipelines.test_local import recipe_text
 from tests.pools import write_shard
 
 TASKS = 4
-FAST = Pace(look=0.02, beat=0.2, stuck=1.0, scarce=2.0)
+FAST = Pace(look=0.02, beat=0.2, stuck=30.0, scarce=30.0)
+HASTY = Pace(look=0.02, beat=0.2, stuck=1.0, scarce=2.0)
 OWNER = Owner("recaption-abcde", "workflow-uid")
 POOL = [{"name": "cpu", "parallelism": 2}]
 

@@ -41,6 +41,7 @@ from components.train.trainer import OutOfMemory, Progress, torchrun
 
 log = logging.getLogger(__name__)
 
+LINGER = 30.0  # seconds; a preempted node has mostly ended by then
 PASSES = "passes.json"  # of a training on several nodes whose GPUs were too small for one pass
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "webdataset")
 
@@ -229,7 +230,12 @@ def _call(training: Training, plan: Plan, model: str, files: list[str], processe
     with tempfile.NamedTemporaryFile("w", prefix="train-", suffix=".json") as job:
         json.dump({"arguments": arguments, "models": files, "worldSize": plan.world_size, "followStdin": True}, job)
         job.flush()
-        return torchrun(Path(job.name), processes, training.log, training.nodes.together)
+        try:
+            return torchrun(Path(job.name), processes, training.log, training.nodes.together)
+        except TemporaryError:
+            if training.nodes.together:  # Kubernetes judges by the first that fails: let it be the cause, not a peer
+                time.sleep(LINGER)
+            raise
 
 
 def _known_passes(training: Training, world: int) -> int:

@@ -183,7 +183,7 @@ def _pod(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[str, An
         pod["priorityClassName"] = pool.priority_class
     if pool.node_selector:
         pod["nodeSelector"] = dict(pool.node_selector)
-    tolerations = _tolerations(pool)
+    tolerations = node_tolerations(pool)
     if tolerations:
         pod["tolerations"] = tolerations
     return pod
@@ -212,7 +212,7 @@ def _container(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[s
     return container
 
 
-def _tolerations(pool: NodePool) -> list[dict[str, Any]]:
+def node_tolerations(pool: NodePool) -> list[dict[str, Any]]:
     given = [t.model_dump(mode="json", exclude_none=True) for t in pool.tolerations]
     keys = [pool.accelerator.resource] if pool.accelerator else []
     keys += SPOT_TAINTS if pool.spot else ()

@@ -247,6 +247,11 @@ def test_two_trainings_of_one_model_exclude_each_other(run: Run) -> None:
         (torch.distributed.DistNetworkError("peer lost"), "temporary", "DistNetworkError: peer lost"),
         (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "temporary", "RuntimeError: DataLoader"),
         (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"), "temporary", "RuntimeError: [enforce"),
+        (
+            RuntimeError("[/x/gloo/transport/tcp/pair.cc:545] Read error: Connection reset"),
+            "temporary",
+            "RuntimeError: [/x",
+        ),
         (OSError(28, "No space left on device"), "temporary", "OSError: [Errno 28] No space"),
         (RuntimeError("Model config for 'x' not found"), "permanent", "RuntimeError: Model config for"),
         (

@@ -216,7 +216,7 @@ def test_the_runtimes_pods_are_as_restricted_as_our_jobs() -> None:
 
 
 def test_bad_input_ends_a_training_and_a_disruption_costs_no_restart() -> None:
-    """JobSet's rules see only the Job's failure; Kubernetes' messages tell its two causes apart (pod_failure_policy.go)."""
+    """JobSet's rules see only the Job's failure; Kubernetes' messages (pod_failure_policy.go) tell two causes apart."""
     spec = runtime()["spec"]["template"]["spec"]
     job = spec["replicatedJobs"][0]["template"]["spec"]
     bad, disrupted = job["podFailurePolicy"]["rules"]
@@ -226,8 +226,8 @@ def test_bad_input_ends_a_training_and_a_disruption_costs_no_restart() -> None:
     messages = {
         "RestartJobSetAndIgnoreMaxRestarts": "Pod research/train-x-node-0-1-abcde has condition DisruptionTarget "
         "matching FailJob rule at index 1",
-        "FailJobSet": "Container node for pod research/train-x-node-0-1-abcde failed with exit code 42 matching FailJob "
-        "rule at index 0",
+        "FailJobSet": "Container node for pod research/train-x-node-0-1-abcde failed with exit code 42 matching "
+        "FailJob rule at index 0",
     }
     for action, message in messages.items():
         rules = spec["failurePolicy"]["rules"]

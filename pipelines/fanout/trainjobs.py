@@ -1,0 +1,136 @@
+"""TrainJobs from values: one per mixture, the same run and mixture give the same name and the same object.
+
+What all of them have in common lies in our ClusterTrainingRuntime, manifests/training/runtime.yaml.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from components.pool.recipe import Compute, NodePool, TrainNodes
+from components.pool.shards import content_hash
+from components.pool.stage import Needs
+from pipelines.fanout.jobs import (
+    OURS,
+    POOL,
+    RUN,
+    SPEC,
+    STAGE,
+    TASKS,
+    Target,
+    label_value,
+    node_tolerations,
+    owner_reference,
+    pools_for,
+    run_label,
+)
+
+MIXTURE = "recaption.dev/mixture"  # label; the annotation is the whole name
+RUNTIME = "recaption-torch"
+NODE = "node"  # Kubeflow Trainer's name of the replicated job and of its container
+MANAGER = "recaption.dev/launcher"  # of our entry among a TrainJob's runtimePatches
+KEY = "train"
+CPU_PER_GPU = 4  # as many as DataComp's loading processes per GPU, which are what needs it
+# A TrainJob has no envFrom: these are looked up in the Secret, where it has them.
+SECRET_KEYS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "HF_TOKEN"),
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model to be trained."""
+
+    run: str
+    """URI of the run."""
+    mixture: str
+    number: int
+    """Of the mixture among those that the run trains."""
+    needs: Needs
+    """Of one GPU's process."""
+
+
+def train_pool(compute: Compute) -> NodePool:
+    """The pool of nodes that trains: the one named, or the first with an accelerator."""
+    return pools_for(compute, gpu=True, only=compute.train.pool)[0]
+
+
+def gpus_per_node(nodes: TrainNodes, pool: NodePool) -> int:
+    return nodes.gpus_per_node or (pool.accelerator.count if pool.accelerator else 1)
+
+
+def build_train_job(
+    training: Training, nodes: TrainNodes, pool: NodePool, target: Target, deadline: int
+) -> dict[str, Any]:
+    """The TrainJob of one mixture. Its number of nodes is no part of its name: another number is refused beside it.
+
+    Args:
+        deadline: seconds until Kubeflow Trainer ends it.
+    """
+    labels = {**OURS, RUN: run_label(training.run), STAGE: KEY, MIXTURE: label_value(training.mixture)}
+    labels |= {POOL: label_value(pool.name)}
+    gpus = gpus_per_node(nodes, pool)
+    spec = {
+        "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": RUNTIME},
+        "activeDeadlineSeconds": deadline,
+        "trainer": _trainer(training, nodes.nodes, gpus, pool, target),
+        "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": _patch(labels, pool, target)}],
+    }
+    metadata: dict[str, Any] = {
+        "name": train_job_name(training),
+        "namespace": target.namespace,
+        "labels": {**labels, **({"kueue.x-k8s.io/queue-name": pool.queue} if pool.queue else {})},
+        "annotations": {
+            RUN: training.run,
+            MIXTURE: training.mixture,
+            TASKS: str(training.number),
+            SPEC: content_hash(spec),
+        },
+    }
+    if target.owner:
+        metadata["ownerReferences"] = [owner_reference(target.owner)]
+    return {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": metadata, "spec": spec}
+
+
+def _trainer(training: Training, nodes: int, gpus: int, pool: NodePool, target: Target) -> dict[str, Any]:
+    memory = pool.memory or f"{math.ceil(training.needs.memory_gib * gpus)}Gi"
+    devices = {pool.accelerator.resource: str(gpus)} if pool.accelerator else {}
+    requests = {"cpu": pool.cpu or str(CPU_PER_GPU * gpus), "memory": memory, **devices}
+    trainer: dict[str, Any] = {
+        "image": target.image,
+        "command": ["recaption", "stage", KEY, training.run, "--mixture", training.mixture, "--launched"],
+        "numNodes": nodes,
+        "numProcPerNode": gpus,
+        "resourcesPerNode": {"requests": requests, "limits": {"memory": memory, **devices}},
+    }
+    if target.secret:
+        trainer["env"] = [
+            {"name": key, "valueFrom": {"secretKeyRef": {"name": target.secret, "key": key, "optional": True}}}
+            for key in SECRET_KEYS
+        ]
+    return trainer
+
+
+def _patch(labels: dict[str, str], pool: NodePool, target: Target) -> dict[str, Any]:
+    """What our runtime can't know: which nodes, and who may read and write the storage."""
+    pod: dict[str, Any] = {}
+    if target.service_account:
+        pod["serviceAccountName"] = target.service_account
+    if pool.node_selector:
+        pod["nodeSelector"] = dict(pool.node_selector)
+    tolerations = node_tolerations(pool)
+    if tolerations:
+        pod["tolerations"] = tolerations
+    template = {"metadata": {"labels": labels}, **({"spec": pod} if pod else {})}
+    job = {"name": NODE, "template": {"spec": {"template": template}}}
+    return {"template": {"spec": {"replicatedJobs": [job]}}}
+
+
+def train_job_name(training: Training) -> str:
+    """A DNS label that starts with a letter; at most 45 characters, so that `-node-0-<index>-<5 letters>` fit."""
+    words = re.sub(r"[^a-z0-9]+", "-", f"train-{training.mixture}")
+    return f"{words[:32].strip('-')}-{content_hash([training.run, training.mixture])}"

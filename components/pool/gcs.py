@@ -78,6 +78,7 @@ class GcsStorage:
                 ) from error
         for scheme in ("https://", "http://"):
             client._http.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+        client._http.hooks["response"].append(_whole)
         return client
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
@@ -273,6 +274,15 @@ class GcsStorage:
             if _status(error) == 404:
                 raise PermanentError(f"cannot {verb} {name}: no such object or bucket") from error
             raise PermanentError(f"cannot {verb} {name}: {short(error)}") from error
+
+
+def _whole(answer: requests.Response, *_: Any, **__: Any) -> None:
+    """Refuse an answer that was cut off in its headers: urllib3 only warns, and takes what came for all there is."""
+    headers = answer.headers
+    told = headers.get("Content-Length", "").isdigit() or headers.get("Transfer-Encoding", "").lower() == "chunked"
+    if answer.status_code in (200, 206) and not told:
+        answer.close()
+        raise requests.ConnectionError("the answer was cut off in its headers")
 
 
 def _writer_of(blob: Any) -> str | None:

@@ -18,14 +18,14 @@ import torch
 from components.miniature.pool import write_pool
 from components.pool import recipe
 from components.pool.errors import PermanentError
-from components.pool.gcs import GcsStorage
 from components.pool.recipe import parse_recipe
 from components.pool.run import Run
 from components.pool.shards import list_pool
-from components.pool.storage import LocalStorage, Storage
+from components.pool.storage import LocalStorage, Storage, open_storage
 from components.pool.values import coverage
 from pipelines.plan import plan_run
 from tests.components.pool.gcs_server import BUCKET, Faults, gcs_server
+from tests.components.pool.s3_server import s3_environment, s3_server
 from tests.pipelines.test_local import GOOD, REST, mixture, recipe_text, run
 from tests.pools import encode, jpeg, write_shard
 
@@ -222,26 +222,28 @@ def digests(storage: Storage) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
 def test_a_whole_run_in_a_bucket_that_fails_now_and_then(
-    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     """Five of a hundred requests fail; the bucket ends with the bytes of a run on a disk, and nothing besides."""
     mixtures = [{"name": "mixed", "rules": [GOOD, REST]}, TOP]
     run(recipe_text(tmp_path, world, mixtures))
     faults = Faults(seed=1)
-    with gcs_server(faults) as address:
+    with gcs_server(faults) if scheme == "gs" else s3_server(faults) as address, s3_environment(address):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        bucket = GcsStorage(BUCKET, "")
+        there = f"{scheme}://{BUCKET}"
+        bucket = open_storage(there)
         for path in world.iterdir():
             bucket.upload(path, f"shards/{path.name}")
         faults.share = 0.05
-        done = run(recipe_text(f"gs://{BUCKET}/out", f"gs://{BUCKET}/shards", mixtures))  # type: ignore[arg-type]
+        done = run(recipe_text(f"{there}/out", f"{there}/shards", mixtures))  # type: ignore[arg-type]
         faults.share = 0.0
         assert sum(faults.done.values()) >= 5
-        assert digests(GcsStorage(BUCKET, "out")) == digests(LocalStorage(tmp_path))
+        assert digests(open_storage(f"{there}/out")) == digests(LocalStorage(tmp_path))
         assert {stage["state"] for stage in done.status()["stages"].values()} == {"done"}
         before = {e.path: e.size for e in bucket.list()}
-        again = run(recipe_text(f"gs://{BUCKET}/out", f"gs://{BUCKET}/shards", mixtures))  # type: ignore[arg-type]
+        again = run(recipe_text(f"{there}/out", f"{there}/shards", mixtures))  # type: ignore[arg-type]
         assert again.name == done.name
         changed = before.items() ^ {(e.path, e.size) for e in bucket.list()}
         assert {path.rpartition("/")[2] for path, _ in changed} <= {"status.json", "report.html"}

@@ -15,7 +15,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-FAULTS = ("unavailable", "busy", "reset", "deaf", "lost answer", "cut short", "slow")
+FAULTS = ("unavailable", "busy", "reset", "deaf", "lost answer", "cut short", "cut in headers", "slow")
 
 
 class Faults:
@@ -100,8 +100,9 @@ class FaultyHandler(BaseHTTPRequestHandler):
         if fault == "lost answer":
             self._cut()
             return
-        out.write(answer[: len(answer) * 2 // 3] if fault == "cut short" else answer)
-        if fault == "cut short":
+        end = {"cut short": len(answer) * 2 // 3, "cut in headers": answer.index(b"\r\n\r\n") // 2}.get(str(fault))
+        out.write(answer[:end])
+        if end is not None:
             self._cut()
 
     def _cut(self) -> None:

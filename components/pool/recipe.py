@@ -53,7 +53,7 @@ class Pool(Model):
     name: Name
     """Under which name the pool's columns are kept and shared between recipes."""
     shards: Text
-    """Folder or gs:// prefix of webdataset tars in DataComp's (img2dataset's) layout, used where they are."""
+    """Folder, gs:// or s3:// prefix of webdataset tars in DataComp's (img2dataset's) layout, used where they are."""
     subset: Subset | None = None
     """Use only some shards; None uses all."""
 
@@ -331,7 +331,7 @@ class Compute(Model):
 
 class Spec(Model):
     storage: Text
-    """Folder or gs:// prefix where everything that is computed goes."""
+    """Folder, gs:// or s3:// prefix where everything that is computed goes."""
     pool: Pool
     scorer: Scorer = Scorer()
     captioners: Annotated[list[Captioner], Field(max_length=64)] = []

@@ -23,7 +23,7 @@ from webdataset.filters import _shuffle
 from webdataset.handlers import reraise_exception
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from components.pool.errors import PermanentError
+from components.pool.errors import PermanentError, TemporaryError
 from components.pool.images import ImageError, open_rgb
 from components.pool.storage import Storage, open_storage
 from components.train.trainer import UNDECODABLE
@@ -83,6 +83,10 @@ class TrainingSet(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
                 for sample in group_by_keys(files, handler=reraise_exception):
                     found += 1
                     yield sample
+            except TemporaryError as error:  # the bucket's; webdataset has added to its arguments
+                raise TemporaryError(
+                    f"training set {self.uri}/{name} after {found} samples: {error.args[0]}"
+                ) from error
             except Exception as error:  # tarfile's, gzip's, ours: whatever it is, the tar can't be read
                 raise PermanentError(f"{self._where(name)} can't be read after {found} samples ({error})") from error
         if found != self.sizes[name]:  # tarfile takes a damaged header for the end

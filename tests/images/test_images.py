@@ -26,7 +26,7 @@ def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_every_dependency_is_locked_at_a_version_that_it_allows() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [Requirement(r) for r in (*project["dependencies"], *extras["cpu"], *extras["stages"])]
+    wanted = [Requirement(r) for r in (*project["dependencies"], *extras["cpu"], *extras["s3"], *extras["stages"])]
     lines = (ROOT / "images" / "constraints.txt").read_text().splitlines()
     locked = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
     for requirement in wanted:

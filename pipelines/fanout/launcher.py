@@ -9,13 +9,15 @@ from functools import partial
 from typing import Any
 
 from components.pool.demand import write_demand
-from components.pool.errors import PermanentError, TemporaryError
+from components.pool.errors import PermanentError, RecaptionError, TemporaryError
 from components.pool.run import Run
 from components.pool.stage import Needs
 from pipelines import ledger
-from pipelines.fanout.cluster import Cluster
+from pipelines.fanout.cluster import Cluster, Object
 from pipelines.fanout.jobs import Target, Work, build_job, cut, pools_for
 from pipelines.fanout.tally import Tally
+from pipelines.fanout.training import Trainings, train_jobs, untrained
+from pipelines.fanout.trainjobs import KEY as TRAIN
 from pipelines.fanout.watching import FanOut, Pace, Seen
 from pipelines.groups import groups
 from pipelines.stages import column_stage, stages, step
@@ -58,12 +60,15 @@ def keys_of(run: Run, name: str) -> list[str]:
     if not keys and name not in grouped:
         raise PermanentError(f"launch {name}: run {run.name} has {', '.join(dict.fromkeys([*grouped, *run.nodes]))}")
     for key in keys:
-        if key not in run.nodes and not step(key).divisible:
+        if key not in run.nodes and key != TRAIN and not step(key).divisible:
             raise PermanentError(f"launch {name}: {key} has no tasks to share; use `recaption stage {key} RUN`")
     return keys
 
 
 def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, again: bool) -> None:
+    if key == TRAIN:
+        _train(run, cluster, target, only, pace)
+        return
     if key not in run.nodes:
         declared = step(key)
         if not again:  # what is missing of a step that was done is little: run() finds and does it
@@ -97,9 +102,35 @@ def _fan_out(
         for pool, share in zip(pools, cut(count, pools), strict=True)
         if (tasks := [task for task in share if task in wanted])
     ]
+    _follow(run, key, FanOut(cluster, target, work, pace, deadline), bodies, todo)
+
+
+def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: Pace) -> None:
+    """A TrainJob per mixture that has no model, `compute.train.parallelism` at a time; one's failure stops no other."""
+    work = Work(f"{run.storage.uri}/{run.folder}", TRAIN, _needs(run, TRAIN))
+    compute, todo = run.spec.compute, untrained(run)
+    build = train_jobs(run, work.run, work.needs, target, only)
+    failures: list[RecaptionError] = []
+    for start in range(0, len(todo), compute.train.parallelism):
+        wave = todo[start : start + compute.train.parallelism]
+        jobs = Trainings(cluster, target, work, pace, compute.deadline_hours * 3600)
+        try:
+            _follow(run, TRAIN, jobs, [build(number) for number in wave], wave)
+        except RecaptionError as error:
+            log.error("%s", error)
+            failures.append(error)
+            if jobs.starved:
+                break
+    if failures:
+        raise next((error for error in failures if isinstance(error, TemporaryError)), failures[0])
+    if left := untrained(run):
+        raise TemporaryError(f"train: its TrainJobs are through, but {len(left)} mixtures have no model; run again")
+
+
+def _follow(run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Sequence[int]) -> None:
+    """Until the Jobs of these tasks are through, status.json kept up to date."""
     before = ledger.entry(run, key)
     kept = {"seconds": before["seconds"]} if "seconds" in before else {}
-    jobs = FanOut(cluster, target, work, pace, deadline)
     with Tally(run, key, todo) as tally:
 
         def beat(seen: Seen) -> None:

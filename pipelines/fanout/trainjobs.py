@@ -54,9 +54,9 @@ class Training:
     """Of one GPU's process."""
 
 
-def train_pool(compute: Compute) -> NodePool:
-    """The pool of nodes that trains: the one named, or the first with an accelerator."""
-    return pools_for(compute, gpu=True, only=compute.train.pool)[0]
+def train_pool(compute: Compute, only: str | None = None) -> NodePool:
+    """The pool of nodes that trains: `only`, or the one that the recipe names, or the first with an accelerator."""
+    return pools_for(compute, gpu=True, only=only or compute.train.pool)[0]
 
 
 def gpus_per_node(nodes: TrainNodes, pool: NodePool) -> int:

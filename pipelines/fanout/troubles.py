@@ -96,7 +96,7 @@ def _of_event(message: str) -> Trouble:
     return Trouble(f"no pod can be created ({message})", True)
 
 
-def ended(pod: Object) -> Ended:
+def ended(pod: Object, container_name: str = CONTAINER) -> Ended:
     """How a pod's container ended; of one that never ran, what its pod says."""
     name, status = pod["metadata"]["name"], pod.get("status", {})
     node = pod.get("spec", {}).get("nodeName") or "no node"
@@ -104,7 +104,7 @@ def ended(pod: Object) -> Ended:
     index = int(labels.get("batch.kubernetes.io/job-completion-index", -1))
     for container in status.get("containerStatuses") or []:
         state = container.get("state", {}).get("terminated")
-        if container["name"] == CONTAINER and state:
+        if container["name"] == container_name and state:
             reason = _line(state.get("reason") or "no reason")
             text = f"pod {name} on {node} ended with exit code {state['exitCode']} ({reason})"
             return Ended(name, index, state["exitCode"], text, state.get("message") or "")

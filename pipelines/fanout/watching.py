@@ -80,6 +80,9 @@ class FanOut:
         trouble: why some Job runs no pod; empty when all is well.
     """
 
+    kind = JOBS
+    container = CONTAINER
+
     def __init__(self, cluster: Cluster, target: Target, work: Work, pace: Pace, deadline: float) -> None:
         self.cluster, self.target, self.work, self.pace, self.deadline = cluster, target, work, pace, deadline
         self.tasks: dict[str, list[int]] = {}
@@ -116,9 +119,9 @@ class FanOut:
         while True:
             self._beat(beat, Seen({}, ""))
             try:
-                if self.cluster.create(JOBS, body):
-                    log.info("%s: Job %s started, %d tasks", self.work.key, name, body["spec"]["completions"])
+                if self.cluster.create(self.kind, body):
                     self.tasks[name] = parse_ranges(body["metadata"]["annotations"][TASKS])
+                    log.info("%s: Job %s started, %d tasks", self.work.key, name, len(self.tasks[name]))
                     return
                 if self._adopt(body):
                     return
@@ -136,14 +139,14 @@ class FanOut:
     def _adopt(self, body: Object) -> bool:
         """Whether the Job of that name is ours to follow; one that an earlier launch left finished is removed."""
         meta = body["metadata"]
-        job = self.cluster.get(JOBS, meta["name"])
+        job = self.cluster.get(self.kind, meta["name"])
         if job is None or job["metadata"].get("deletionTimestamp"):
             return False
         found = job["metadata"]
         owner = self.target.owner
         owned = owner is not None and any(o["uid"] == owner.uid for o in found.get("ownerReferences", []))
         if troubles.is_finished(job) and not owned:
-            self.cluster.delete(JOBS, meta["name"], found["uid"])
+            self.cluster.delete(self.kind, meta["name"], found["uid"])
             return False
         annotations = found.get("annotations", {})
         if annotations.get(SPEC) != meta["annotations"][SPEC]:
@@ -152,7 +155,7 @@ class FanOut:
                 f"or end it with `recaption cleanup {self.work.run}`"
             )
         if owner and not owned:
-            self.cluster.own(JOBS, meta["name"], [owner_reference(owner)])
+            self.cluster.own(self.kind, meta["name"], [owner_reference(owner)])
         self.tasks[meta["name"]] = parse_ranges(annotations[TASKS])
         log.info("%s: Job %s is there already, followed from here on", self.work.key, meta["name"])
         return True
@@ -174,7 +177,7 @@ class FanOut:
                 self._check(seen, began - moved, began - started)
             if self._beat(beat, seen):
                 self._stop_if_ended()
-            self.cluster.wait(JOBS, self.selector, seen.version, self.pace.beat / 4)
+            self.cluster.wait(self.kind, self.selector, seen.version, self.pace.beat / 4)
             time.sleep(max(0.0, self.pace.look - (time.monotonic() - began)))
 
     def _beat(self, beat: Callable[[Seen], None], seen: Seen) -> bool:
@@ -185,7 +188,7 @@ class FanOut:
         return True
 
     def _look(self) -> Seen:
-        found, version = self.cluster.find(JOBS, self.selector)
+        found, version = self.cluster.find(self.kind, self.selector)
         jobs = {job["metadata"]["name"]: job for job in found if job["metadata"]["name"] in self.tasks}
         gone = sorted(self.tasks.keys() - jobs.keys())
         if gone:
@@ -237,7 +240,7 @@ class FanOut:
         kind: type[RecaptionError] = TemporaryError
         if worst:
             ending = worst[1]
-            lines = self.cluster.log(ending.pod, CONTAINER, LAST_LINES) or ending.message
+            lines = self.cluster.log(ending.pod, self.container, LAST_LINES) or ending.message
             for line in lines.splitlines():
                 log.error("%s | %s", ending.pod, line)
             last = (lines.strip().splitlines() or [""])[-1].strip().removeprefix("error: ")
@@ -254,7 +257,7 @@ class FanOut:
             labels += f",batch.kubernetes.io/job-completion-index={index}"
             pods, _ = self.cluster.find(PODS, labels, "status.phase=Failed", 10)
             pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
-            endings += [troubles.ended(pod) for pod in pods[-1:]]
+            endings += [troubles.ended(pod, self.container) for pod in pods[-1:]]
         return endings
 
     def _stop_if_ended(self) -> None:
@@ -291,7 +294,7 @@ class FanOut:
 
     def _delete(self) -> None:
         for name in sorted(self._begun):
-            self.cluster.delete(JOBS, name)
+            self.cluster.delete(self.kind, name)
 
     def _tell(self, text: str) -> None:
         """A warning, once."""

@@ -69,7 +69,7 @@ def recipe(folder: Path, world: Path, seed: int) -> dict[str, Any]:
                     "batchSize": 128,
                     "learningRate": 0.002,
                     "warmup": 50,
-                    "samples": 19_200,
+                    "samples": 25_600,
                     "checkpoints": 2,
                 },
                 "seed": seed,

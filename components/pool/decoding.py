@@ -11,6 +11,7 @@ import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -31,11 +32,6 @@ class Chunk:
     geometry: Geometry
     pixels: Future[Decoded]
 
-    def forget(self, done: Future[Decoded]) -> None:
-        """The images are kept only until they are decoded: they are most of a worker's memory."""
-        if not done.cancelled() and done.exception() is None:
-            self.images.clear()
-
 
 class Decoders:
     """So many processes; None is one per core, 0 decodes where `submit` is called."""
@@ -55,8 +51,8 @@ class Decoders:
         """Start decoding; the chunks' values together are in the order of `images`."""
         pieces = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
         chunks = [Chunk(piece, geometry, self._start(piece, geometry)) for piece in pieces]
-        for chunk in chunks:
-            chunk.pixels.add_done_callback(chunk.forget)
+        for chunk in chunks:  # not by a method of the chunk: a future in a cycle keeps its pixels until gc comes
+            chunk.pixels.add_done_callback(partial(_forget, chunk.images))
         return chunks
 
     def _start(self, images: list[bytes], geometry: Geometry) -> Future[Decoded]:
@@ -104,6 +100,12 @@ def _one_by_one(chunk: Chunk) -> Decoded:
     finally:
         pool.shutdown()
     return found
+
+
+def _forget(images: list[bytes], done: Future[Decoded]) -> None:
+    """Images are kept only until they are decoded: they are most of a worker's memory."""
+    if not done.cancelled() and done.exception() is None:
+        images.clear()
 
 
 def _processes(count: int) -> ProcessPoolExecutor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -46,3 +49,22 @@ def test_an_image_that_kills_its_decoder_is_a_reason() -> None:
 def test_decoders_that_keep_dying_are_bad_luck() -> None:
     with pytest.raises(TemporaryError, match="decoding processes die"):
         decoded([Deadly(b"x")] * CHUNK)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_pixels_go_with_their_chunk(count: int) -> None:
+    """Without the garbage collector, which counts objects and not megabytes."""
+    with Decoders(count) as decoders:
+        chunks = decoders.submit([jpeg()], CROP)
+        assert len(pixels_of(chunks[0])) == 1
+        future = weakref.ref(chunks[0].pixels)
+        gc.disable()
+        try:
+            del chunks
+            for _ in range(100):  # the pool's thread lets go of it a moment later
+                if future() is None:
+                    break
+                time.sleep(0.02)
+            assert future() is None
+        finally:
+            gc.enable()

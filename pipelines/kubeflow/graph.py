@@ -15,6 +15,7 @@ from kfp import dsl, kubernetes
 
 from pipelines.groups import FANNED_OUT, GROUPS
 from pipelines.kubeflow.parameters import Parameter, parameters
+from pipelines.secrets import SECRET_KEYS
 from pipelines.stages import stages
 
 NAME = "recaption"
@@ -37,10 +38,10 @@ def pipeline(images: str = NAME, tag: str | None = None) -> Component:
     def graph(*values: Any) -> None:
         given = dict(zip([p.name for p in inputs], values, strict=True))
         end = _cleanup()(**{name: given[name] for name in ENDS}, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
-        _harden(end, "cleanup", given["operator_image"], LAUNCHER_GIB)
+        _harden(end, "cleanup", given["operator_image"], given["job_secret"], LAUNCHER_GIB)
         with dsl.ExitHandler(end, name="run"):
             planned = _plan(inputs)(**given, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
-            _harden(planned, "plan", given["operator_image"], LAUNCHER_GIB)
+            _harden(planned, "plan", given["operator_image"], given["job_secret"], LAUNCHER_GIB)
             with dsl.If(planned.outputs["mine"] == True, name="mine"):  # noqa: E712 — builds a condition
                 _line(planned.outputs["run"], given)
 
@@ -53,7 +54,7 @@ def _line(run: Any, given: dict[str, Any]) -> None:
     """One node after the other: each keeps its record in the run's one status.json."""
     before: Task | None = None
     for name, task, image, memory_gib in _nodes(run, given):
-        _harden(task, name, image, memory_gib)
+        _harden(task, name, image, given["job_secret"], memory_gib)
         if before:
             task.after(before)
         before = task
@@ -119,13 +120,14 @@ def _report() -> Component:
     return _component(report, [("run", str), *artifacts])
 
 
-def _harden(task: Task, name: str, image: Any, memory_gib: float) -> None:
-    """What every node has: its image, resources, no root, no cache, scratch, and retries with an end."""
+def _harden(task: Task, name: str, image: Any, secret: Any, memory_gib: float) -> None:
+    """What every node has: image, resources, no root, no cache, the storage's keys, scratch, retries with an end."""
     memory = f"{round(memory_gib * 1024)}Mi"
     task.set_display_name(name).set_caching_options(False).set_container_image(image)
     task.set_cpu_request("500m").set_cpu_limit("4").set_memory_request(memory).set_memory_limit(memory)
     task.set_retry(RETRIES, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="60s")
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.use_secret_as_env(task, secret, {key: key for key in SECRET_KEYS}, optional=True)
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH, size_limit="20Gi")
 
 

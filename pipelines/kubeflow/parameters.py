@@ -56,7 +56,7 @@ RECIPE = (
 RUN = (
     Parameter("claim", "", "Who claims the run; empty: this KFP run. Give a dead run's id to go on in its place."),
     Parameter("job_service_account", "", "Service account of the Jobs' pods: who may use the storage. Empty: default."),
-    Parameter("job_secret", "", "A Secret whose keys are the Jobs' environment variables, such as HF_TOKEN."),
+    Parameter("job_secret", "recaption", "A Secret of environment variables, if there is one: HF_TOKEN, AWS_… for s3."),
     Parameter("schedule", "", "Name of the schedule, of a recurring run: {dump} in the recipe is the newest dump."),
     Parameter("dumps", INDEX, "Base address of Common Crawl's collinfo.json, or a folder with it."),
     Parameter("oldest_dump", "", "The schedule does this dump and all newer ones; empty: only the newest there is."),

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from components.discover.dumps import claim_path, list_dumps, unclaimed
-from components.pool.errors import PermanentError
+from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Run, claim, claimed_by, load_run
 from components.pool.storage import Storage, open_storage
 from components.report.table import result_table
@@ -137,23 +137,27 @@ def metrics(rows: list[dict[str, object]]) -> dict[str, float]:
 
 
 def cleanup(given: ExecutorInput) -> None:
-    """End what the claimant's run still has in the cluster; give its claim up, unless it is finished."""
+    """End what the claimant's run still has in the cluster; then give its claim up, unless it is finished.
+
+    Raises:
+        TemporaryError: something of it may be left; the claim stays, so that the next attempt ends it.
+    """
     found = _own_run(given.values)
     if found is None:
         return
     run, by = found
-    uri = f"{run.storage.uri}/{run.folder}"
+    command = [sys.executable, "-m", "pipelines.cli", "cleanup", f"{run.storage.uri}/{run.folder}"]
+    if code := subprocess.run(command, check=False).returncode:
+        raise TemporaryError(f"cleanup of run {run.name}: exit {code}, see above; Jobs of it may be left")
     if run.status().get("stages", {}).get("report", {}).get("state") != "done":
         run.storage.delete(f"{run.folder}/claim.json")
         log.info("run %s did not finish; it is free to be run again, by whoever comes", run.name)
     else:
         log.info("run %s is finished, by %s", run.name, by)
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "pipelines.cli", "cleanup", uri])
 
 
 def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
-    """The run that this claimant holds; None where it never got so far."""
+    """The run that this claimant planned, unless another holds it by now; None where it never got so far."""
     by = _claimant(values)
     try:
         storage = _storage(values)
@@ -164,8 +168,9 @@ def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
         log.info("%s planned no run", by)
         return None
     name = json.loads(storage.read(_pointer(by)))["run"]
-    if (holder := claimed_by(storage, f"runs/{name}/claim.json")) != by:
-        log.info("run %s is claimed by %s: nothing to end", name, holder or "nobody")
+    holder = claimed_by(storage, f"runs/{name}/claim.json")
+    if holder not in (by, None):  # nobody: an earlier exit step gave it up, and KFP was told to retry the run
+        log.info("run %s is claimed by %s: nothing to end", name, holder)
         return None
     return load_run(f"{storage.uri}/runs/{name}"), by
 

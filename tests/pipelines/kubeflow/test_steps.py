@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder, self.storage, self.calls = folder, folder / "storage", 0
         self.ended: list[str] = []
+        self.cleanup_exits = 0
         self.pool("pool")
         self.index(OLDER)
 
@@ -70,7 +72,12 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(tmp_path)
-    monkeypatch.setattr(steps.os, "execv", lambda _, command: place.ended.append(command[-1]))
+
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        place.ended.append(command[-1])
+        return SimpleNamespace(returncode=place.cleanup_exits)
+
+    monkeypatch.setattr(steps, "subprocess", SimpleNamespace(run=run))
     return place
 
 
@@ -113,6 +120,19 @@ def test_a_failed_run_is_free_again_and_a_finished_one_is_not(place: Place) -> N
     place.cleanup("kfp-2")
     assert place.ended == [run, run]
     assert not place.plan("kfp-3")[1]
+
+
+def test_the_claim_is_given_up_only_when_the_jobs_are_ended(place: Place) -> None:
+    run, *_ = place.plan("kfp-1")
+    place.cleanup_exits = 75
+    with pytest.raises(TemporaryError, match=r"exit 75, see above; Jobs of it may be left"):
+        place.cleanup("kfp-1")
+    assert not place.plan("kfp-2")[1]
+    place.cleanup_exits = 0
+    place.cleanup("kfp-1")
+    place.cleanup("kfp-1")  # the exit step of a run that KFP was told to retry: nobody holds it now
+    assert place.ended == [run, run, run]
+    assert place.plan("kfp-2")[1]
 
 
 def test_the_exit_step_of_what_never_was_a_run_ends_well(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -87,10 +87,14 @@ class Trainings(FanOut):
     def _trouble(self, job: Object) -> Trouble | None:
         name = job["metadata"]["name"]
         pods, _ = self.cluster.find(PODS, f"{JOBSET}={name}", "status.phase=Pending", 10)
-        events: list[Object] = []
-        if not pods:
-            events, _ = self.cluster.find(EVENTS, "", f"involvedObject.name={name}", 50)
-        return troubles.trouble(pods, events)
+        if pods:
+            return troubles.trouble(pods, [])
+        child = f"involvedObject.kind=Job,involvedObject.name={name}-{NODE}-0"  # where a refused pod is told
+        for fields in (f"involvedObject.name={name}", child):
+            events, _ = self.cluster.find(EVENTS, "", fields, 50)
+            if found := troubles.trouble([], events):
+                return found
+        return None
 
     def _endings(self, job: Object) -> list[Ended]:
         """The failed nodes; the others mostly end because of one of them, so bad input comes first."""

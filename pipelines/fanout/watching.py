@@ -87,6 +87,7 @@ class FanOut:
         self.cluster, self.target, self.work, self.pace, self.deadline = cluster, target, work, pace, deadline
         self.tasks: dict[str, list[int]] = {}
         self._begun: set[str] = set()
+        self._finished: dict[str, Object] = {}  # kept: Kubernetes clears them away while others still run
         self.selector = selector(work.run, work.key)
         self._may_see_workflow = True
         self._beaten = -math.inf
@@ -137,7 +138,7 @@ class FanOut:
             time.sleep(self.pace.look)
 
     def _adopt(self, body: Object) -> bool:
-        """Whether the Job of that name is ours to follow; one that an earlier launch left finished is removed."""
+        """Whether the Job of that name is ours to follow; a finished one that can be done anew is removed."""
         meta = body["metadata"]
         job = self.cluster.get(self.kind, meta["name"])
         if job is None or job["metadata"].get("deletionTimestamp"):
@@ -145,7 +146,7 @@ class FanOut:
         found = job["metadata"]
         owner = self.target.owner
         owned = owner is not None and any(o["uid"] == owner.uid for o in found.get("ownerReferences", []))
-        if troubles.is_finished(job) and not owned:
+        if troubles.is_finished(job) and not (owned and self._had_bad_input(job)):
             self.cluster.delete(self.kind, meta["name"], found["uid"])
             return False
         annotations = found.get("annotations", {})
@@ -159,6 +160,10 @@ class FanOut:
         self.tasks[meta["name"]] = parse_ranges(annotations[TASKS])
         log.info("%s: Job %s is there already, followed from here on", self.work.key, meta["name"])
         return True
+
+    def _had_bad_input(self, job: Object) -> bool:
+        """Whether a finished Job would fail again; what one that is Complete has made is lost, or nobody would ask."""
+        return bool(troubles.condition(job, "Failed")) and troubles.is_bad_input(self._endings(job))
 
     def _follow(self, done: Callable[[set[int]], None], beat: Callable[[Seen], None]) -> Seen:
         moved = looked = started = time.monotonic()
@@ -189,7 +194,9 @@ class FanOut:
 
     def _look(self) -> Seen:
         found, version = self.cluster.find(self.kind, self.selector)
-        jobs = {job["metadata"]["name"]: job for job in found if job["metadata"]["name"] in self.tasks}
+        listed = {job["metadata"]["name"]: job for job in found if job["metadata"]["name"] in self.tasks}
+        jobs = self._finished | listed
+        self._finished = {name: job for name, job in jobs.items() if troubles.is_finished(job)}
         gone = sorted(self.tasks.keys() - jobs.keys())
         if gone:
             self._stop_if_ended()

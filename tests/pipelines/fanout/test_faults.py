@@ -206,6 +206,37 @@ def test_a_pool_that_waits_beside_one_that_runs_is_only_said(
     assert ledger.entry(world.run, "index")["state"] == "done"
 
 
+@pytest.mark.parametrize("well", [True, False])
+def test_a_finished_job_may_be_cleared_away_while_another_runs(world: World, tmp_path: Path, well: bool) -> None:
+    world.run = plan(tmp_path, pools=[{"name": "fast", "parallelism": 2}, {"name": "slow", "parallelism": 2}])
+    raised: list[Exception] = []
+
+    def launch() -> None:
+        try:
+            world.launch()
+        except TemporaryError as error:
+            raised.append(error)
+
+    def finished() -> list[str]:
+        return [job["metadata"]["name"] for job in world.api.of("jobs") if "conditions" in job.get("status", {})]
+
+    work = Work(lambda pod: None if well or "slow" in pod.job else (75, "error: storage away\n"))
+    with controlled(world.api, work) as controller:
+        controller.held.add("slow")
+        launched = threading.Thread(target=launch)
+        launched.start()
+        world.api.wait_for("finished Job", lambda: len(names(world)) == 2 and finished())
+        time.sleep(0.5)  # some looks of the launcher
+        (fast,) = finished()
+        world.cluster.delete(JOBS, fast)  # as the TTL controller does
+        time.sleep(0.5)
+        controller.held.clear()
+        launched.join(20)
+        assert not launched.is_alive()
+    assert ledger.entry(world.run, "index")["state"] == ("done" if well else "failed")
+    assert [f"index: 2 tasks failed (Job {fast}: " in str(error) for error in raised] == ([] if well else [True])
+
+
 def test_a_queued_job_waits_until_kueue_starts_it(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -214,19 +214,34 @@ def test_another_specification_under_the_name_is_one_clear_error(world: World) -
     assert len(names(world)) == 1
 
 
-def test_a_failed_job_of_this_kfp_run_is_reported_and_one_of_another_is_replaced(world: World) -> None:
+@pytest.mark.parametrize(
+    ("owned", "condition", "code", "replaced"),
+    [
+        (True, "Failed", 42, False),  # what was bad input stays so: the reason is told again
+        (True, "Failed", 75, True),
+        (True, "Failed", None, True),  # its pod is gone with its node
+        (True, "Complete", None, True),  # its files were lost since
+        (False, "Failed", 42, True),  # of another KFP run
+    ],
+)
+def test_a_finished_job_that_is_still_there_is_replaced_unless_its_input_is_bad(
+    world: World, owned: bool, condition: str, code: int | None, replaced: bool
+) -> None:
     world.workflow()
-    for owner, replaced in ((world.owner, False), (None, True)):
-        body = world.api.put("jobs", body_of(world, owner=owner))
-        world.api.status(body["metadata"]["name"], failedIndexes="0", conditions={"Failed": "FailedIndexes"})
-        with controlled(world.api, Work()):
-            if replaced:
+    body = world.api.put("jobs", body_of(world, owner=world.owner if owned else None))
+    name = body["metadata"]["name"]
+    world.api.status(name, failedIndexes="0" if condition == "Failed" else "", conditions={condition: "Because"})
+    if code is not None:
+        ended = {"name": "stage", "state": {"terminated": {"exitCode": code, "reason": "Error"}}}
+        world.api.pod(name, 0, phase="Failed", containerStatuses=[ended])
+    with controlled(world.api, Work()):
+        if replaced:
+            assert world.launch()["index"]["state"] == "done"
+        else:
+            with pytest.raises(PermanentError, match=r"index: 1 tasks failed .* ended with exit code 42"):
                 world.launch()
-            else:
-                with pytest.raises(TemporaryError, match="index: 1 tasks failed"):
-                    world.launch()
-        (job,) = world.api.of("jobs")
-        assert (job["metadata"]["uid"] != body["metadata"]["uid"]) == replaced
+    (job,) = world.api.of("jobs")
+    assert (job["metadata"]["uid"] != body["metadata"]["uid"]) == replaced
 
 
 def test_a_job_that_somebody_deletes_is_said(world: World) -> None:

@@ -115,6 +115,7 @@ def test_every_mixture_is_trained_one_after_the_other_and_never_twice(trained: W
     for job in jobs:
         validate({key: job[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": {}})
         assert (job["spec"]["trainer"]["numNodes"], job["spec"]["trainer"]["numProcPerNode"]) == (2, 8)
+        # 8 × (8 GiB + 16 batches of 256 × 602,112 bytes)
     before = trained.api.requests["create trainjobs"]
     trained.launch("train")
     assert trained.api.requests["create trainjobs"] == before == 3
@@ -157,6 +158,28 @@ def test_bad_luck_is_worth_another_launch(trained: World) -> None:
         trained.launch("train")
 
 
+def test_the_same_kfp_run_trains_anew_what_failed_by_bad_luck_or_left_no_model(trained: World) -> None:
+    trained.workflow()
+    first = {
+        "a": lambda job: fail(trained, job, 75, 143),
+        "b": lambda job: end(trained.api, job, "Complete", "JobsCompleted"),
+        "c": lambda job: fail(trained, job, 75, 42),
+    }
+    with (
+        played(trained, lambda job: first[job["metadata"]["labels"]["recaption.dev/mixture"]](job)),
+        pytest.raises(TemporaryError, match="1 tasks failed"),
+    ):
+        trained.launch("train")
+    before = {job["metadata"]["labels"]["recaption.dev/mixture"]: job for job in trained.api.of("trainjobs")}
+    with (
+        played(trained, lambda job: finish(trained, job)),
+        pytest.raises(PermanentError, match=r"1 tasks failed \(Job train-c-.*code 42"),
+    ):
+        trained.launch("train")
+    after = {job["metadata"]["labels"]["recaption.dev/mixture"]: job for job in trained.api.of("trainjobs")}
+    assert {m for m in after if after[m]["metadata"]["uid"] != before[m]["metadata"]["uid"]} == {"a", "b"}
+
+
 def test_a_restarted_launcher_adopts_what_is_there(trained: World) -> None:
     trained.workflow()
     with played(trained, lambda job: finish(trained, job)):
@@ -166,7 +189,8 @@ def test_a_restarted_launcher_adopts_what_is_there(trained: World) -> None:
     trained.run.storage.delete(f"{trained.run.model_folder(trained.run.trained[0])}/model.json")
     del first["status"]
     trained.api.put("trainjobs", first)  # still running when its launcher was evicted
-    with played(trained, lambda job: finish(trained, job)):
+    listed = trained.api.requests["list trainjobs"]  # once more: it is adopted
+    with played(trained, lambda job: trained.api.requests["list trainjobs"] > listed and finish(trained, job)):
         trained.launch("train")
     (job,) = trained.api.of("trainjobs")
     assert job["metadata"]["uid"] == first["metadata"]["uid"]
@@ -217,6 +241,21 @@ def test_a_node_that_is_missing_is_told_and_nothing_stays(trained: World) -> Non
         trained.launch("train", pace=replace(FAST, scarce=1.0))
     assert trained.api.requests["create trainjobs"] == 1  # the others would find no node either
     assert trained.api.of("trainjobs") == []
+
+
+def test_a_quota_on_gpus_is_told_by_the_child_jobs_event(trained: World) -> None:
+    def ends(job: dict[str, Any]) -> None:
+        if not trained.api.of("events"):
+            message = 'pods "x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=8'
+            trained.api.event(f"{job['metadata']['name']}-node-0", message)
+            event = {"kind": "TrainJob", "name": job["metadata"]["name"]}
+            trained.api.put("events", {"metadata": {"name": "k"}, "involvedObject": event, "type": "Normal"})  # Kueue's
+
+    with (
+        played(trained, ends),
+        pytest.raises(TemporaryError, match=r"nothing ran for .* a quota leaves no room for a pod \(.*gpu=8\)"),
+    ):
+        trained.launch("train", pace=replace(FAST, stuck=0.5, scarce=1.0))
 
 
 def test_a_train_job_reads_as_a_job() -> None:

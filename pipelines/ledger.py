@@ -49,7 +49,11 @@ def entry(run: Run, key: str) -> dict[str, Any]:
 
 
 def put(run: Run, key: str, value: Mapping[str, Any]) -> None:
-    """Replace a stage's entry, and look whether another's write took it away."""
+    """Replace a stage's entry, and look whether another's write took it away.
+
+    Not more than a look: of two stages launched at once by hand, the later writer may still hide the other's state
+    until that one's next beat. KFP's graph is a line, so there it has one writer.
+    """
     for _ in range(LOOKS):
         status = run.status() or {"stages": {}}
         if status["stages"].get(key) == value:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from components.pool.columns import Columns
+from components.pool.cores import cores
 from components.pool.demand import load_demand, write_demand
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Node, Run
@@ -92,13 +93,13 @@ def run_column(run: Run, node: Node, task: int | None = None) -> None:
     tasks = tasks_of(run.pool.shards, run.tasks)
     if task is not None and not 0 <= task < run.tasks:
         raise PermanentError(f"task {task}: run {run.name} has tasks 0 to {run.tasks - 1}")
-    workers = _gpus() if column_stage(node.spec.stage).needs.gpu else os.cpu_count() or 1
+    slots = _gpus() if column_stage(node.spec.stage).needs.gpu else [str(core) for core in range(cores())]
     todo = unfinished(run, node) if task is None else [task]
     if not todo:
         return
     with Progress(node.key, sum(len(tasks[i]) for i in todo)) as progress:
-        if task is None and len(todo) > 1 and workers > 1:
-            _in_processes(run, node, todo, workers, progress)
+        if task is None and len(todo) > 1 and len(slots) > 1:
+            _in_processes(run, node, todo, slots[: len(todo)], progress)
             return
         for i in todo:
             _in_this_process(run, node, i, progress)
@@ -119,16 +120,16 @@ def _in_this_process(run: Run, node: Node, task: int, progress: Progress) -> Non
     )
 
 
-def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, progress: Progress) -> None:
-    """A process per GPU (or core), each running one task at a time as a pod would."""
-    slots: SimpleQueue[int] = SimpleQueue()
-    for slot in range(min(workers, len(tasks))):
-        slots.put(slot)
+def _in_processes(run: Run, node: Node, tasks: list[int], slots: list[str], progress: Progress) -> None:
+    """A process per slot, a GPU (or core), each running one task at a time as a pod would."""
+    free: SimpleQueue[str] = SimpleQueue()
+    for slot in slots:
+        free.put(slot)
 
     def one(task: int) -> None:
-        slot = slots.get()
+        slot = free.get()
         command = [sys.executable, "-m", "pipelines.cli", "stage", node.key, f"{run.storage.uri}/{run.folder}"]
-        environment = {**os.environ, RELAY: "1", "CUDA_VISIBLE_DEVICES": str(slot), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, RELAY: "1", "CUDA_VISIBLE_DEVICES": slot, "OMP_NUM_THREADS": "1"}
         child = subprocess.Popen([*command, "--task", str(task)], env=environment, stderr=subprocess.PIPE, text=True)
         children.append(child)
         last = "no message"
@@ -139,13 +140,13 @@ def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, progress
                 if " WARNING " in last:
                     log.warning("%s task %d: %s", node.key, task, last.partition(" WARNING ")[2])
         child.wait()
-        slots.put(slot)
+        free.put(slot)
         if child.returncode:
             kind = PermanentError if child.returncode == PermanentError.exit_code else TemporaryError
             raise kind(f"{node.key} task {task}: exit {child.returncode}: {last.removeprefix('error: ')}")
 
     children: list[subprocess.Popen[str]] = []
-    with ThreadPoolExecutor(min(workers, len(tasks))) as pool:
+    with ThreadPoolExecutor(len(slots)) as pool:
         futures = [pool.submit(one, task) for task in tasks]
         try:
             for future in futures:
@@ -158,9 +159,12 @@ def _in_processes(run: Run, node: Node, tasks: list[int], workers: int, progress
             raise
 
 
-def _gpus() -> int:
-    """GPUs of this machine, asked of the driver so that nothing here needs torch."""
+def _gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES names; unset, all GPUs, asked of the driver so that nothing here needs torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()] or [""]
     if not shutil.which("nvidia-smi"):
-        return 1
+        return ["0"]
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return max(1, listing.stdout.count("GPU "))
+    return [str(gpu) for gpu in range(max(1, listing.stdout.count("GPU ")))]

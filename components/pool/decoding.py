@@ -6,7 +6,6 @@ Imports little: a spawned process starts by importing this module.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from components.pool.cores import cores
 from components.pool.errors import TemporaryError
 from components.pool.images import Geometry, ImageError, Pixels, decode
 
@@ -37,7 +37,7 @@ class Decoders:
     """So many processes; None is one per core, 0 decodes where `submit` is called."""
 
     def __init__(self, count: int | None) -> None:
-        self.count = (os.cpu_count() or 1) if count is None else count
+        self.count = cores() if count is None else count
 
     def __enter__(self) -> Self:
         self.pool = _processes(self.count) if self.count else None

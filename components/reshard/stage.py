@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from components.pool import recipe as schema
 from components.pool import version
+from components.pool.cores import cores
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Run
 from components.pool.stage import Needs, Step
@@ -124,7 +124,7 @@ def _write_tars(
 ) -> list[Record]:
     """The records of these tars, those that `records` lacks written now."""
     todo = [number for number in numbers if number not in records]
-    processes = min(os.cpu_count() or 1, len(todo))
+    processes = min(cores(), len(todo))
     samples = sum(record.samples for record in records.values())
 
     def done(number: int, record: Record) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from components.pool.cores import CORES
 from components.pool.errors import PermanentError
 from components.pool.recipe import Accelerator, Compute, NodePool
 from components.pool.shards import content_hash
@@ -197,7 +198,14 @@ def _container(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[s
         "name": CONTAINER,
         "image": target.image,
         "command": ["recaption", "stage", work.key, work.run, "--tasks", tasks, "--launched"],
-        "env": [{"name": "HOME", "value": SCRATCH}, {"name": "TMPDIR", "value": SCRATCH}],
+        "env": [
+            {"name": "HOME", "value": SCRATCH},
+            {"name": "TMPDIR", "value": SCRATCH},
+            {
+                "name": CORES,
+                "valueFrom": {"resourceFieldRef": {"containerName": CONTAINER, "resource": "requests.cpu"}},
+            },
+        ],
         "resources": {"requests": requests, "limits": {"memory": memory, **devices}},
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -18,6 +18,7 @@ from pipelines.fanout.jobs import Target, Work, build_job, cut, pools_for
 from pipelines.fanout.tally import Tally
 from pipelines.fanout.training import Trainings, train_jobs, untrained
 from pipelines.fanout.trainjobs import KEY as TRAIN
+from pipelines.fanout.trainjobs import train_pool, training_needs
 from pipelines.fanout.watching import FanOut, Pace, Seen
 from pipelines.groups import groups
 from pipelines.stages import column_stage, stages, step
@@ -107,8 +108,10 @@ def _fan_out(
 
 def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: Pace) -> None:
     """A TrainJob per mixture that has no model, `compute.train.parallelism` at a time; one's failure stops no other."""
-    work = Work(f"{run.storage.uri}/{run.folder}", TRAIN, _needs(run, TRAIN))
+    assert run.spec.train is not None  # nothing is trained otherwise
     compute, todo = run.spec.compute, untrained(run)
+    needs = training_needs(run.spec.train, compute.train, train_pool(compute, only))
+    work = Work(f"{run.storage.uri}/{run.folder}", TRAIN, needs)
     build = train_jobs(run, work.run, work.needs, target, only)
     failures: list[RecaptionError] = []
     for start in range(0, len(todo), compute.train.parallelism):

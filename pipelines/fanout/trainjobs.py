@@ -10,9 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from components.pool.recipe import Compute, NodePool, TrainNodes
+from components.pool.recipe import Compute, NodePool, Train, TrainNodes
 from components.pool.shards import content_hash
 from components.pool.stage import Needs
+from components.train.arithmetic import make_plan
+from components.train.scales import WORKERS, scale_of
 from pipelines.fanout.jobs import (
     OURS,
     POOL,
@@ -34,6 +36,10 @@ NODE = "node"  # Kubeflow Trainer's name of the replicated job and of its contai
 MANAGER = "recaption.dev/launcher"  # of our entry among a TrainJob's runtimePatches
 KEY = "train"
 CPU_PER_GPU = 4  # as many as DataComp's loading processes per GPU, which are what needs it
+GIB_PER_GPU = 8  # estimated: torch and CUDA, the model and its checkpoint, 4 loaders' 5,000 JPEGs each to shuffle
+# Of a loading process: torch prefetches 2, the next is there as samples (webdataset's batched) and as their stack.
+BATCHES = 2 + 2
+SAMPLE = 3 * 224 * 224 * 4  # bytes: float32 pixels at the size that DataComp's models take
 # A TrainJob has no envFrom: these are looked up in the Secret, where it has them.
 SECRET_KEYS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
@@ -61,6 +67,16 @@ def train_pool(compute: Compute, only: str | None = None) -> NodePool:
 
 def gpus_per_node(nodes: TrainNodes, pool: NodePool) -> int:
     return nodes.gpus_per_node or (pool.accelerator.count if pool.accelerator else 1)
+
+
+def training_needs(train: Train, nodes: TrainNodes, pool: NodePool) -> Needs:
+    """Of one GPU's process, its loading processes' batches (in /dev/shm, which counts as memory) included.
+
+    Raises:
+        PermanentError: the GPUs don't divide the batch.
+    """
+    plan = make_plan(scale_of(train)[0], nodes.nodes * gpus_per_node(nodes, pool))
+    return Needs(GIB_PER_GPU + WORKERS * BATCHES * plan.batch_per_gpu * SAMPLE / 2**30, gpu=True)
 
 
 def build_train_job(

@@ -177,12 +177,12 @@ def test_resumes_to_the_same_bytes(run: Run) -> None:
 @pytest.mark.usefixtures("small_tars")
 def test_processes_write_what_one_process_writes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     select(run, all_raw)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setenv("RECAPTION_CORES", "1")
     ReshardStep().run(run)
     alone = contents(dataset(run))
     for path in dataset(run).iterdir():
         path.unlink()
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("RECAPTION_CORES", "2")
     ReshardStep().run(run)
     assert contents(dataset(run)) == alone
 
@@ -244,7 +244,7 @@ def test_a_missing_tar_is_noticed(run: Run, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_tars")
 def test_a_dead_process_is_bad_luck(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     select(run, all_raw)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("RECAPTION_CORES", "2")
     monkeypatch.setattr(stage, "write_tar", _die)
     with pytest.raises(TemporaryError, match="a writing process died"):
         ReshardStep().run(run)

@@ -27,7 +27,7 @@ TWO = RECIPE + "  - {{name: again, rules: [{{text: raw}}, {{text: raw}}]}}\n"
 @pytest.fixture(autouse=True)
 def _small_tars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "lay_out", lambda selections: lay_out(selections, 8))
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setenv("RECAPTION_CORES", "1")
 
 
 def make(root: Path) -> Run:

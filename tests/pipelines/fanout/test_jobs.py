@@ -17,6 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.pool.cores import CORES
 from components.pool.errors import PermanentError
 from components.pool.recipe import Accelerator, Compute, NodePool, Toleration
 from components.pool.stage import Needs
@@ -101,6 +102,14 @@ def test_pods_are_restricted(name: str) -> None:
     }
     assert pod["automountServiceAccountToken"] is False
     assert all(value == container["resources"]["requests"][key] for key, value in _limits(container).items())
+
+
+@pytest.mark.parametrize("name", sorted(objects()))
+def test_a_worker_is_told_the_cores_it_asked_for(name: str) -> None:
+    """Without a limit a container sees all of its node's."""
+    (container,) = objects()[name]["spec"]["template"]["spec"]["containers"]
+    (told,) = (env["valueFrom"] for env in container["env"] if env["name"] == CORES)
+    assert told == {"resourceFieldRef": {"containerName": container["name"], "resource": "requests.cpu"}}
 
 
 def _limits(container: Mapping[str, Any]) -> dict[str, str]:

@@ -116,6 +116,8 @@ def test_every_mixture_is_trained_one_after_the_other_and_never_twice(trained: W
         validate({key: job[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": {}})
         assert (job["spec"]["trainer"]["numNodes"], job["spec"]["trainer"]["numProcPerNode"]) == (2, 8)
         # 8 × (8 GiB + 16 batches of 256 × 602,112 bytes)
+        assert job["spec"]["trainer"]["resourcesPerNode"]["limits"]["memory"] == "83Gi"
+        # 8 × (8 GiB + 16 batches of 256 × 602,112 bytes)
     before = trained.api.requests["create trainjobs"]
     trained.launch("train")
     assert trained.api.requests["create trainjobs"] == before == 3

@@ -19,33 +19,37 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from components.pool.errors import PermanentError
-from components.pool.recipe import Accelerator, Compute, NodePool, TrainNodes
+from components.pool.recipe import Accelerator, Compute, NodePool, Train, TrainNodes
 from components.pool.stage import Needs
 from components.train import nodes as train_nodes
-from components.train.stage import TrainStep
-from pipelines.fanout.jobs import CONTAINER, SCRATCH, USER, build_job
+from pipelines.fanout.jobs import CONTAINER, SCRATCH, USER, Target, build_job
 from pipelines.fanout.trainjobs import (
     Training,
     build_train_job,
     gpus_per_node,
     train_job_name,
     train_pool,
+    training_needs,
 )
 from tests.pipelines.fanout.test_jobs import A100, CAPTION, RUN, SPOT, TARGET, WEEK, WHOLE
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "training"
 MANIFESTS = HERE.parents[2] / "manifests" / "training"
-TRAINING = Training(RUN, "raw30-blip2", 2, TrainStep.needs)
+EIGHT = A100.model_copy(update={"accelerator": Accelerator(count=8)})
 
 
 def objects() -> dict[str, dict[str, Any]]:
     """By golden file."""
-    eight = A100.model_copy(update={"accelerator": Accelerator(count=8)})
+
+    def made(train: Train, nodes: TrainNodes, pool: NodePool, target: Target) -> dict[str, Any]:
+        training = Training(RUN, "raw30-blip2", 2, training_needs(train, nodes, pool))
+        return build_train_job(training, nodes, pool, target, WEEK)
+
     return {
-        "one_gpu": build_train_job(TRAINING, TrainNodes(), train_pool(Compute()), TARGET, WEEK),
-        "eight_nodes": build_train_job(TRAINING, TrainNodes(nodes=8), eight, TARGET, WEEK),
-        "spot_with_everything": build_train_job(TRAINING, TrainNodes(nodes=2, gpus_per_node=4), SPOT, WHOLE, WEEK),
+        "one_gpu": made(Train(scale="small"), TrainNodes(), train_pool(Compute()), TARGET),
+        "eight_nodes": made(Train(scale="xlarge"), TrainNodes(nodes=8), EIGHT, TARGET),
+        "spot_with_everything": made(Train(scale="large"), TrainNodes(nodes=2, gpus_per_node=4), SPOT, WHOLE),
     }
 
 
@@ -116,6 +120,24 @@ def test_the_gang_patch_is_valid_on_the_runtime() -> None:
     assert (patch["kind"], patch["metadata"]["name"]) == (whole["kind"], whole["metadata"]["name"])
     whole["spec"] |= patch["spec"]
     validate(whole)
+
+
+@pytest.mark.parametrize(
+    ("scale", "nodes", "pool", "gib"),
+    [
+        ("small", TrainNodes(), A100, 44.75),  # 16 batches of 4096 × 602,112 bytes are 36.75 GiB
+        ("large", TrainNodes(nodes=2), EIGHT, 12.59375),  # 512 per GPU: 4.59375 GiB
+    ],
+)
+def test_memory_grows_with_the_batch_of_a_gpu(scale: Any, nodes: TrainNodes, pool: NodePool, gib: float) -> None:
+    assert training_needs(Train(scale=scale), nodes, pool) == Needs(gib, gpu=True)
+
+
+def test_a_nodes_memory_is_its_gpus_or_the_pools() -> None:
+    limits = {name: job["spec"]["trainer"]["resourcesPerNode"]["limits"] for name, job in objects().items()}
+    assert limits["one_gpu"]["memory"] == "45Gi"
+    assert limits["eight_nodes"]["memory"] == "166Gi"  # 8 × (8 + 16 × 1408 × 602,112 / 2^30)
+    assert limits["spot_with_everything"]["memory"] == SPOT.memory
 
 
 def test_labels_and_names_are_what_kubernetes_takes() -> None:
@@ -204,10 +226,17 @@ def test_the_runtimes_pods_are_as_restricted_as_our_jobs() -> None:
     (container,), (worker,) = pod()["containers"], ours["containers"]
     assert worker["name"] == CONTAINER
     assert pod()["securityContext"]["runAsUser"] == USER
-    for key in ("securityContext", "terminationMessagePolicy", "volumeMounts", "env"):
+    for key in ("securityContext", "terminationMessagePolicy", "volumeMounts"):
         assert container[key] == worker[key], key
+    assert all(env in worker["env"] for env in container["env"])
     assert {env["name"]: env["value"] for env in container["env"]} == {"HOME": SCRATCH, "TMPDIR": SCRATCH}
     assert [set(volume) - {"name"} for volume in pod()["volumes"]] == [{"emptyDir"}] * 2
+
+
+def test_only_the_memory_limit_bounds_the_batches_in_shared_memory() -> None:
+    """Kubernetes sizes a memory volume without a limit of its own by the pod's: xlarge on 32 GPUs fills 101 GiB."""
+    (shm,) = (volume for volume in pod()["volumes"] if volume["name"] == "shm")
+    assert shm["emptyDir"] == {"medium": "Memory"}
 
 
 def test_bad_input_ends_a_training_and_a_disruption_costs_no_restart() -> None:

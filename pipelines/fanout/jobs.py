@@ -216,7 +216,7 @@ def _container(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[s
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "scratch", "mountPath": SCRATCH}],
     }
     if target.secret:
-        container["envFrom"] = [{"secretRef": {"name": target.secret}}]
+        container["envFrom"] = [{"secretRef": {"name": target.secret, "optional": True}}]
     return container
 
 

@@ -29,6 +29,7 @@ from pipelines.fanout.jobs import (
     pools_for,
     run_label,
 )
+from pipelines.secrets import SECRET_KEYS
 
 MIXTURE = "recaption.dev/mixture"  # label; the annotation is the whole name
 RUNTIME = "recaption-torch"
@@ -40,11 +41,6 @@ GIB_PER_GPU = 8  # estimated: torch and CUDA, the model and its checkpoint, 4 lo
 # Of a loading process: torch prefetches 2, the next is there as samples (webdataset's batched) and as their stack.
 BATCHES = 2 + 2
 SAMPLE = 3 * 224 * 224 * 4  # bytes: float32 pixels at the size that DataComp's models take
-# A TrainJob has no envFrom: these are looked up in the Secret, where it has them.
-SECRET_KEYS = (
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "HF_TOKEN"),
-)
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ def _trainer(training: Training, nodes: int, gpus: int, pool: NodePool, target: 
         "resourcesPerNode": {"requests": requests, "limits": {"memory": memory, **devices}},
     }
     if target.secret:
-        trainer["env"] = [
+        trainer["env"] = [  # a TrainJob has no envFrom
             {"name": key, "valueFrom": {"secretKeyRef": {"name": target.secret, "key": key, "optional": True}}}
             for key in SECRET_KEYS
         ]

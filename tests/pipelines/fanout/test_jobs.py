@@ -249,7 +249,9 @@ def _walk(value: object) -> Iterator[object]:
 @pytest.mark.parametrize("name", sorted(objects()))
 def test_a_secret_is_only_referred_to(name: str) -> None:
     secrets = [value for value in _walk(objects()[name]) if isinstance(value, dict) and "secretRef" in value]
-    assert secrets == ([{"secretRef": {"name": "recaption"}}] if name == "spot_with_everything" else [])
+    assert secrets == (
+        [{"secretRef": {"name": "recaption", "optional": True}}] if name == "spot_with_everything" else []
+    )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ class Storage(Protocol):
 def open_storage(uri: str) -> Storage:
     """The storage for a local folder, `gs://bucket/prefix` or `s3://bucket/prefix`."""
     scheme, found, place = uri.partition("://")
+    if not found and uri.startswith(("gs:", "s3:")):
+        raise PermanentError(f"storage {uri}: expected {uri[:2]}://bucket/path")
     if not found or scheme == "file":
         return LocalStorage(place if found else uri)
     bucket, _, prefix = place.partition("/")

@@ -179,3 +179,9 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
     assert result.stdout.startswith("PermanentError cannot write")
     assert "no permission: let this user read and write there" in result.stdout
     assert result.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("uri", ["gs:/bucket/pool", "s3:bucket", "gs:/"])
+def test_an_address_with_too_few_slashes_is_no_folder(uri: str) -> None:
+    with pytest.raises(PermanentError, match=r"storage .*: expected (gs|s3)://bucket/path"):
+        open_storage(uri)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from PIL import Image
 
@@ -34,15 +33,6 @@ from tests.privileges import full_disk, open_to_all, without_root
 RAW = {"name": "raw", "rules": [{"text": "raw"}]}
 BEST = {"name": "best", "rules": [{"text": "raw", "where": [{"score": "raw", "top": 0.5}]}]}
 SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip"}]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models of this size are no faster on more, and much slower where others want the cores, too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

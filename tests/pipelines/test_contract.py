@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -140,17 +140,6 @@ class Made:
 
     def file(self, shard: Shard) -> Path:
         return self.storage / self.columns.record(self.spec, shard, ALL).file
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models of this size are no faster on more, and sixty times slower where others want the cores, too."""
-    import torch  # not above: the processes that are killed need not wait for it
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

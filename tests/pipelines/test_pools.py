@@ -8,12 +8,10 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from components.miniature.pool import write_pool
 from components.pool import recipe
@@ -32,15 +30,6 @@ from tests.pools import encode, jpeg, write_shard
 RAW = {"name": "raw", "rules": [{"text": "raw"}]}
 TOP = {"name": "top", "rules": [{"text": "raw", "where": [{"score": "raw", "top": 0.5}]}]}
 SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip"}]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models of this size are no faster on more, and much slower where others want the cores, too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,12 @@ TIMEOUT = (5.0, 30.0)  # seconds to connect and to read
 IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 JOBS, PODS, EVENTS = "jobs.batch", "pods", "events"
 WORKFLOWS, TRAIN_JOBS = "workflows.argoproj.io", "trainjobs.trainer.kubeflow.org"
+RECAPTIONS, SCHEDULES = "recaptions.recaption.dev", "recaptionschedules.recaption.dev"
+LEASES = "leases.coordination.k8s.io"
 _PATHS = {
+    RECAPTIONS: "/apis/recaption.dev/v1alpha1/namespaces/{}/recaptions",
+    SCHEDULES: "/apis/recaption.dev/v1alpha1/namespaces/{}/recaptionschedules",
+    LEASES: "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
     JOBS: "/apis/batch/v1/namespaces/{}/jobs",
     PODS: "/api/v1/namespaces/{}/pods",
     EVENTS: "/api/v1/namespaces/{}/events",
@@ -40,6 +45,10 @@ Object = dict[str, Any]
 
 class QuotaRefused(TemporaryError):
     """A ResourceQuota has no room for the object now."""
+
+
+class Conflict(TemporaryError):
+    """The object has changed since the version that a patch named."""
 
 
 class _Answer(Exception):
@@ -59,6 +68,12 @@ class Cluster:
     def __init__(self, client: ApiClient, namespace: str, outage: float = OUTAGE) -> None:
         self.client, self.namespace, self.outage = client, namespace, outage
         self.requests: dict[str, int] = {}
+
+    def within(self, namespace: str) -> Cluster:
+        """The same for another namespace; requests are counted together."""
+        other = Cluster(self.client, namespace, self.outage)
+        other.requests = self.requests
+        return other
 
     def create(self, resource: str, body: Object) -> bool:
         """False when an object of that name is there.
@@ -100,8 +115,22 @@ class Cluster:
 
     def own(self, resource: str, name: str, owners: list[Object]) -> None:
         """Replace an object's owners."""
-        body = {"metadata": {"ownerReferences": owners}}
-        self._ask("patch", resource, "PATCH", f"/{name}", body=body)
+        self.patch(resource, name, {"metadata": {"ownerReferences": owners}})
+
+    def patch(self, resource: str, name: str, body: Object, part: str = "") -> Object | None:
+        """Merge into an object, or only into its `part`: `status`. The object then; None when it is gone.
+
+        Raises:
+            Conflict: `body` names another metadata.resourceVersion than the object has by now.
+        """
+        what = f"{resource}/{part}" if part else resource
+        try:
+            found: Object = self._ask("patch", what, "PATCH", f"/{name}/{part}".rstrip("/"), body=body)
+        except _Answer as answer:
+            if answer.code == 404:
+                return None
+            raise Conflict(f"{resource} {name}: {answer.message}") from answer
+        return found
 
     def delete(self, resource: str, name: str, uid: str | None = None) -> None:
         """With what it owns. No error when it is gone, or another one has that name by now."""

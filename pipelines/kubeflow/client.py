@@ -24,6 +24,7 @@ from pipelines.kubeflow.package import version_name
 CONNECT, READ = 5, 30  # seconds of one attempt; an unreachable endpoint is given up after 4 × 5 s
 RETRIES = urllib3.Retry(total=3, backoff_factor=0.5, allowed_methods=None, redirect=0, read=0, status=0)
 RETRIED = (408, 429, 500, 502, 503, 504)
+NOT_FOUND = 5  # gRPC's code, as KFP's answers have it
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,25 @@ class Endpoint:
     """Of a KFP with several users."""
 
 
+@dataclass(frozen=True)
+class KfpRun:
+    """What KFP says of a run."""
+
+    id: str
+    state: str
+    """KFP's RuntimeState: PENDING, RUNNING, SUCCEEDED, SKIPPED, FAILED, CANCELING, CANCELED or PAUSED."""
+    created: str = ""
+    """RFC 3339."""
+    error: str = ""
+
+
 class Pipelines:
     """What we ask of one endpoint."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         with _one_line(endpoint.host), _quiet():
-            _healthz(endpoint)  # kfp's constructor asks too, without an end to the wait
+            self.multi_user = _healthz(endpoint)  # kfp's constructor asks too, without an end to the wait
             self.client = Client(
                 host=endpoint.host,
                 existing_token=endpoint.token,
@@ -78,6 +91,33 @@ class Pipelines:
                 service_account=account,
             )
             return str(run.run_id)
+
+    def find(self, name: str) -> list[KfpRun]:
+        """All runs of this name, oldest first."""
+        with _one_line(self.endpoint.host), _quiet():
+            found = self.client.list_runs(namespace=self.endpoint.namespace, filter=_named(name), page_size=100).runs
+            runs = [_run(run) for run in found or [] if run.display_name == name]
+        return sorted(runs, key=lambda run: (run.created, run.id))
+
+    def get(self, run_id: str) -> KfpRun | None:
+        """None where KFP, not something in front of it, knows no such run."""
+        with _one_line(self.endpoint.host), _quiet():
+            try:
+                return _run(self.client.get_run(run_id))
+            except kfp_server_api.ApiException as error:
+                if error.status == 404 and _code(error.body) == NOT_FOUND:
+                    return None
+                raise
+
+    def terminate(self, run_id: str) -> None:
+        """Ask KFP to end a run; what it had launched it doesn't end."""
+        with _one_line(self.endpoint.host), _quiet():
+            self.client.terminate_run(run_id)
+
+    def retry(self, run_id: str) -> None:
+        """Let an ended run go on with what it has not done. Raises PermanentError where KFP can't."""
+        with _one_line(self.endpoint.host), _quiet():
+            self.client.runs.run_service_retry_run(run_id)
 
     def schedule(
         self,
@@ -157,6 +197,20 @@ def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
+def _run(found: Any) -> KfpRun:
+    error = found.error.message if found.error and found.error.message else ""
+    created = found.created_at
+    when = created if isinstance(created, str) else created.isoformat() if created else ""
+    return KfpRun(str(found.run_id), str(found.state or "PENDING"), when, " ".join(error.split()))
+
+
+def _code(body: Any) -> Any:
+    try:
+        return json.loads(body)["code"]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def _same(found: Any, version_id: str, cron: str, parameters: Mapping[str, Any]) -> bool:
     reference = found.pipeline_version_reference
     return (
@@ -167,13 +221,15 @@ def _same(found: Any, version_id: str, cron: str, parameters: Mapping[str, Any])
     )
 
 
-def _healthz(endpoint: Endpoint) -> None:
+def _healthz(endpoint: Endpoint) -> bool:
+    """Whether this KFP has several users, each with a namespace."""
     config = kfp_server_api.Configuration(host=endpoint.host.rstrip("/"))
     config.ssl_ca_cert, config.retries = endpoint.ca, RETRIES
     if endpoint.token:
         config.api_key["authorization"], config.api_key_prefix["authorization"] = endpoint.token, "Bearer"
     with kfp_server_api.ApiClient(config) as api:
-        kfp_server_api.HealthzServiceApi(api).healthz_service_get_healthz(_request_timeout=(CONNECT, READ))
+        health = kfp_server_api.HealthzServiceApi(api).healthz_service_get_healthz(_request_timeout=(CONNECT, READ))
+        return bool(health.multi_user)
 
 
 def _bounded(request: Any) -> Any:

@@ -1,0 +1,79 @@
+"""Conditions as Kubernetes defines them (metav1.Condition), and the Events that their changes are told by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+Object = dict[str, Any]
+
+LONGEST = 2000  # characters of a message: an etcd object has room for 1.5 MB, a reader for less
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is told in the object's Events."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+def condition(thing: Mapping[str, Any], kind: str) -> Object:
+    """The condition of this type, of an object or a status; empty when there is none."""
+    status = thing.get("status", thing)
+    return next((dict(c) for c in status.get("conditions", ()) if c["type"] == kind), {})
+
+
+def is_true(thing: Mapping[str, Any], kind: str) -> bool:
+    return condition(thing, kind).get("status") == "True"
+
+
+def with_condition(
+    status: Object, kind: str, true: bool, reason: str, message: str, generation: int, now: datetime
+) -> Object:
+    """The status with this condition set; its transition time moves only when True becomes False or the other way."""
+    before = condition(status, kind)
+    value = "True" if true else "False"
+    since = before["lastTransitionTime"] if before.get("status") == value else timestamp(now)
+    text = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
+    made = {
+        "type": kind,
+        "status": value,
+        "reason": reason,
+        "message": text,
+        "observedGeneration": generation,
+        "lastTransitionTime": since,
+    }
+    listed = list(status.get("conditions", ()))
+    kinds = [c["type"] for c in listed]
+    if kind in kinds:
+        listed[kinds.index(kind)] = made
+    else:
+        listed.append(made)
+    return {**status, "conditions": listed}
+
+
+def events(before: Mapping[str, Any], after: Mapping[str, Any], warnings: Sequence[tuple[str, str]]) -> list[Event]:
+    """One Event per condition that took on another status or reason.
+
+    Args:
+        warnings: (type, status) of what is bad news.
+    """
+    found = []
+    for new in after.get("conditions", ()):
+        old = condition(before, new["type"])
+        if (old.get("status"), old.get("reason")) != (new["status"], new["reason"]):
+            found.append(Event(new["reason"], new["message"], (new["type"], new["status"]) in warnings))
+    return found
+
+
+def timestamp(moment: datetime) -> str:
+    """As Kubernetes writes it: seconds, UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

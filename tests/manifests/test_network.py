@@ -1,0 +1,130 @@
+"""The network policies: they select the pods that there are, and allow what each needs and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.manifests.network import Pod, allowed, applying
+from tests.manifests.rendering import MANIFESTS, Object, named, one, render
+from tests.pipelines.fanout import test_jobs, test_trainjobs
+
+INSTALLATIONS = ("base", "overlays/local", "overlays/gke")
+DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
+KFP = Pod("kubeflow", {"app": "ml-pipeline"})
+STORE = Pod("kubeflow", {"app": "seaweedfs"})
+PROMETHEUS = Pod("monitoring", {"app.kubernetes.io/name": "prometheus"})
+STRANGER = Pod("default", {"app": "x"})
+API_SERVER, ITS_SERVICE, PRIVATE, PUBLIC = "172.18.0.2", "10.96.0.1", "10.128.0.7", "142.250.1.95"
+METADATA, METADATA_BEHIND = "169.254.169.254", "169.254.169.252"
+
+
+def policies(folder: str) -> list[Object]:
+    return list(named(render(folder), "NetworkPolicy").values())
+
+
+def operator() -> Pod:
+    template = one(render("base"), "Deployment", "recaption-operator")["spec"]["template"]
+    ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+    return Pod("recaption", template["metadata"]["labels"], ports)
+
+
+def worker() -> Pod:
+    """As the fan-out launches it."""
+    job = test_jobs.objects()["default_gpu"]
+    return Pod("kubeflow", job["spec"]["template"]["metadata"]["labels"])
+
+
+def node() -> Pod:
+    """Of a training: the runtime's labels, the TrainJob's, and JobSet's own."""
+    runtime = yaml.safe_load((MANIFESTS / "training" / "runtime.yaml").read_text())
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    patches = next(iter(test_trainjobs.objects().values()))["spec"]["runtimePatches"]
+    (patched,) = patches[0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    labels = [job["template"]["spec"]["template"]["metadata"]["labels"] for job in (replicated, patched)]
+    return Pod("kubeflow", {**labels[0], **labels[1], "jobset.sigs.k8s.io/jobset-name": "train-raw-0123abcd"})
+
+
+PODS = {"operator": operator, "worker": worker, "node": node}
+
+# Who, which way, the other end, port, protocol; in which installations it is allowed: all, none, or a list.
+ALL, NONE = INSTALLATIONS, ()
+FLOWS = [
+    ("operator", "Egress", DNS, 53, "UDP", ALL),
+    ("operator", "Egress", DNS, 53, "TCP", ALL),
+    ("operator", "Egress", PUBLIC, 53, "UDP", NONE),
+    ("operator", "Egress", ITS_SERVICE, 443, "TCP", ALL),
+    ("operator", "Egress", API_SERVER, 6443, "TCP", ALL),
+    ("operator", "Egress", PUBLIC, 443, "TCP", ALL),
+    ("operator", "Egress", "2607:f8b0::5f", 443, "TCP", ALL),
+    ("operator", "Egress", PRIVATE, 22, "TCP", NONE),
+    ("operator", "Egress", PUBLIC, 80, "TCP", NONE),
+    ("operator", "Egress", KFP, 8888, "TCP", ALL),
+    ("operator", "Egress", STORE, 8333, "TCP", ("overlays/local",)),
+    ("operator", "Egress", STRANGER, 8888, "TCP", NONE),
+    ("operator", "Egress", METADATA, 443, "TCP", NONE),
+    ("operator", "Egress", METADATA, 80, "TCP", ("overlays/gke",)),
+    ("operator", "Egress", METADATA_BEHIND, 988, "TCP", ("overlays/gke",)),
+    ("operator", "Ingress", PROMETHEUS, 8080, "TCP", ALL),
+    ("operator", "Ingress", PROMETHEUS, 22, "TCP", NONE),
+    ("operator", "Ingress", STRANGER, 8080, "TCP", NONE),
+    ("operator", "Ingress", PRIVATE, 8080, "TCP", NONE),
+    ("worker", "Egress", DNS, 53, "UDP", ALL),
+    ("worker", "Egress", PUBLIC, 443, "TCP", ALL),
+    ("worker", "Egress", "2607:f8b0::5f", 443, "TCP", ALL),
+    ("worker", "Egress", PUBLIC, 80, "TCP", NONE),
+    ("worker", "Egress", ITS_SERVICE, 443, "TCP", NONE),
+    ("worker", "Egress", API_SERVER, 6443, "TCP", NONE),
+    ("worker", "Egress", API_SERVER, 443, "TCP", NONE),
+    ("worker", "Egress", "192.168.0.1", 443, "TCP", NONE),
+    ("worker", "Egress", "100.64.0.1", 443, "TCP", NONE),
+    ("worker", "Egress", "240.0.0.1", 443, "TCP", NONE),
+    ("worker", "Egress", "fd00::1", 443, "TCP", NONE),
+    ("worker", "Egress", METADATA, 443, "TCP", NONE),
+    ("worker", "Egress", METADATA, 80, "TCP", ("overlays/gke",)),
+    ("worker", "Egress", METADATA_BEHIND, 988, "TCP", ("overlays/gke",)),
+    ("worker", "Egress", "169.254.20.10", 53, "UDP", ("overlays/gke",)),
+    ("worker", "Egress", KFP, 8888, "TCP", ("overlays/local",)),  # with the store, which has no labels of its own
+    ("worker", "Egress", STORE, 8333, "TCP", ("overlays/local",)),
+    ("worker", "Ingress", KFP, 443, "TCP", NONE),
+    ("worker", "Ingress", STRANGER, 29500, "TCP", NONE),
+    ("node", "Egress", PUBLIC, 443, "TCP", ALL),
+    ("node", "Egress", PRIVATE, 29500, "TCP", NONE),
+    ("node", "Ingress", STRANGER, 29500, "TCP", NONE),
+]
+
+
+@pytest.mark.parametrize("folder", INSTALLATIONS)
+@pytest.mark.parametrize(("who", "way", "peer", "port", "protocol", "where"), FLOWS, ids=lambda v: str(v)[:20])
+def test_a_pod_reaches_what_it_needs_and_no_more(
+    folder: str, who: str, way: str, peer: Pod | str, port: int, protocol: str, where: tuple[str, ...]
+) -> None:
+    assert allowed(policies(folder), PODS[who](), way, peer, port, protocol) == (folder in where)
+
+
+@pytest.mark.parametrize("folder", INSTALLATIONS)
+@pytest.mark.parametrize("port", [29500, 41234])
+def test_the_nodes_of_a_training_reach_each_other_and_no_worker_reaches_them(folder: str, port: int) -> None:
+    for way in ("Ingress", "Egress"):
+        assert allowed(policies(folder), node(), way, node(), port, "TCP")
+    assert not allowed(policies(folder), node(), "Ingress", worker(), port, "TCP")
+    assert not allowed(policies(folder), worker(), "Ingress", node(), port, "TCP")
+
+
+@pytest.mark.parametrize("folder", INSTALLATIONS)
+def test_every_policy_selects_a_pod_that_there_is_and_kfps_own_are_left_alone(folder: str) -> None:
+    there = [pod() for pod in PODS.values()]
+    for policy in policies(folder):
+        assert any(applying([policy], pod, way) for pod in there for way in policy["spec"]["policyTypes"])
+    for pod in there:
+        assert all(applying(policies(folder), pod, way) for way in ("Ingress", "Egress"))
+    for pod in (KFP, STORE, STRANGER):
+        assert not applying(policies(folder), pod, "Ingress") + applying(policies(folder), pod, "Egress")
+
+
+def test_the_pipelines_folder_alone_shields_the_workers() -> None:
+    """Without the operator, in any namespace."""
+    alone = [{**p, "metadata": {**p["metadata"], "namespace": "kubeflow"}} for p in policies("pipeline")]
+    assert allowed(alone, worker(), "Egress", PUBLIC, 443, "TCP")
+    assert not allowed(alone, worker(), "Egress", PRIVATE, 443, "TCP")
+    assert not allowed(alone, worker(), "Ingress", STRANGER, 443, "TCP")

@@ -1,0 +1,85 @@
+"""The samples are recipes that the CLI takes too, and fit the sample queues and the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.pool.recipe import Recipe, parse_recipe
+from pipelines.fanout.trainjobs import train_pool, training_needs
+from tests.manifests.rendering import MANIFESTS, named, render
+
+SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))
+SCALES = {"small": "small-blip2", "medium": "medium-blip2", "large": "large-blip2"}
+DUMP = "CC-MAIN-2026-43"
+# What may stand in a schedule's spec; the CRD says what each is.
+SCHEDULE = {
+    *("schedule", "timeZone", "dumps", "index", "concurrencyPolicy", "suspend", "startingDeadlineSeconds"),
+    *("successfulHistoryLimit", "failedHistoryLimit", "template"),
+}
+
+
+def recipe_of(path: Path) -> Recipe:
+    """A sample, or what a schedule makes of its template for a dump."""
+    value = yaml.safe_load(path.read_text())
+    if value["kind"] == "RecaptionSchedule":
+        value = filled(value, DUMP)
+    return parse_recipe(yaml.safe_dump(value, sort_keys=False), path.name)
+
+
+def filled(schedule: dict[str, Any], dump: str) -> dict[str, Any]:
+    spec = schedule["spec"]["template"]["spec"]
+    pool = {**spec["pool"], "name": spec["pool"]["name"].replace("{dump}", dump.lower())}
+    pool["shards"] = pool["shards"].replace("{dump}", dump)
+    assert spec["pool"].keys() == {"name", "shards"}
+    assert pool["name"] != spec["pool"]["name"]
+    assert pool["shards"] != spec["pool"]["shards"]
+    metadata = {"name": f"{schedule['metadata']['name']}-{dump.lower()}"}
+    return {**schedule, "kind": "Recaption", "metadata": metadata, "spec": {**spec, "pool": pool}}
+
+
+def test_there_is_a_sample_for_each_of_datacomps_scales_and_a_schedule() -> None:
+    kinds = {path.stem: yaml.safe_load(path.read_text())["kind"] for path in SAMPLES}
+    assert kinds == {**dict.fromkeys(SCALES, "Recaption"), "common-crawl": "RecaptionSchedule"}
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+def test_a_sample_is_a_recipe_whose_gpus_can_train_it(path: Path) -> None:
+    spec = recipe_of(path).spec
+    assert spec.mixtures
+    if spec.train:
+        assert (recipe_of(path).name, spec.train.scale) == (SCALES[path.stem], path.stem)
+        assert spec.evaluate
+        nodes = spec.compute.train
+        assert training_needs(spec.train, nodes, train_pool(spec.compute)).gpu  # refuses GPUs that don't divide a batch
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+def test_a_queued_pool_has_its_queue_and_a_flavor_among_kueues_samples(path: Path) -> None:
+    rendered = render("components/kueue")
+    queues = {o["metadata"]["name"] for o in named(rendered, "LocalQueue").values()}
+    labels = [o.get("spec", {}).get("nodeLabels", {}) for o in named(rendered, "ResourceFlavor").values()]
+    for pool in (p for p in recipe_of(path).spec.compute.pools if p.queue):
+        assert pool.queue in queues
+        assert any(pool.node_selector.items() <= flavor.items() for flavor in labels), pool.name
+
+
+def test_kueues_samples_belong_together() -> None:
+    rendered = render("components/kueue")
+    queue = named(rendered, "ClusterQueue")["recaption"]["spec"]
+    (group,) = queue["resourceGroups"]
+    assert {flavor["name"] for flavor in group["flavors"]} == set(named(rendered, "ResourceFlavor"))
+    for flavor in group["flavors"]:
+        assert [resource["name"] for resource in flavor["resources"]] == group["coveredResources"]
+    (local,) = named(rendered, "LocalQueue").values()
+    assert local["spec"]["clusterQueue"] == "recaption"
+    assert queue["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == local["metadata"]["namespace"]
+
+
+def test_the_schedules_keys_are_those_that_there_are() -> None:
+    (schedule,) = (v for v in (yaml.safe_load(p.read_text()) for p in SAMPLES) if v["kind"] == "RecaptionSchedule")
+    assert schedule["spec"].keys() <= SCHEDULE
+    assert schedule["spec"]["template"].keys() <= {"metadata", "spec"}

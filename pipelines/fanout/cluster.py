@@ -63,7 +63,7 @@ class _Answer(Exception):
 
 
 class Cluster:
-    """One namespace of a cluster. Counts its requests by verb and resource."""
+    """One namespace of a cluster, or of "" all: then only to list. Counts its requests by verb and resource."""
 
     def __init__(self, client: ApiClient, namespace: str, outage: float = OUTAGE) -> None:
         self.client, self.namespace, self.outage = client, namespace, outage
@@ -178,7 +178,7 @@ class Cluster:
         self.client.update_params_for_auth(headers, [], ["BearerToken"])
         return self.client.rest_client.pool_manager.request(
             "GET",
-            self.client.configuration.host + _PATHS[resource].format(self.namespace),
+            self.client.configuration.host + _path(resource, self.namespace),
             fields={k: str(v) for k, v in query.items()},
             headers=headers,
             preload_content=False,
@@ -240,7 +240,7 @@ class Cluster:
         patch = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             return self.client.call_api(
-                _PATHS[resource.partition("/")[0]].format(self.namespace) + path,
+                _path(resource.partition("/")[0], self.namespace) + path,
                 method,
                 query_params=[(key, str(value)) for key, value in query.items()],
                 header_params={"Accept": "*/*" if kind == "str" else "application/json", "Content-Type": patch},
@@ -259,6 +259,11 @@ class Cluster:
 
     def _count(self, verb: str, resource: str) -> None:
         self.requests[f"{verb} {resource}"] = self.requests.get(f"{verb} {resource}", 0) + 1
+
+
+def _path(resource: str, namespace: str) -> str:
+    path = _PATHS[resource]
+    return path.format(namespace) if namespace else path.replace("/namespaces/{}", "")
 
 
 class _Away(Exception):

@@ -63,7 +63,7 @@ def plan(given: ExecutorInput) -> None:
     by = _claimant(given.values)
     run, reason = _plan_dump(given.values, by) if given.values["schedule"] else (_planned(given.values), "")
     if run:
-        run.storage.write(_pointer(by), json.dumps({"run": run.name}).encode())
+        run.storage.write(pointer(by), json.dumps({"run": run.name}).encode())
         holder = run.claim(by)
         if holder != by:
             reason = f"run {run.name} is claimed by {holder}; to go on in its place, give its id as `claim`"
@@ -164,10 +164,10 @@ def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
     except PermanentError as error:
         log.info("there was no run: %s", " ".join(str(error).split()))
         return None
-    if storage.size(_pointer(by)) is None:
+    if storage.size(pointer(by)) is None:
         log.info("%s planned no run", by)
         return None
-    name = json.loads(storage.read(_pointer(by)))["run"]
+    name = json.loads(storage.read(pointer(by)))["run"]
     holder = claimed_by(storage, f"runs/{name}/claim.json")
     if holder not in (by, None):  # nobody: an earlier exit step gave it up, and KFP was told to retry the run
         log.info("run %s is claimed by %s: nothing to end", name, holder)
@@ -202,7 +202,7 @@ def _named(values: Mapping[str, Any], parameter: str) -> str:
     return name
 
 
-def _pointer(by: str) -> str:
+def pointer(by: str) -> str:
     return f"claims/{by}.json"
 
 

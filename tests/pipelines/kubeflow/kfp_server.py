@@ -22,6 +22,7 @@ class Kfp:
         self.held: dict[str, list[dict[str, Any]]] = {
             kind: [] for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")
         }
+        self.made = 0
         self.packages: list[bytes] = []
         self.asked: list[str] = []
         self.token: str | None = None
@@ -29,6 +30,9 @@ class Kfp:
         self.status: int | None = None
         """All requests are answered with it."""
         self.delay = 0.0
+        self.refuses: set[str] = set()
+        """Actions on a run, `terminate` or `retry`, that get 400."""
+        self.multi_user = False
         self.hidden = 0
         """So many listings miss what is there: another client is creating it at this moment."""
 
@@ -38,13 +42,15 @@ class Kfp:
         if self.status:
             return self.status, {"message": "as the test wants it"}
         if path.endswith("/healthz"):
-            return 200, {"multi_user": False}
+            return 200, {"multi_user": self.multi_user}
         if self.token and token != f"Bearer {self.token}":
             return 401, {"message": "Unauthenticated"}
         if path == "/pipelines/upload_version":
             self.packages.append(re.split(rb"\r\n--", body.partition(b"\r\n\r\n")[2])[0])
             owner = query["pipelineid"][0]
             return self.create("versions", {"display_name": query["name"][0], "pipeline_id": owner})
+        if found := re.fullmatch(r"/runs/([^/:]+)(?::(terminate|retry))?", path):
+            return self.run(found[1], found[2])
         kind = "versions" if path.endswith("/versions") else path.strip("/")
         if kind not in self.held:
             return 404, {"message": f"no such path {path}"}
@@ -55,9 +61,24 @@ class Kfp:
         if kind in ("pipelines", "versions", "experiments") and thing["display_name"] in names:
             return 409, {"message": "already exists"}
         key = {"versions": "pipeline_version_id", "recurringruns": "recurring_run_id"}.get(kind, f"{kind[:-1]}_id")
-        made = {**thing, key: f"{kind}-{len(names) + 1}"}
+        self.made += 1
+        made = {**thing, key: f"{kind}-{self.made}"}
+        if kind == "runs":
+            made |= {"state": "PENDING", "created_at": f"2026-11-24T00:{self.made // 60:02}:{self.made % 60:02}Z"}
         self.held[kind].append(made)
         return 200, made
+
+    def run(self, run_id: str, action: str | None) -> Answer:
+        """A run, or what is to happen to it."""
+        found = next((run for run in self.held["runs"] if run["run_id"] == run_id), None)
+        if found is None:
+            return 404, {"code": 5, "message": f"Run {run_id} not found"}
+        if action in self.refuses:
+            return 400, {"code": 9, "message": f"can't {action} it"}
+        if action:
+            found["state"] = "CANCELING" if action == "terminate" else "RUNNING"
+            return 200, {}
+        return 200, found
 
     def list(self, kind: str, query: dict[str, list[str]]) -> Answer:
         if self.hidden:

@@ -1,0 +1,96 @@
+"""Of several operators one acts: who holds the Lease, as Kubernetes' own controllers do it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+
+from components.pool.errors import RecaptionError
+from pipelines.fanout.cluster import LEASES, Cluster
+from pipelines.operator.conditions import Object
+
+log = logging.getLogger(__name__)
+
+NAME = "recaption-operator"
+DURATION = 30  # seconds after the holder's last sign until another takes over
+RENEW = 5.0  # seconds between two signs
+MARGIN = 10.0  # seconds before its end from which on the holder no longer begins anything
+
+
+class Lease:
+    """One candidate. `acts` says whether it may do something; a thread keeps it so."""
+
+    def __init__(self, cluster: Cluster, identity: str, duration: int = DURATION, renew: float = RENEW) -> None:
+        self.cluster, self.identity, self.duration, self.renew = cluster, identity, duration, renew
+        self._until = 0.0
+        self._seen: tuple[object, float] = (None, 0.0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def acts(self) -> bool:
+        return time.monotonic() < self._until
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give it up, so that the next one need not wait."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(self.renew + 10)
+        if self.acts:
+            self._until = 0.0
+            try:
+                self._take(released=True)
+            except RecaptionError as error:
+                log.info("lease %s: not given up: %s", NAME, error)
+
+    def _keep(self) -> None:
+        while True:
+            before = self.acts
+            try:
+                self._take()
+            except RecaptionError as error:
+                log.warning("lease %s: %s", NAME, error)
+            if self.acts != before:
+                log.info("lease %s: %s", NAME, "this operator acts" if self.acts else "another operator acts")
+            if self._stop.wait(self.renew):
+                return
+
+    def _take(self, released: bool = False) -> None:
+        """Renew what is ours, take what nobody gave a sign of for its duration, by our clock and not the other's."""
+        asked = time.monotonic()
+        found = self.cluster.get(LEASES, NAME)
+        if found is None:
+            mine = not released and self.cluster.create(LEASES, self._body({}))
+        else:
+            holder, version = found["spec"].get("holderIdentity"), found["metadata"]["resourceVersion"]
+            if self._seen[0] != version:
+                self._seen = (version, time.monotonic())
+            stale = time.monotonic() - self._seen[1] > found["spec"].get("leaseDurationSeconds", self.duration)
+            if holder not in (None, "", self.identity) and not stale:
+                self._until = 0.0
+                return
+            body = self._body(found["spec"], released)
+            body["metadata"]["resourceVersion"] = version
+            mine = self.cluster.patch(LEASES, NAME, body) is not None and not released
+        self._until = asked + self.duration - min(MARGIN, self.duration / 3) if mine else 0.0
+
+    def _body(self, before: Object, released: bool = False) -> Object:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        ours = before.get("holderIdentity") == self.identity
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": NAME},
+            "spec": {
+                "holderIdentity": "" if released else self.identity,
+                "leaseDurationSeconds": self.duration,
+                "acquireTime": before.get("acquireTime", now) if ours else now,
+                "renewTime": now,
+                "leaseTransitions": before.get("leaseTransitions", 0) + (0 if ours or not before else 1),
+            },
+        }

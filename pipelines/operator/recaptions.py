@@ -1,0 +1,195 @@
+"""One Recaption after the other is looked at, and brought a step nearer to what it asks for: the I/O around `decide`.
+
+<storage>/claims/<KFP run>.json      which run this KFP run has planned
+<storage>/runs/<run>/claim.json      which KFP run executes it
+<storage>/runs/<run>/status.json     how far it is
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+from components.pool.errors import PermanentError, RecaptionError, TemporaryError
+from components.pool.recipe import dump_recipe
+from components.pool.run import Run, claim, claimed_by, load_run
+from components.pool.storage import Storage
+from components.report.table import result_table
+from pipelines.fanout.cluster import RECAPTIONS, Conflict
+from pipelines.fanout.ending import cleanup
+from pipelines.kubeflow.client import KfpRun
+from pipelines.kubeflow.parameters import parameters
+from pipelines.kubeflow.steps import pointer
+from pipelines.operator.asked import asked
+from pipelines.operator.conditions import Object, events
+from pipelines.operator.decide import BAD_NEWS, STOPPED, Act, Problem, Seen, decide, is_settled, is_under_way
+from pipelines.operator.world import World
+from pipelines.operator.writing import set_finalizer, tell, where, write_status
+
+log = logging.getLogger(__name__)
+
+STEPS = 8  # acts of one turn: the longest way, from an edit to the next KFP run, has four
+
+
+def reconcile(thing: Object, world: World) -> float:
+    """Seconds until the next look; inf: when the object changes.
+
+    Raises:
+        Conflict: the object has changed meanwhile.
+        TemporaryError, PermanentError: the API server is away or refuses.
+    """
+    notes: Object = {}  # what an act came to, until it is written
+    problem: Problem | None = None
+    for _ in range(STEPS):
+        noted = {**thing, "status": {**thing.get("status", {}), **notes}}
+        seen = observe(noted, world, problem)
+        decision = decide(noted, seen)
+        told = events(thing.get("status", {}), decision.status, BAD_NEWS)
+        written = write_status(world.cluster, RECAPTIONS, thing, decision.status)
+        if written is None:
+            return inf
+        for event in (*told, *([decision.event] if decision.event else ())):
+            tell(world.cluster, written, event, seen.now)
+        thing, notes = written, {}
+        if decision.act is None:
+            return decision.wait
+        log.info("%s: %s", where(thing), decision.act.value)
+        try:
+            found, notes = perform(decision.act, thing, seen, world)
+        except Conflict:
+            raise
+        except RecaptionError as error:
+            problem = Problem("Refused" if isinstance(error, PermanentError) else "NoAnswer", str(error))
+            continue
+        if found is None:
+            return inf
+        if decision.wait < inf and not notes:
+            return decision.wait
+        thing = found
+    return 1.0
+
+
+def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen:
+    """What `decide` has to know, and no more than that."""
+    seen = Seen(world.now(), link=f"{world.settings.ui}/#/runs/details/", problem=problem)
+    attempt = thing.get("status", {}).get("kfp", {})
+    if problem or not attempt or is_settled(thing) or not is_under_way(thing):
+        return seen
+    try:
+        runs = _kfp_runs(thing, attempt, world)
+        storage = world.storage(thing["spec"]["storage"])
+        name = next(filter(None, (_planned(storage, run.id) for run in runs)), "")
+        seen = replace(seen, runs=runs)
+        return _look_into(seen, storage, name) if name else seen
+    except RecaptionError as error:
+        reason = "Refused" if isinstance(error, PermanentError) else "NoAnswer"
+        return replace(seen, problem=Problem(reason, str(error)))
+
+
+def _kfp_runs(thing: Object, attempt: Mapping[str, Any], world: World) -> tuple[KfpRun, ...]:
+    """By id while it runs, which is cheap; by name where there may be several, or none."""
+    namespace = thing["metadata"]["namespace"]
+    if known := attempt.get("runId"):
+        run = world.kfp.get(namespace, known)
+        if run and run.state not in STOPPED:
+            return (run,)
+    return tuple(world.kfp.find(namespace, attempt["name"]))
+
+
+def _planned(storage: Storage, kfp_run: str) -> str:
+    path = pointer(kfp_run)
+    return str(json.loads(storage.read(path))["run"]) if storage.size(path) is not None else ""
+
+
+def _look_into(seen: Seen, storage: Storage, name: str) -> Seen:
+    folder, uri = f"runs/{name}", f"{storage.uri}/runs/{name}"
+    path = f"{folder}/status.json"
+    progress = json.loads(storage.read(path)) if storage.size(path) is not None else {}
+    seen = replace(seen, run=uri, progress=progress)
+    if len(seen.runs) > 1 or any(run.state in STOPPED for run in seen.runs):
+        seen = replace(seen, holder=claimed_by(storage, f"{folder}/claim.json"))
+    return replace(seen, results=results(load_run(uri))) if seen.finished else seen
+
+
+def results(run: Run) -> dict[str, Any]:
+    """Of a finished run: its training sets, and the rows of its result table."""
+    rows = result_table(run)
+    pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
+    sets = [
+        {"mixture": m.name, "uri": f"{run.storage.uri}/{run.dataset_folder(m)}", "pairs": pairs.get(m.name, 0)}
+        for m in run.spec.mixtures
+    ]
+    return {"rows": rows, "datasets": sets}
+
+
+def perform(act: Act, thing: Object, seen: Seen, world: World) -> tuple[Object | None, Object]:
+    """Do one thing: the object then (None when it is gone), and what of its status is to be noted."""
+    namespace = thing["metadata"]["namespace"]
+    if act in (Act.ADOPT, Act.LET_GO):
+        return set_finalizer(world.cluster, RECAPTIONS, thing, act is Act.ADOPT), {}
+    if act is Act.SUBMIT:
+        attempt = thing["status"]["kfp"]
+        return thing, {
+            "kfp": {**attempt, "runId": world.kfp.submit(namespace, attempt["name"], submitted(thing, world))}
+        }
+    if act is Act.TERMINATE:
+        for run in seen.runs:
+            if run.state not in (*STOPPED, "CANCELING"):
+                world.kfp.terminate(namespace, run.id)
+    elif act is Act.RESUME:
+        return thing, _resume(thing, seen, world)
+    elif act is Act.PUT_AWAY:
+        _put_away(thing, seen, world)
+        return thing, {"cleaned": True}
+    return thing, {}
+
+
+def submitted(thing: Object, world: World) -> dict[str, Any]:
+    """The pipeline's parameters."""
+    settings = world.settings
+    given = {
+        "recipe": dump_recipe(asked(thing)),
+        "job_service_account": settings.job_service_account,
+        "job_secret": settings.job_secret,
+    }
+    return {p.name: p.default for p in parameters(settings.images, settings.tag)} | given
+
+
+def _resume(thing: Object, seen: Seen, world: World) -> Object:
+    """Claim what the suspension gave up, then let KFP go on; where it can't, another attempt does."""
+    kfp_run = seen.runs[0] if seen.chosen is None else seen.chosen
+    if seen.run:
+        storage, path = _claim(thing, seen, world)
+        holder = claim(storage, path, kfp_run.id)
+        if holder != kfp_run.id:
+            raise TemporaryError(f"run {seen.run} was claimed by {holder} just now")
+    try:
+        world.kfp.retry(thing["metadata"]["namespace"], kfp_run.id)
+    except PermanentError as error:
+        log.warning("%s: KFP can't resume run %s (%s); a new one goes on", where(thing), kfp_run.id, error)
+        return {"kfp": {**thing["status"]["kfp"], "refused": True}}
+    return {}
+
+
+def _put_away(thing: Object, seen: Seen, world: World) -> None:
+    """What another KFP run executes by now is left alone."""
+    if not seen.run:
+        return
+    storage, path = _claim(thing, seen, world)
+    holder = claimed_by(storage, path)
+    ours = {run.id for run in seen.runs} | {thing["status"]["kfp"].get("runId")}
+    if holder is not None and holder not in ours:
+        return
+    cluster = world.cluster.within(world.kfp.namespace_of(thing["metadata"]["namespace"]))
+    for deleted in cleanup(cluster, seen.run):
+        log.info("%s: deleted %s", where(thing), deleted)
+    if holder is not None and not seen.finished:
+        storage.delete(path)
+
+
+def _claim(thing: Object, seen: Seen, world: World) -> tuple[Storage, str]:
+    return world.storage(thing["spec"]["storage"]), f"runs/{seen.run.rpartition('/')[2]}/claim.json"

@@ -5,6 +5,7 @@ After a wanted change: `python -m tests.manifests.test_objects` writes the golde
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +20,7 @@ GOLDEN = Path(__file__).parent / "golden" / "base.yaml"
 RENDERED = folders("Kustomization") + folders("Component")
 INSTALLATIONS = ["base", "overlays/local", "overlays/gke"]
 GENERATED = ("CustomResourceDefinition", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+LARGEST_ANNOTATION = 256 * 1024  # bytes of all annotations of an object
 # Kinds whose schema isn't Kubernetes' own; TrainJobs and our runtime are checked in tests/pipelines/fanout.
 OTHERS = {
     "ClusterTrainingRuntime.trainer.kubeflow.org",
@@ -67,6 +69,12 @@ def test_no_kind_is_left_unchecked_in_vain() -> None:
 def test_no_object_comes_twice(folder: str) -> None:
     keys = Counter((_kind(o), o["metadata"].get("namespace"), o["metadata"]["name"]) for o in render(folder))
     assert set(keys.values()) == {1}
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_kubectl_apply_can_keep_what_it_applied(folder: str) -> None:
+    """It does so in an annotation, and annotations have a limit."""
+    assert all(len(json.dumps(o)) < LARGEST_ANNOTATION for o in render(folder))
 
 
 def test_the_base_is_its_golden_file() -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -24,6 +25,11 @@ log = logging.getLogger(__name__)
 OUTAGE = 600.0  # seconds that the API server may be away: a control plane's upgrade takes a few minutes
 LONGEST_PAUSE = 15.0  # seconds between two attempts
 TIMEOUT = (5.0, 30.0)  # seconds to connect and to read
+ACCEPTED = {
+    "object": "application/json",
+    "metadata": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+    "str": "*/*",
+}
 IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 JOBS, PODS, EVENTS = "jobs.batch", "pods", "events"
 WORKFLOWS, TRAIN_JOBS = "workflows.argoproj.io", "trainjobs.trainer.kubeflow.org"
@@ -41,10 +47,15 @@ _PATHS = {
 }
 
 Object = dict[str, Any]
+_counting = threading.Lock()
 
 
 class QuotaRefused(TemporaryError):
     """A ResourceQuota has no room for the object now."""
+
+
+class Forbidden(PermanentError):
+    """Who asks has no right to."""
 
 
 class Conflict(TemporaryError):
@@ -112,6 +123,24 @@ class Cluster:
                 return [], ""
             raise
         return found["items"], found["metadata"].get("resourceVersion", "")
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        query: Mapping[str, object] | None = None,
+        only_metadata: bool = False,
+    ) -> Object | None:
+        """Whatever is at a path of the API server; None where nothing is. `only_metadata` leaves a Secret unread."""
+        kind = "metadata" if only_metadata else "object"
+        try:
+            found: Object = self._ask(method.lower(), path, method, "", query=query, body=body, kind=kind)
+        except _Answer as answer:
+            if answer.code == 404:
+                return None
+            raise PermanentError(f"{method} {path}: {answer.message}") from answer
+        return found
 
     def own(self, resource: str, name: str, owners: list[Object]) -> None:
         """Replace an object's owners."""
@@ -237,15 +266,15 @@ class Cluster:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
-        patch = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        content = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             return self.client.call_api(
-                _path(resource.partition("/")[0], self.namespace) + path,
+                _path(resource, self.namespace) + path,
                 method,
                 query_params=[(key, str(value)) for key, value in query.items()],
-                header_params={"Accept": "*/*" if kind == "str" else "application/json", "Content-Type": patch},
+                header_params={"Accept": ACCEPTED[kind], "Content-Type": content},
                 body=body,
-                response_type=kind,
+                response_type="str" if kind == "str" else "object",
                 auth_settings=["BearerToken"],
                 _return_http_data_only=True,
                 _request_timeout=TIMEOUT,
@@ -258,11 +287,14 @@ class Cluster:
             raise _Away(f"{type(error).__name__}: {error}") from error
 
     def _count(self, verb: str, resource: str) -> None:
-        self.requests[f"{verb} {resource}"] = self.requests.get(f"{verb} {resource}", 0) + 1
+        with _counting:
+            self.requests[f"{verb} {resource}"] = self.requests.get(f"{verb} {resource}", 0) + 1
 
 
 def _path(resource: str, namespace: str) -> str:
-    path = _PATHS[resource]
+    if resource.startswith("/"):
+        return resource
+    path = _PATHS[resource.partition("/")[0]]
     return path.format(namespace) if namespace else path.replace("/namespaces/{}", "")
 
 
@@ -280,6 +312,7 @@ def connect(namespace: str | None = None) -> Cluster:
 
     settings = client.Configuration()
     settings.retries = False  # ours know when to stop
+    settings.connection_pool_maxsize = 32  # threads that may ask at once
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(settings)
@@ -303,17 +336,16 @@ def own_workflow(cluster: Cluster) -> Owner | None:
 
 
 def _refusal(answer: _Answer, verb: str, resource: str, namespace: str) -> Exception:
+    place = "" if resource.startswith("/") else f"namespace {namespace}: "
     if answer.code == 403 and "exceeded quota" in answer.message:
-        return QuotaRefused(f"namespace {namespace}: {answer.message}")
+        return QuotaRefused(f"{place}{answer.message}")
     if answer.code == 403 and "is forbidden: User" in answer.message:
         found = re.search(r'User "([^"]+)"', answer.message)
         who = found[1] if found else "this account"
-        return PermanentError(
-            f"namespace {namespace}: {who} may not {verb} {resource}; give it a Role with verb {verb} on {resource}"
-        )
+        return Forbidden(f"{place}{who} may not {verb} {resource}; give it a Role with verb {verb} on {resource}")
     if answer.code == 401:
         return PermanentError(f"the API server doesn't know who is asking to {verb} {resource}; log in again")
-    return PermanentError(f"namespace {namespace}: can't {verb} {resource}: {answer.message}")
+    return PermanentError(f"{place}can't {verb} {resource}: {answer.message}")
 
 
 def _not_there(resource: str, namespace: str, answer: _Answer) -> str:

@@ -22,7 +22,10 @@ import kubernetes_validate
 
 VERSION = "1.33"
 GROUPS = {"batch": "jobs", "": "pods", "argoproj.io": "workflows", "trainer.kubeflow.org": "trainjobs"}
-PATH = re.compile(r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)/namespaces/(?P<ns>[^/]+)/(?P<kind>[^/]+)(?P<rest>/.+)?")
+PATH = re.compile(
+    r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)(?:/namespaces/(?P<ns>[^/]+))?/(?P<kind>[^/]+)(?P<rest>/.+)?"
+)
+CUSTOM = ("recaptions", "recaptionschedules")
 
 Object = dict[str, Any]
 
@@ -39,7 +42,7 @@ class Api:
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
-        self.kinds = {"jobs", "pods", "events", "workflows"}
+        self.kinds = {"jobs", "pods", "events", "workflows", "leases", *CUSTOM}
         self.objects: dict[str, dict[str, Object]] = {}
         self.changed = threading.Condition(threading.RLock())
         self.version = 1
@@ -117,7 +120,25 @@ class Api:
                 raise Refused(422, f'Job.batch "{name}" is invalid: {error}') from error
         if name in self.objects.get(kind, {}):
             raise Refused(409, f'{kind} "{name}" already exists')
+        if kind in CUSTOM:
+            body = {**body, "metadata": {"generation": 1, "namespace": self.namespace, **body["metadata"]}}
+            body.pop("status", None)
         return self.put(kind, body)
+
+    def patch(self, kind: str, name: str, part: str, body: Object) -> Object:
+        """RFC 7386 on the object but for its status, or on the status alone."""
+        found = self.get(kind, name)
+        version = body.get("metadata", {}).get("resourceVersion")
+        if version not in (None, found["metadata"]["resourceVersion"]):
+            raise Refused(409, "the object has been modified; please apply your changes to the latest version")
+        keys = ["status"] if part == "status" else [key for key in body if key != "status"]
+        made = {**found, **{key: merged(found.get(key), body[key]) for key in keys if key in body}}
+        made["metadata"] = {**made["metadata"], "resourceVersion": found["metadata"]["resourceVersion"]}
+        if made.get("spec") != found.get("spec"):
+            made["metadata"]["generation"] = found["metadata"].get("generation", 1) + 1
+        if "deletionTimestamp" in made["metadata"] and not made["metadata"].get("finalizers"):
+            return self.remove(kind, name)
+        return found if made == found else self.put(kind, made)
 
     def get(self, kind: str, name: str) -> Object:
         if name not in self.objects.get(kind, {}):
@@ -129,7 +150,13 @@ class Api:
         uid = options.get("preconditions", {}).get("uid")
         if uid not in (None, found["metadata"]["uid"]):
             raise Refused(409, f"the UID in the precondition ({uid}) does not match the UID in record")
-        del self.objects[kind][name]
+        if found["metadata"].get("finalizers"):
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            return self.put(kind, {**found, "metadata": {"deletionTimestamp": now, **found["metadata"]}})
+        return self.remove(kind, name)
+
+    def remove(self, kind: str, name: str) -> Object:
+        found = self.objects[kind].pop(name)
         if kind == "jobs":  # the garbage collector
             pods = self.objects.get("pods", {})
             for pod in [p for p, v in pods.items() if v["metadata"]["labels"]["batch.kubernetes.io/job-name"] == name]:
@@ -140,6 +167,19 @@ class Api:
 
     def select(self, kind: str, labels: str, fields: str) -> list[Object]:
         return [o for o in self.of(kind) if _has_labels(o, labels) and all(_has_field(o, f) for f in _parts(fields))]
+
+
+def merged(old: Any, patch: Any) -> Any:
+    """RFC 7386, as its appendix has it."""
+    if not isinstance(patch, dict):
+        return patch
+    made = dict(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            made.pop(key, None)
+        else:
+            made[key] = merged(made.get(key), value)
+    return made
 
 
 def _parts(text: str) -> list[str]:
@@ -239,9 +279,8 @@ class Handler(BaseHTTPRequestHandler):
         if verb == "delete":
             return api.delete(kind, name, body)
         if verb == "patch":
-            found = api.get(kind, name)
-            found["metadata"] |= body["metadata"]
-            return api.put(kind, found)
+            plain, _, part = name.partition("/")
+            return api.patch(kind, plain, part, body)
         if name.endswith("/log"):
             pod = name.removesuffix("/log")
             api.get("pods", pod)

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ class Kfp:
         self.held: dict[str, list[dict[str, Any]]] = {
             kind: [] for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")
         }
-        self.made = 0
+        self.made: Counter[str] = Counter()
         self.packages: list[bytes] = []
         self.asked: list[str] = []
         self.token: str | None = None
@@ -42,7 +43,7 @@ class Kfp:
         if self.status:
             return self.status, {"message": "as the test wants it"}
         if path.endswith("/healthz"):
-            return 200, {"multi_user": self.multi_user}
+            return 200, {"multi_user": self.multi_user, "tag_name": "2.15.0"}
         if self.token and token != f"Bearer {self.token}":
             return 401, {"message": "Unauthenticated"}
         if path == "/pipelines/upload_version":
@@ -61,10 +62,11 @@ class Kfp:
         if kind in ("pipelines", "versions", "experiments") and thing["display_name"] in names:
             return 409, {"message": "already exists"}
         key = {"versions": "pipeline_version_id", "recurringruns": "recurring_run_id"}.get(kind, f"{kind[:-1]}_id")
-        self.made += 1
-        made = {**thing, key: f"{kind}-{self.made}"}
+        self.made[kind] += 1
+        number = self.made[kind]
+        made = {**thing, key: f"{kind}-{number}"}
         if kind == "runs":
-            made |= {"state": "PENDING", "created_at": f"2026-11-24T00:{self.made // 60:02}:{self.made % 60:02}Z"}
+            made |= {"state": "PENDING", "created_at": f"2026-11-24T00:{number // 60:02}:{number % 60:02}Z"}
         self.held[kind].append(made)
         return 200, made
 

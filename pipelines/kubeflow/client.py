@@ -59,7 +59,9 @@ class Pipelines:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         with _one_line(endpoint.host), _quiet():
-            self.multi_user = _healthz(endpoint)  # kfp's constructor asks too, without an end to the wait
+            health = _healthz(endpoint)  # kfp's constructor asks too, without an end to the wait
+            self.multi_user = bool(health.get("multi_user"))
+            self.version = str(health.get("tag_name", "unknown"))
             self.client = Client(
                 host=endpoint.host,
                 existing_token=endpoint.token,
@@ -221,15 +223,20 @@ def _same(found: Any, version_id: str, cron: str, parameters: Mapping[str, Any])
     )
 
 
-def _healthz(endpoint: Endpoint) -> bool:
-    """Whether this KFP has several users, each with a namespace."""
+def _healthz(endpoint: Endpoint) -> dict[str, Any]:
+    """What KFP says of itself: multi_user (each has a namespace), and tag_name, which the client's model lacks."""
     config = kfp_server_api.Configuration(host=endpoint.host.rstrip("/"))
     config.ssl_ca_cert, config.retries = endpoint.ca, RETRIES
     if endpoint.token:
         config.api_key["authorization"], config.api_key_prefix["authorization"] = endpoint.token, "Bearer"
     with kfp_server_api.ApiClient(config) as api:
-        health = kfp_server_api.HealthzServiceApi(api).healthz_service_get_healthz(_request_timeout=(CONNECT, READ))
-        return bool(health.multi_user)
+        service = kfp_server_api.HealthzServiceApi(api)
+        answer = service.healthz_service_get_healthz(_request_timeout=(CONNECT, READ), _preload_content=False)
+    with contextlib.suppress(ValueError):
+        found = json.loads(answer.data)
+        if isinstance(found, dict):
+            return found
+    raise ValueError("this is no KFP API server: its healthz is no JSON object; is it a login page?")
 
 
 def _bounded(request: Any) -> Any:

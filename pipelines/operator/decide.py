@@ -95,7 +95,7 @@ class Decision:
     status: Object
     act: Act | None = None
     wait: float = inf
-    """Seconds until the next look; inf: at once after an act, else when the object changes."""
+    """Seconds until the next look; inf: at once after an act, without one when the object changes."""
     event: Event | None = None
 
 
@@ -121,7 +121,7 @@ def decide(thing: Object, seen: Seen) -> Decision:
         return _end(thing, seen)
     if FINALIZER not in meta.get("finalizers", ()):
         return Decision(dict(thing.get("status", {})), Act.ADOPT)
-    if is_settled(thing):
+    if is_settled(thing) and thing["status"]["phase"] != "Failed":  # that one's compute may be another by now
         return Decision(thing["status"])
     try:
         recipe: Recipe | None = asked(thing)
@@ -181,7 +181,7 @@ def _begin(thing: Object, seen: Seen, attempt: Object) -> Decision:
     for kind in ("Complete", "Failed", "Suspended"):
         if is_true(thing, kind):
             thing = {**thing, "status": _with(thing, seen, kind, False, "Pending", message)}
-    return Decision(_with(thing, seen, "Running", False, "Pending", message), Act.SUBMIT)
+    return Decision(_with(thing, seen, "Running", False, "Pending", message), wait=0.0)  # is there a KFP run already?
 
 
 def _go_on(thing: Object, seen: Seen, suspend: bool) -> Decision:

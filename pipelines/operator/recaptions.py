@@ -56,7 +56,9 @@ def reconcile(thing: Object, world: World) -> float:
             tell(world.cluster, written, event, seen.now)
         thing, notes = written, {}
         if decision.act is None:
-            return decision.wait
+            if decision.wait > 0:
+                return decision.wait
+            continue
         log.info("%s: %s", where(thing), decision.act.value)
         try:
             found, notes = perform(decision.act, thing, seen, world)
@@ -82,7 +84,8 @@ def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen
     try:
         runs = _kfp_runs(thing, attempt, world)
         storage = world.storage(thing["spec"]["storage"])
-        name = next(filter(None, (_planned(storage, run.id) for run in runs)), "")
+        known = thing["status"].get("run", "").rpartition("/")[2]
+        name = known or next(filter(None, (_planned(storage, run.id) for run in runs)), "")
         seen = replace(seen, runs=runs)
         return _look_into(seen, storage, name) if name else seen
     except RecaptionError as error:
@@ -110,7 +113,7 @@ def _look_into(seen: Seen, storage: Storage, name: str) -> Seen:
     path = f"{folder}/status.json"
     progress = json.loads(storage.read(path)) if storage.size(path) is not None else {}
     seen = replace(seen, run=uri, progress=progress)
-    if len(seen.runs) > 1 or any(run.state in STOPPED for run in seen.runs):
+    if len(seen.runs) != 1 or seen.runs[0].state in STOPPED:
         seen = replace(seen, holder=claimed_by(storage, f"{folder}/claim.json"))
     return replace(seen, results=results(load_run(uri))) if seen.finished else seen
 

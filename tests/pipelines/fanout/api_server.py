@@ -132,7 +132,7 @@ class Api:
         if version not in (None, found["metadata"]["resourceVersion"]):
             raise Refused(409, "the object has been modified; please apply your changes to the latest version")
         keys = ["status"] if part == "status" else [key for key in body if key != "status"]
-        made = {**found, **{key: merged(found.get(key), body[key]) for key in keys if key in body}}
+        made = merged(found, {key: body[key] for key in keys if key in body})
         made["metadata"] = {**made["metadata"], "resourceVersion": found["metadata"]["resourceVersion"]}
         if made.get("spec") != found.get("spec"):
             made["metadata"]["generation"] = found["metadata"].get("generation", 1) + 1

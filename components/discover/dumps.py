@@ -58,14 +58,27 @@ def unclaimed(storage: Storage, schedule: str, dumps: list[str], by: str, oldest
         schedule: Name of the schedule.
         dumps: Newest first.
         by: The claimant; asked again after a crash, it is given its own dump first.
+        oldest: As of `wanted`.
+    """
+    claims = claimed(storage, schedule)
+    yield from (dump for dump in dumps if dump in claims and claimed_by(storage, claim_path(schedule, dump)) == by)
+    yield from (dump for dump in wanted(dumps, oldest) if dump not in claims)
+
+
+def wanted(dumps: list[str], oldest: str = "") -> list[str]:
+    """Which dumps a schedule is there for; both newest first.
+
+    Args:
         oldest: Dumps before this one are never done. Empty: only the newest one of the list counts, so that a new
             schedule doesn't begin with years of history.
     """
-    there = {entry.path for entry in storage.list(f"schedules/{schedule}/")}
-    claims = {dump for dump in dumps if claim_path(schedule, dump) in there}
-    yield from (dump for dump in dumps if dump in claims and claimed_by(storage, claim_path(schedule, dump)) == by)
-    wanted = [dump for dump in dumps if dump >= oldest] if oldest else dumps[:1]
-    yield from (dump for dump in wanted if dump not in claims)
+    return [dump for dump in dumps if dump >= oldest] if oldest else dumps[:1]
+
+
+def claimed(storage: Storage, schedule: str) -> set[str]:
+    """The dumps of which somebody has the claim."""
+    paths = (entry.path for entry in storage.list(f"schedules/{schedule}/"))
+    return {path.rpartition("/")[2].removesuffix(".json") for path in paths}
 
 
 def claim_path(schedule: str, dump: str) -> str:

@@ -1,4 +1,4 @@
-"""What a reconciliation may touch: the cluster, KFP, storages, the clock. A test brings its own."""
+"""What a reconciliation may touch: the cluster, KFP, storages, the lists of dumps, the clock. A test brings its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from components.pool.storage import Storage, open_storage
 from pipelines.fanout.cluster import Cluster
+from pipelines.operator.dumplists import DumpLists
 from pipelines.operator.kfp import Kfp
 from pipelines.operator.settings import Settings
 
@@ -25,6 +26,7 @@ class World:
     settings: Settings
     now: Callable[[], datetime] = _now
     storages: dict[str, Storage] = field(default_factory=dict)
+    dumps: DumpLists = field(default_factory=DumpLists)
 
     def storage(self, uri: str) -> Storage:
         """The storage at this address; its connections are kept. Raises PermanentError like open_storage."""

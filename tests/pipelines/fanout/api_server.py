@@ -157,16 +157,24 @@ class Api:
 
     def remove(self, kind: str, name: str) -> Object:
         found = self.objects[kind].pop(name)
-        if kind == "jobs":  # the garbage collector
+        if kind == "jobs":
             pods = self.objects.get("pods", {})
             for pod in [p for p, v in pods.items() if v["metadata"]["labels"]["batch.kubernetes.io/job-name"] == name]:
                 del pods[pod]
+        # The garbage collector.
+        owned = [(k, n) for k, things in self.objects.items() for n, v in things.items() if _is_owned(v, found)]
+        for other, dependent in owned:
+            self.delete(other, dependent, {})
         self.version += 1
         self.changed.notify_all()
         return found
 
     def select(self, kind: str, labels: str, fields: str) -> list[Object]:
         return [o for o in self.of(kind) if _has_labels(o, labels) and all(_has_field(o, f) for f in _parts(fields))]
+
+
+def _is_owned(thing: Object, owner: Object) -> bool:
+    return any(o["uid"] == owner["metadata"]["uid"] for o in thing["metadata"].get("ownerReferences", ()))
 
 
 def merged(old: Any, patch: Any) -> Any:

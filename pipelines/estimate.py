@@ -19,6 +19,7 @@ from components.pool.demand import expected_share, foresee_demand
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
 from components.pool.stage import Batch, ColumnStage
+from components.pool.training import ScaleConfig
 from components.pool.values import coverage
 from components.report.table import result_table
 from pipelines.stages import stages
@@ -217,7 +218,7 @@ def _hours(spec: schema.Spec, node: Node, samples: float) -> float | None:
 
 def _training(spec: schema.Spec) -> str:
     scale = spec.train.scale if spec.train else ""
-    if isinstance(scale, schema.ScaleConfig):
+    if isinstance(scale, ScaleConfig):
         return f"{scale.samples:,} samples, no stated rate"
     if scale in TRAINING:
         samples, hours = TRAINING[scale]

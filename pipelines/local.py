@@ -114,7 +114,7 @@ def _in_this_process(run: Run, node: Node, task: int, progress: Progress) -> Non
         Columns(run.storage, run.pool.name, shards),
         node.part,
         load_demand(run, node.demand, shards) if node.demand else None,
-        batch_size=compute.batch_size.get(node.spec.stage),  # type: ignore[call-overload]
+        batch_size=getattr(compute.batch_size, node.spec.stage, None),
         decoders=compute.decoders,
         progress=progress.add,
     )

@@ -15,6 +15,7 @@ from components.pool.fingerprint import files_fingerprint, model_fingerprint
 from components.pool.run import Node, Run
 from components.pool.shards import content_hash, list_pool
 from components.pool.storage import open_storage
+from components.pool.training import ScaleConfig
 from pipelines.stages import column_stage
 
 
@@ -34,7 +35,7 @@ def plan_run(recipe: schema.Recipe) -> Run:
     pool = list_pool(spec.pool, source)
     nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
     prints = _fingerprints(spec)
-    content = spec.model_dump(mode="json", exclude={"storage", "compute"})
+    content = spec.model_dump(mode="json", exclude={"storage", "compute", "suspend"})
     columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
     name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
     tasks = ceil(len(pool.shards) / spec.compute.shards_per_task)
@@ -82,7 +83,7 @@ def _make(stage: str, *arguments: object) -> ColumnSpec:
 
 def _fingerprints(spec: schema.Spec) -> dict[str, str]:
     prints = {}
-    if spec.train and isinstance(spec.train.scale, schema.ScaleConfig) and spec.train.scale.model.endswith(".json"):
+    if spec.train and isinstance(spec.train.scale, ScaleConfig) and spec.train.scale.model.endswith(".json"):
         prints["student"] = model_fingerprint(
             str(Path(spec.train.scale.model).absolute()), None, "spec.train.scale.model"
         )

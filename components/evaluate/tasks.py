@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from components.pool.recipe import Evaluate
 from components.pool.storage import LocalStorage, Storage
+from components.pool.training import Evaluate
 
 DATACOMP = Path(__file__).with_name("datacomp_tasks.yaml")
 OURS = {"acc1", "mean_per_class_recall", "mean_recall@1"}  # what clip-benchmark's own two evaluations give

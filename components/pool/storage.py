@@ -57,27 +57,36 @@ class Storage(Protocol):
         """Remove; no error when it is already gone."""
 
 
-def open_storage(uri: str) -> Storage:
-    """The storage for a local folder, `gs://bucket/prefix` or `s3://bucket/prefix`."""
+def parse_address(uri: str) -> tuple[str, str]:
+    """The scheme (file for a folder) and what comes after it. Raises ValueError, which says what is wrong."""
     scheme, found, place = uri.partition("://")
     if not found and uri.startswith(("gs:", "s3:")):
-        raise PermanentError(f"storage {uri}: expected {uri[:2]}://bucket/path")
-    if not found or scheme == "file":
-        return LocalStorage(place if found else uri)
+        raise ValueError(f"expected {uri[:2]}://bucket/path")
+    if not found:
+        return "file", uri
+    if scheme not in ("file", "gs", "s3"):
+        raise ValueError(f"scheme {scheme}:// is not supported; give a folder, gs://bucket/path or s3://bucket/path")
+    if scheme != "file" and (not place or place.startswith("/")):
+        raise ValueError(f"has no bucket; give {scheme}://bucket/path")
+    return scheme, place
+
+
+def open_storage(uri: str) -> Storage:
+    """The storage for a local folder, `gs://bucket/prefix` or `s3://bucket/prefix`."""
+    try:
+        scheme, place = parse_address(uri)
+    except ValueError as error:
+        raise PermanentError(f"storage {uri}: {error}") from error
+    if scheme == "file":
+        return LocalStorage(place)
     bucket, _, prefix = place.partition("/")
-    if scheme in ("gs", "s3") and not bucket:
-        raise PermanentError(f"storage {uri}: has no bucket; give {scheme}://bucket/path")
     if scheme == "gs":
         from components.pool.gcs import GcsStorage
 
         return GcsStorage(bucket, prefix.strip("/"))
-    if scheme == "s3":
-        from components.pool.s3 import S3Storage
+    from components.pool.s3 import S3Storage
 
-        return S3Storage(bucket, prefix.strip("/"))
-    raise PermanentError(
-        f"storage {uri}: scheme {scheme}:// is not supported; give a folder, gs://bucket/path or s3://bucket/path"
-    )
+    return S3Storage(bucket, prefix.strip("/"))
 
 
 def open_object(uri: str) -> tuple[Storage, str]:

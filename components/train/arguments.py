@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.pool.recipe import ScaleConfig
+from components.pool.training import ScaleConfig
 from components.train.arithmetic import Plan
 from components.train.scales import WORKERS
 

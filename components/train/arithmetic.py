@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.pool.errors import PermanentError
-from components.pool.recipe import ScaleConfig
+from components.pool.training import ScaleConfig
 
 
 @dataclass(frozen=True)

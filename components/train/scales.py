@@ -1,6 +1,6 @@
 """DataComp's scales: its fixed hyperparameters, so that only the data differs between two trainings."""
 
-from components.pool.recipe import ScaleConfig, Train
+from components.pool.training import ScaleConfig, Train
 
 # mlfoundations/datacomp, scale_configs.py and slurm_train.sh (xlarge's precision).
 SCALES = {

@@ -31,6 +31,7 @@ from components.pool.run import Run
 from components.pool.shards import content_hash
 from components.pool.stage import Needs, Step
 from components.pool.storage import LocalStorage, Storage, open_object
+from components.pool.training import ScaleConfig, Train
 from components.train import checkpoints
 from components.train.arguments import trainer_arguments
 from components.train.arithmetic import Plan, make_plan, next_accumulation
@@ -65,8 +66,8 @@ class TrainStep(Step):
 class Training:
     """One model: what is trained on what, and where its files lie."""
 
-    settings: schema.Train
-    scale: schema.ScaleConfig
+    settings: Train
+    scale: ScaleConfig
     multiple: int
     storage: Storage
     dataset: str
@@ -173,7 +174,7 @@ def check_dataset(storage: Storage, folder: str) -> dict[str, Any]:
     return data
 
 
-def hyperparameters(scale: schema.ScaleConfig, model: str, gpu: bool) -> dict[str, Any]:
+def hyperparameters(scale: ScaleConfig, model: str, gpu: bool) -> dict[str, Any]:
     """What decides the training, open_clip's own defaults spelled out."""
     from open_clip_train.params import get_default_params
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from components.pool.compute import Accelerator, Compute, NodePool
 from components.pool.cores import CORES
 from components.pool.errors import PermanentError
-from components.pool.recipe import Accelerator, Compute, NodePool
 from components.pool.shards import content_hash
 from components.pool.stage import Needs
 

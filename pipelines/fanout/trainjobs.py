@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from components.pool.recipe import Compute, NodePool, Train, TrainNodes
+from components.pool.compute import Compute, NodePool, TrainNodes
 from components.pool.shards import content_hash
 from components.pool.stage import Needs
+from components.pool.training import Train
 from components.train.arithmetic import make_plan
 from components.train.scales import WORKERS, scale_of
 from pipelines.fanout.jobs import (

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from components.discover.dumps import INDEX
 from components.pool import recipe as schema
 from components.pool import version
 from components.pool.errors import PermanentError
+from components.pool.reading import check, dump_yaml, read_yaml
 
 DUMP = "{dump}"
 CAPTIONED = "synthetic"  # how the captioner is called in a recipe made of parameters
@@ -133,7 +132,7 @@ def recipe_of(values: Mapping[str, Any], dump: str | None = None) -> schema.Reci
     Raises:
         PermanentError: it isn't valid, a line per mistake; or it has {dump} without a schedule, or the other way.
     """
-    text = values["recipe"] or yaml.safe_dump(_composed(values), sort_keys=False)
+    text = values["recipe"] or dump_yaml(_composed(values))
     where = "recipe" if values["recipe"] else "parameters"
     if (DUMP in text) != (dump is not None):
         what = f"{DUMP} stands only in the recipe of a schedule" if dump is None else f"a schedule's needs {DUMP}"
@@ -141,10 +140,10 @@ def recipe_of(values: Mapping[str, Any], dump: str | None = None) -> schema.Reci
     if dump is None:
         return schema.parse_recipe(text, where)
     schema.parse_recipe(text.replace(DUMP, dump.lower()), where)  # every mistake is said here: names are lower case
-    value = yaml.safe_load(text.replace(DUMP, dump))
+    value = read_yaml(text.replace(DUMP, dump), where)
     for named in (value["metadata"], value["spec"]["pool"]):
         named["name"] = named["name"].lower()
-    return schema.parse_recipe(yaml.safe_dump(value, sort_keys=False), where)
+    return check(schema.Recipe, value, where)
 
 
 def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +153,7 @@ def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
         "name": CAPTIONED,
         "model": values["captioner_model"],
         "temperature": values["temperature"],
-        "topK": _whole(values["top_k"]),
+        "topK": values["top_k"],
     }
     spec: dict[str, Any] = {
         "storage": values["storage"],
@@ -163,14 +162,14 @@ def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
         "captioners": [captioner] if any(CAPTIONED in name for name in strategies) else [],
         "mixtures": mixtures_of(strategies, values["fraction"]),
         "compute": {
-            "shardsPerTask": _whole(values["shards_per_task"]),
-            "train": {"nodes": _whole(values["train_nodes"])},
+            "shardsPerTask": values["shards_per_task"],
+            "train": {"nodes": values["train_nodes"]},
         },
     }
     if values["node_pools"]:
-        spec["compute"]["pools"] = _wholes(values["node_pools"])
+        spec["compute"]["pools"] = values["node_pools"]
     if values["train_scale"]:
-        spec["train"] = {"scale": values["train_scale"], "seed": _whole(values["train_seed"])}
+        spec["train"] = {"scale": values["train_scale"], "seed": values["train_seed"]}
     if values["evaluate_root"]:
         spec["evaluate"] = {"root": values["evaluate_root"], "tasks": values["evaluate_tasks"] or "datacomp"}
     return {
@@ -179,14 +178,3 @@ def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": {"name": values["name"]},
         "spec": spec,
     }
-
-
-def _whole(value: Any) -> Any:
-    """KFP's integers travel as doubles: 7.0 is 7."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _wholes(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_wholes(v) for v in value]
-    return {k: _wholes(v) for k, v in value.items()} if isinstance(value, dict) else _whole(value)

@@ -301,11 +301,11 @@ MISTAKES = [
     ({"spec.mixtures.1.rules.0.where.0.top": 110}, f"{TOP}.top: found 110: Input should be less than or equal to 1"),
     (
         {"spec.mixtures.1.rules.0.where.0.top": "30%"},
-        f'{TOP}.top: found "30%": Input should be a valid number, unable to parse string as a number',
+        f'{TOP}.top: found "30%": Input should be a valid number',
     ),
     (
         {"spec.mixtures.1.rules.0.where.0.top": float("nan")},
-        f"{TOP}.top: found NaN: Input should be less than or equal to 1",
+        f"{TOP}.top: found NaN: Input should be a finite number",
     ),
     (
         {"spec.mixtures.1.rules.0.where.0": {"score": "raw", "atLeast": float("nan")}},
@@ -330,7 +330,7 @@ MISTAKES = [
         "spec.mixtures[0].rules[0].when: unknown key; allowed are name, text, where",
     ),
     ({"spec.mixtures.0.emit": "last"}, "spec.mixtures[0].emit: found \"last\": Input should be 'first' or 'all'"),
-    ({"status": {}}, "status: unknown key; allowed are apiVersion, kind, metadata, spec"),
+    ({"state": {}}, "state: unknown key; allowed are apiVersion, kind, metadata, spec, status"),
     (
         {"spec.captioners.0.temperature": 0},
         "spec.captioners[0].temperature: found 0: Input should be greater than 0",

@@ -12,8 +12,8 @@ from components.evaluate.metrics import Student
 from components.evaluate.tasks import Task, gap, tasks_of
 from components.miniature.demo import WEIGHTS
 from components.miniature.pool import write_evaluation
-from components.pool.recipe import Evaluate
 from components.pool.storage import LocalStorage
+from components.pool.training import Evaluate
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,27 @@ def test_mistakes_in_pools_of_nodes_are_one_line(pools: str, expected: str) -> N
         (", field: clip_l14_similarity_score", "", "spec.columns[0]"),
         ("kind: Recaption", "kind: Caption", "kind: found \"Caption\": Input should be 'Recaption'"),
         ("metadata: {name: medium-blip2}", "", "metadata: missing"),
+        ("metadata: {name: medium-blip2}", "metadata: {name: Medium}", "metadata.name: found \"Medium\": "),
+        ("metadata: {name: medium-blip2}", "metadata: {name: a..b}", "metadata.name: found \"a..b\": String should"),
+        ("{name: medium-blip2}", "{name: a, labels: {a: 1}}", "metadata.labels.a: found 1: Input should"),
+        ("{name: medium-blip2}", "{name: a, lables: {a: b}}", "metadata: found {\"name\": \"a\", \"lables\""),
+        ("top: 0.3", "top: '0.3'", "spec.mixtures[0].rules[0].where[0].top: found \"0.3\": Input should"),
+        ("top: 0.3", "top: true", "spec.mixtures[0].rules[0].where[0].top: found true: Input should"),
+        ("top: 0.3", "top: .inf", "spec.mixtures[0].rules[0].where[0].top: found Infinity: Input should be"),
+        ("name: blip2,", "name: blip2, topK: '50',", "spec.captioners[0].topK: found \"50\": Input should"),
+        ("name: blip2,", "name: blip2, topK: 50.5,", "spec.captioners[0].topK: found 50.5: Input should"),
+        ("name: blip2,", "name: blip2, topK: true,", "spec.captioners[0].topK: found true: Input should"),
+        ("name: blip2,", "name: blip2, seed: -1,", "spec.captioners[0].seed: found -1: Input should be greater"),
+        ("name: blip2,", "name: blip2, revision: 1e3,", "spec.captioners[0].revision: found 1000.0: Input should be a"),
+        ("name: blip2,", "name: blip2, top_k: 50,", "spec.captioners[0].top_k: unknown key; allowed are name, model"),
+        ("name: blip2,", "name: blip2, nmae: null,", "spec.captioners[0].nmae: unknown key; allowed are name, model"),
+        ("name: blip2,", "name: null,", "spec.captioners[0].name: missing"),
+        ("storage: gs://bucket/recaption", "storage: http://bucket", "spec.storage: found \"http://bucket\": scheme"),
+        ("storage: gs://bucket/recaption", "storage: 'gs:/bucket'", "spec.storage: found \"gs:/bucket\": expected gs://"),
+        ("shards: gs://bucket/commonpool/shards", "shards: s3://", "spec.pool.shards: found \"s3://\": has no bucket"),
+        ("from: /data/metadata", "from: https://data", "spec.columns[0].from: found \"https://data\": scheme https"),
+        ("root: /data/tasks", "root: hdfs://data", "spec.evaluate.root: found \"hdfs://data\": scheme hdfs:// is not"),
+        ("  train: {scale: medium}", "  suspend: 'yes'", "spec.suspend: found \"yes\": Input should"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(old: str, new: str, expected: str) -> None:
@@ -100,6 +121,46 @@ def test_a_mistake_is_one_line(old: str, new: str, expected: str) -> None:
         parse_recipe(GOOD.replace(old, new), "recipe.yaml")
     lines = str(caught.value).splitlines()
     assert any(line.startswith(f"recipe.yaml: {expected}") for line in lines), lines
+
+
+@pytest.mark.parametrize(("old", "new", "same"), [
+    ("name: blip2,", "name: blip2, topK: null, minLength: ~, revision: null,", "name: blip2,"),
+    ("train: {scale: medium}", "train: {scale: medium, seed: null, mixtures: null}", "train: {scale: medium}"),
+    ("evaluate: {root: /data/tasks, tasks: datacomp}", "evaluate: null", ""),
+    ("top: 0.3", "top: 0.3, atLeast: null, flag: null, equals: null", "top: 0.3"),
+    ("concat: [raw, blip2]", "concat: [raw, blip2], bestOf: null", "concat: [raw, blip2]"),
+    ("  columns:", "  scorer: {model: null, weights: null}\n  columns:", "  columns:"),
+    ("  columns:", "  compute: {pools: [{name: a, nodeSelector: {a: null}}]}\n  columns:",
+     "  compute: {pools: [{name: a}]}\n  columns:"),
+    ("{name: medium-blip2}", "{name: medium-blip2, labels: {a: null}}", "{name: medium-blip2, labels: {}}"),
+])  # fmt: skip
+def test_a_null_is_a_key_left_out(old: str, new: str, same: str) -> None:
+    """Kubernetes' API server drops it."""
+    assert parse_recipe(GOOD.replace(old, new)) == parse_recipe(GOOD.replace(old, same))
+
+
+def test_whole_numbers_may_be_written_as_doubles_and_doubles_as_whole_numbers() -> None:
+    """kubectl sends 50.0 as 50, and KFP 50 as 50.0."""
+    written = GOOD.replace("name: blip2,", "name: blip2, topK: 5.0e1, temperature: 1,").replace(
+        "atLeast: 0.25", "atLeast: 0"
+    )
+    spec = parse_recipe(written).spec
+    assert (spec.captioners[0].top_k, spec.captioners[0].temperature) == (50, 1.0)
+    assert [type(n) for n in (spec.captioners[0].top_k, spec.captioners[0].temperature)] == [int, float]
+
+
+def test_an_object_read_back_from_a_cluster_is_a_recipe() -> None:
+    more = "{name: medium-blip2, namespace: kubeflow, uid: 0-1, generation: 3, managedFields: [{manager: kubectl}]}"
+    read_back = GOOD.replace("{name: medium-blip2}", more) + "status: {phase: Running}\n"
+    assert parse_recipe(read_back).spec == parse_recipe(GOOD).spec
+    assert "phase" not in dump_recipe(parse_recipe(read_back))
+
+
+def test_texts_that_look_like_numbers_stay_texts() -> None:
+    odd = "{name: 1e3, labels: {a: 'y', b: '08', c: '2026-01-02', d: '0o17'}}".replace("1e3", "'1e3'")
+    recipe = parse_recipe(GOOD.replace("{name: medium-blip2}", odd))
+    assert recipe.name == "1e3"
+    assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
 def test_two_mixtures_of_one_name() -> None:

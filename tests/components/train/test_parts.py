@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from components.pool.errors import PermanentError, TemporaryError
-from components.pool.recipe import ScaleConfig, Train
 from components.pool.storage import LocalStorage
+from components.pool.training import ScaleConfig, Train
 from components.train import checkpoints
 from components.train.arguments import trainer_arguments
 from components.train.arithmetic import make_plan, next_accumulation

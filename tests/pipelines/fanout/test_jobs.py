@@ -17,9 +17,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.pool.compute import Accelerator, Compute, NodePool, Toleration
 from components.pool.cores import CORES
 from components.pool.errors import PermanentError
-from components.pool.recipe import Accelerator, Compute, NodePool, Toleration
 from components.pool.stage import Needs
 from pipelines.fanout.jobs import (
     Owner,

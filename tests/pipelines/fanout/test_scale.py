@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pytest
 
 from components.pool.columns import Columns
-from components.pool.recipe import Accelerator, NodePool, Toleration
+from components.pool.compute import Accelerator, NodePool, Toleration
 from components.pool.shards import common_start, tasks_of
 from components.pool.stage import Needs
 from components.pool.storage import LocalStorage

@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from components.pool.compute import Accelerator, Compute, NodePool, TrainNodes
 from components.pool.errors import PermanentError
-from components.pool.recipe import Accelerator, Compute, NodePool, Train, TrainNodes
 from components.pool.stage import Needs
+from components.pool.training import Train
 from components.train import nodes as train_nodes
 from pipelines.fanout.jobs import CONTAINER, SCRATCH, USER, Target, build_job
 from pipelines.fanout.trainjobs import (

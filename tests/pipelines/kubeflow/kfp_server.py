@@ -98,6 +98,8 @@ def kfp_server() -> Iterator[tuple[str, Kfp]]:
     kfp, lock = Kfp(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True
+
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

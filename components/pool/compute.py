@@ -6,16 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from components.pool.fields import Count, Model, Name, Nulls, Text, Whole
+from components.pool.fields import Count, LabelKey, LabelValue, Model, Name, Nulls, Text, Whole
 
 Quantity = Annotated[
     str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=18)
 ]  # Kubernetes', in part
-Labels = Annotated[
-    dict[Annotated[str, Field(min_length=1, max_length=317)], Annotated[str, Field(max_length=63)]],
-    Field(max_length=16),
-    Nulls,
-]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=16), Nulls]
 
 
 class Accelerator(Model):
@@ -25,7 +21,7 @@ class Accelerator(Model):
         "nvidia.com/gpu"
     )
     """Kubernetes' name of the device."""
-    count: Annotated[Whole, Field(ge=1, le=64)] = 1
+    count: Annotated[int, Field(ge=1, le=64), Whole] = 1
     """Devices of one pod; a column's worker uses one."""
 
 
@@ -33,11 +29,11 @@ class Toleration(Model):
     """Kubernetes' toleration."""
 
     key: Text | None = None
-    """None tolerates every taint, with operator Exists."""
+    """Left out, with operator Exists: every taint."""
     operator: Literal["Equal", "Exists"] = "Equal"
     value: Annotated[str, Field(max_length=63)] | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """None is every effect."""
+    """Left out: every effect."""
 
     @model_validator(mode="after")
     def _exists(self) -> Toleration:
@@ -58,8 +54,8 @@ class NodePool(Model):
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
     """Taints of its nodes; those of an accelerator and of the clouds' spot nodes are tolerated anyway."""
     accelerator: Accelerator | None = None
-    """None are nodes without one."""
-    parallelism: Annotated[Whole, Field(ge=1, le=10_000)] = 8
+    """Left out: nodes without one."""
+    parallelism: Annotated[int, Field(ge=1, le=10_000), Whole] = 8
     """How many pods work at a time."""
     spot: bool = False
     """Nodes that the cloud may take back at any time; that costs no retry."""
@@ -68,23 +64,23 @@ class NodePool(Model):
     cpu: Quantity | None = None
     """Cores that a pod asks for."""
     memory: Quantity | None = None
-    """Memory that a pod asks for and may use; None is what the stage says that it needs."""
+    """Memory that a pod asks for and may use; left out: what the stage says that it needs."""
     priority_class: Name | None = None
     """A PriorityClass of the cluster."""
     queue: Name | None = None
-    """A Kueue LocalQueue of the namespace; None where there is no Kueue."""
+    """A Kueue LocalQueue of the namespace; left out where there is no Kueue."""
 
 
 class TrainNodes(Model):
     """Nodes of a cluster that train one model together; their number changes no result."""
 
-    nodes: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    nodes: Annotated[int, Field(ge=1, le=1024), Whole] = 1
     """How many of them."""
-    gpus_per_node: Annotated[Whole, Field(ge=1, le=64)] | None = None
-    """None is the accelerator count of the pool."""
+    gpus_per_node: Annotated[int, Field(ge=1, le=64), Whole] | None = None
+    """How many GPUs of a node; left out: the accelerator count of the pool."""
     pool: Name | None = None
-    """Which of the pools: its labels, taints and accelerator; None is the first that has an accelerator."""
-    parallelism: Annotated[Whole, Field(ge=1, le=200)] = 1
+    """Which of the pools: its labels, taints and accelerator; left out: the first that has an accelerator."""
+    parallelism: Annotated[int, Field(ge=1, le=200), Whole] = 1
     """How many models train at a time, each on nodes of its own."""
 
 
@@ -92,8 +88,11 @@ class BatchSizes(Model):
     """Samples per batch, where the stage's own default doesn't fit the GPU."""
 
     embed: Count | None = None
+    """Images."""
     score: Count | None = None
+    """Texts."""
     caption: Count | None = None
+    """Images."""
 
 
 class Compute(Model):
@@ -101,13 +100,13 @@ class Compute(Model):
 
     shards_per_task: Count = 8
     """A task is this many shards: what one pod works through."""
-    decoders: Annotated[Whole, Field(ge=0, le=256)] | None = None
-    """Image decoding processes of one worker; None is one per core, 0 decodes inline."""
+    decoders: Annotated[int, Field(ge=0, le=256), Whole] | None = None
+    """Image decoding processes of one worker; left out: one per core; 0 decodes inline."""
     batch_size: BatchSizes = BatchSizes()
     """Samples per batch of a stage, where the stage's own default doesn't fit the GPU."""
     pools: Annotated[list[NodePool], Field(max_length=16)] = []
     """In a cluster: which nodes work. A kind of stages (GPU or not) without a pool runs on any node that fits it."""
     train: TrainNodes = TrainNodes()
     """In a cluster: what a CLIP is trained on."""
-    deadline_hours: Annotated[Whole, Field(ge=1, le=8760)] = 168
+    deadline_hours: Annotated[int, Field(ge=1, le=8760), Whole] = 168
     """In a cluster: after this time a stage is ended, finished or not; running it again goes on."""

@@ -59,9 +59,14 @@ ObjectName = Annotated[  # Kubernetes': a DNS subdomain; it may have 253, but a 
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 Address = Annotated[Text, AfterValidator(_address)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
-Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]  # what numpy takes
+Whole = BeforeValidator(_whole)
+"""For an int; after its Field."""
+Count = Annotated[int, Field(ge=1, le=2**31 - 1), Whole]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), Whole]  # what numpy takes
+LabelKey = Annotated[
+    str, Field(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$", max_length=317)
+]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$", max_length=63)]
 Nulls = BeforeValidator(_without_nulls)
 """For a map: a null is a key left out."""
 

@@ -33,7 +33,7 @@ class Pool(Model):
     shards: Address
     """Folder, gs:// or s3:// prefix of webdataset tars in DataComp's (img2dataset's) layout, used where they are."""
     subset: Subset | None = None
-    """Use only some shards; None uses all."""
+    """Use only some shards; left out: all."""
 
 
 class Scorer(Model):
@@ -42,7 +42,7 @@ class Scorer(Model):
     model: Text = "ViT-L-14"
     """An open_clip model name, hf-hub:org/name, or local-dir:/folder with open_clip_config.json."""
     weights: Text | None = None
-    """An open_clip pretrained tag or a checkpoint file; openai for ViT-L-14. None where the model brings them."""
+    """An open_clip pretrained tag or a checkpoint file; openai for ViT-L-14. Left out where the model brings them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,11 +64,11 @@ class Captioner(Model):
     """Commit, branch or tag of a Hugging Face id."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.75
     """Softmax temperature; the paper's default (section 4, Table 3)."""
-    top_k: Annotated[Whole, Field(ge=1, le=1000)] = 50
+    top_k: Annotated[int, Field(ge=1, le=1000), Whole] = 50
     """Of how many most likely tokens one is sampled."""
-    min_length: Annotated[Whole, Field(ge=0, le=256)] = 5
+    min_length: Annotated[int, Field(ge=0, le=256), Whole] = 5
     """In tokens of the caption."""
-    max_length: Annotated[Whole, Field(ge=1, le=256)] = 40
+    max_length: Annotated[int, Field(ge=1, le=256), Whole] = 40
     """In tokens of the caption."""
     seed: Seed = 0
     """Of the sampling: another one gives other captions."""
@@ -90,7 +90,7 @@ class ImportedColumn(Model):
     source: Annotated[Address, Field(alias="from")]
     """A .parquet, .csv or (flags) DataComp subset .npy file, or a folder of them, with a `uid` field."""
     field: Text | None = None
-    """Which field of a parquet or CSV holds the value. None for a .npy: listed uids are true."""
+    """Which field of a parquet or CSV holds the value. Left out for a .npy: listed uids are true."""
 
     @model_validator(mode="after")
     def _field(self) -> ImportedColumn:
@@ -113,7 +113,7 @@ class Filter(Model):
     5 characters, with an image of at least 200 pixels and at most 3:1; in English with a word that names an
     ImageNet-21k class (text_based)."""
     language_model: Text | None = None
-    """A fastText model such as DataComp's lid.176.bin; None is the bundled, quantised lid.176.ftz."""
+    """A fastText model such as DataComp's lid.176.bin; left out: the bundled, quantised lid.176.ftz."""
     wordnet: Text | None = None
     """imagenet21k: folder of WordNet 3.0's files (index.noun, data.noun, …)."""
     wnids: Text | None = None
@@ -236,7 +236,7 @@ class Spec(Model):
     mixtures: Annotated[list[Mixture], Field(min_length=1, max_length=200)]
     """The training sets to make: each picks a text per image, or drops the image."""
     train: Train | None = None
-    """Train a CLIP on each mixture; None ends with the training sets."""
+    """Train a CLIP on each mixture; left out: the training sets are the end."""
     evaluate: Evaluate | None = None
     """Evaluate each trained CLIP zero-shot; needs `train`."""
     compute: Compute = Compute()

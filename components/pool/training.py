@@ -18,12 +18,12 @@ class ScaleConfig(Model):
     """Global batch in samples, whatever the number of GPUs."""
     learning_rate: Annotated[float, Field(gt=0)]
     """The highest, after the warmup."""
-    warmup: Annotated[Whole, Field(ge=0, le=2**31 - 1)]
+    warmup: Annotated[int, Field(ge=0, le=2**31 - 1), Whole]
     """Steps."""
-    samples: Annotated[Whole, Field(ge=1, le=10**15)]
+    samples: Annotated[int, Field(ge=1, le=10**15), Whole]
     """Samples seen in total."""
     beta2: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Adam's; None is open_clip's default for the model."""
+    """Adam's; left out: open_clip's default for the model."""
     precision: Text = "amp"
     """open_clip's --precision; on a machine without a GPU fp32 is used."""
     checkpoints: Count = 5
@@ -50,7 +50,7 @@ class Train(Model):
     seed: Seed = 0
     """Of the training."""
     mixtures: Annotated[list[Name], Field(max_length=200)] | None = None
-    """Which mixtures to train on; None is all."""
+    """Which mixtures to train on; left out: all."""
 
 
 class Evaluate(Model):

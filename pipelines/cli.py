@@ -20,7 +20,7 @@ from components.pool.errors import PermanentError, RecaptionError, Terminated
 from components.pool.run import load_run
 from components.pool.stage import Step
 from components.pool.worker import stop_on_sigterm
-from pipelines.kubeflow.commands import kfp_app, pipeline_app
+from pipelines.kubeflow.commands import Ca, TokenFile, endpoint, kfp_app, pipeline_app
 from pipelines.progress import console
 
 app = typer.Typer(
@@ -185,6 +185,38 @@ def cleanup(run: RunUri, namespace: Namespace = None) -> None:
 
     for name in cleanup(connect(namespace), run):
         out.print(f"deleted {name}", soft_wrap=True)
+
+
+@app.command()
+def operator() -> None:
+    """Do what the cluster's Recaptions ask for: the operator's container. Its environment says how: manifests/base."""
+    from pipelines.operator.controller import operate
+    from pipelines.operator.settings import Settings
+
+    operate(Settings.from_environment())
+
+
+@app.command()
+def doctor(
+    namespace: Annotated[
+        str | None, typer.Option(help="Where the runs' pods are; by default what the operator is told.")
+    ] = None,
+    operator_namespace: Annotated[str, typer.Option(help="Where the operator is.")] = "recaption",
+    kfp: Annotated[
+        str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="KFP's API server, http(s)://…, to be asked.")
+    ] = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    storage: Annotated[
+        str | None, typer.Option(help="A storage, in which an object is created and deleted again.")
+    ] = None,
+) -> None:
+    """Check a cluster, and say what to fix (exit code 42: something is broken; 75: something is out of reach)."""
+    from pipelines.doctor.diagnosis import diagnose, exit_code, table
+
+    diagnosis = diagnose(namespace, operator_namespace, endpoint(kfp, token_file, ca) if kfp else None, storage)
+    out.print(table(diagnosis))
+    raise typer.Exit(exit_code(diagnosis))
 
 
 @app.callback(invoke_without_command=True)

@@ -11,7 +11,7 @@ import yaml
 from components.pool.errors import PermanentError
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.client import Pipelines
+    from pipelines.kubeflow.client import Endpoint, Pipelines
 
 pipeline_app = typer.Typer(no_args_is_help=True, help="The same recipe as a Kubeflow pipeline.")
 kfp_app = typer.Typer(no_args_is_help=True, help="What runs in the pipeline's own containers.")
@@ -160,13 +160,20 @@ def _text(recipe: Path) -> str:
         raise PermanentError(f"recipe {recipe}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _pipelines(host: str, token_file: Path | None, ca: Path | None, namespace: str | None) -> Pipelines:
-    from pipelines.kubeflow.client import Endpoint, Pipelines
+def endpoint(host: str, token_file: Path | None, ca: Path | None, namespace: str | None = None) -> Endpoint:
+    """What the options name. Raises PermanentError."""
+    from pipelines.kubeflow.client import Endpoint
 
     if not host.startswith(("http://", "https://")):
         raise PermanentError(f"--host {host}: expected http://… or https://…")
     token = _text(token_file).strip() if token_file else None
-    return Pipelines(Endpoint(host.rstrip("/"), token, str(ca) if ca else None, namespace))
+    return Endpoint(host.rstrip("/"), token, str(ca) if ca else None, namespace)
+
+
+def _pipelines(host: str, token_file: Path | None, ca: Path | None, namespace: str | None) -> Pipelines:
+    from pipelines.kubeflow.client import Pipelines
+
+    return Pipelines(endpoint(host, token_file, ca, namespace))
 
 
 def _write(path: Path, text: str) -> None:

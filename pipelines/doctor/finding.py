@@ -1,0 +1,117 @@
+"""What a check is, what it finds, and how checks are made side by side."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from components.pool.errors import PermanentError, TemporaryError
+from pipelines.fanout.cluster import Cluster, Forbidden, Object
+from pipelines.operator.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow.client import Endpoint
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0  # seconds that a check may take
+
+
+class State(Enum):
+    """Of what was checked."""
+
+    GOOD = "it is as it should be"
+    BROKEN = "somebody has to do something"
+    AWAY = "it could not be reached"
+    OPEN = "it is optional and not there, or could not be checked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """In one line."""
+
+    state: State
+    what: str
+    remedy: str = ""
+
+
+def good(what: str) -> Finding:
+    return Finding(State.GOOD, what)
+
+
+def broken(what: str, remedy: str) -> Finding:
+    return Finding(State.BROKEN, what, remedy)
+
+
+def open_(what: str, remedy: str = "") -> Finding:
+    return Finding(State.OPEN, what, remedy)
+
+
+class Unasked(Exception):
+    """There is nobody to ask; why."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is checked."""
+
+    cluster: Cluster | None
+    """None where there is none to ask: the API server's own check says why."""
+    settings: Settings
+    """The operator's, as far as they can be read."""
+    namespace: str
+    """Where the runs' pods are."""
+    operator_namespace: str
+    kfp: Endpoint | None = None
+    storage: str | None = None
+
+    @property
+    def api(self) -> Cluster:
+        """Raises Unasked."""
+        if self.cluster is None:
+            raise Unasked("not asked: there is no API server to ask")
+        return self.cluster
+
+    def get(self, path: str) -> Object | None:
+        """What is at a path of the API server; None where nothing is. Raises like Cluster.ask."""
+        return self.api.ask("GET", path)
+
+
+Check = Callable[[Context], Finding]
+
+
+def examine(checks: Sequence[Check], context: Context, patience: float = PATIENCE) -> list[Finding]:
+    """What the checks find; one that takes too long, or fails, stops no other."""
+    futures = [_begun(check, context) for check in checks]
+    done, _ = wait(futures, patience)
+    late = Finding(State.AWAY, f"no answer within {patience:g} s", "look whether it is overloaded, and try again")
+    return [future.result() if future in done else late for future in futures]
+
+
+def _begun(check: Check, context: Context) -> Future[Finding]:
+    """In a thread that nobody waits for at the end, which an executor's would be."""
+    future: Future[Finding] = Future()
+    threading.Thread(target=lambda: future.set_result(find(check, context)), daemon=True).start()
+    return future
+
+
+def find(check: Check, context: Context) -> Finding:
+    """One check; an error's message says what, and after the semicolon what to do."""
+    try:
+        return check(context)
+    except Unasked as nobody:
+        return open_(str(nobody))
+    except Forbidden as error:
+        what, _, remedy = str(error).partition("; ")
+        return open_(f"not checked: {what}", remedy)
+    except (PermanentError, TemporaryError) as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding(State.AWAY if isinstance(error, TemporaryError) else State.BROKEN, what, remedy)
+    except Exception as error:
+        log.exception("a check failed")
+        return broken(f"not checked: {type(error).__name__}: {error}", "this is a bug of the doctor: report it")

@@ -1,0 +1,119 @@
+"""What is recaption's own in the cluster: its kinds, its policy, its operator."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from components.pool import version
+from pipelines.doctor.finding import Context, Finding, broken, good, open_
+from pipelines.doctor.installed import CRDS
+from pipelines.doctor.rights import OPERATOR
+from pipelines.fanout.cluster import LEASES, Cluster, Object
+from pipelines.operator import lease as leases
+from pipelines.operator.conditions import condition, parse_time
+from pipelines.operator.crds import recaption_crd, schedule_crd
+from pipelines.operator.policy import binding, policy
+from pipelines.operator.settings import Settings
+
+POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
+CRD = "kubectl apply -k manifests/crd"
+SKEW = 30.0  # seconds that this machine's clock may differ from the cluster's
+
+
+def custom_resources(context: Context) -> Finding:
+    """Whether our kinds are there, and as this recaption knows them."""
+    wanted = {crd["metadata"]["name"]: crd for crd in (recaption_crd(), schedule_crd())}
+    for name, crd in wanted.items():
+        found = context.get(f"{CRDS}/{name}")
+        if found is None:
+            return broken(f"the cluster doesn't know {name}", CRD)
+        established = condition(found, "Established")
+        if established.get("status") != "True":
+            why = condition(found, "NamesAccepted").get("message") or established.get("message") or "it is quite new"
+            return broken(f"{name} is not established: {why}", f"kubectl describe crd {name}")
+        if found["spec"]["versions"] != crd["spec"]["versions"]:
+            return broken(f"{name} is another version's, not recaption {version()}'s", CRD)
+    return good(f"{' and '.join(wanted)} are those of recaption {version()}")
+
+
+def admission_policy(context: Context) -> Finding:
+    """Whether mistakes that no schema can name are refused."""
+    wanted, name = policy(), policy()["metadata"]["name"]
+    found = context.get(f"{POLICIES}/{name}")
+    if found is None:
+        what = f"there is no ValidatingAdmissionPolicy {name}: some mistakes are told by the condition Accepted only"
+        return broken(what, CRD)
+    if any(found["spec"].get(part) != wanted["spec"][part] for part in ("variables", "validations")):
+        return broken(f"ValidatingAdmissionPolicy {name} is another version's, not recaption {version()}'s", CRD)
+    bound = (context.get(f"{BINDINGS}/{binding()['metadata']['name']}") or {}).get("spec", {})
+    if bound.get("policyName") != name or "Deny" not in bound.get("validationActions", ()):
+        return broken(f"ValidatingAdmissionPolicy {name} is not bound: it refuses nothing", CRD)
+    return good(f"ValidatingAdmissionPolicy {name} is bound, and that of recaption {version()}")
+
+
+def operator(context: Context) -> Finding:
+    """Whether its pod runs and answers its probe."""
+    name, where = OPERATOR, context.operator_namespace
+    found = context.get(deployment_path(where))
+    if found is None:
+        what = f"namespace {where} has no Deployment {name}"
+        return broken(what, "kubectl apply -k manifests/overlays/local, or your own overlay of manifests/base")
+    if condition(found, "Available").get("status") == "True":
+        return good(f"Deployment {where}/{name} is available: {_container(found).get('image')}")
+    bad = {"ReplicaFailure": "True", "Progressing": "False", "Available": "False"}
+    told = [c.get("message", kind) for kind in bad if (c := condition(found, kind)).get("status") == bad[kind]]
+    why = told[0] if told else "no controller has looked at it yet"
+    what = f"Deployment {where}/{name} is not available: {why}"
+    remedy = f"kubectl describe -n {where} pods -l app.kubernetes.io/component=operator; kubectl logs -n {where} "
+    return broken(what, f"{remedy}deployment/{name}")
+
+
+def lease(context: Context) -> Finding:
+    """Whether an operator acts: by this machine's clock."""
+    where = f"{context.operator_namespace}/{leases.NAME}"
+    logs = f"kubectl logs -n {context.operator_namespace} deployment/{OPERATOR}"
+    found = context.api.within(context.operator_namespace).get(LEASES, leases.NAME)
+    if found is None and context.get(deployment_path(context.operator_namespace)) is None:
+        return open_("there is no operator to hold it")
+    spec = (found or {}).get("spec", {})
+    if not spec.get("holderIdentity") or "renewTime" not in spec:
+        return broken(f"nobody holds the Lease {where}: no operator acts", logs)
+    age = (datetime.now(UTC) - parse_time(spec["renewTime"])).total_seconds()
+    what = f"{spec['holderIdentity']} holds the Lease {where}, renewed {max(0.0, age):.0f} s ago"
+    if age > spec.get("leaseDurationSeconds", leases.DURATION) + SKEW:
+        return broken(f"{what}: it no longer acts", logs)
+    return good(what)
+
+
+def settings(context: Context) -> Finding:
+    """What the operator is told by its environment."""
+    found = environment(context.api, context.operator_namespace)
+    if found is None:
+        return open_("there is no operator to ask")
+    told = Settings.from_environment(found)
+    watched = f"watches {', '.join(told.watched) or 'all namespaces'}"
+    return good(
+        f"KFP at {told.endpoint}, its pods in {told.kfp_namespace}; images {told.images}-*:{told.tag}; {watched}"
+    )
+
+
+def environment(cluster: Cluster, namespace: str) -> dict[str, str] | None:
+    """The operator's, of its Deployment and the ConfigMaps that this names; Secrets are left out. None without one."""
+    found = cluster.ask("GET", deployment_path(namespace))
+    if found is None:
+        return None
+    container, values = _container(found), dict[str, str]()
+    for source in container.get("envFrom", ()):
+        if name := source.get("configMapRef", {}).get("name"):
+            values |= (cluster.ask("GET", f"/api/v1/namespaces/{namespace}/configmaps/{name}") or {}).get("data", {})
+    return values | {entry["name"]: entry["value"] for entry in container.get("env", ()) if "value" in entry}
+
+
+def deployment_path(namespace: str) -> str:
+    return f"/apis/apps/v1/namespaces/{namespace}/deployments/{OPERATOR}"
+
+
+def _container(deployment: Object) -> Object:
+    containers: list[Object] = deployment["spec"]["template"]["spec"]["containers"]
+    return containers[0]

@@ -1,0 +1,167 @@
+"""Who must be allowed what, and whether they are: by access reviews, which do nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.doctor.finding import Context, Finding, broken, good, open_
+from pipelines.fanout.cluster import Object
+
+REVIEWS = "/apis/authorization.k8s.io/v1"
+OPERATOR = "recaption-operator"
+KFP_ACCOUNTS = ("pipeline-runner", "default-editor")  # of the pipelines' nodes: of a KFP with one user, or in a profile
+ALL = ""
+"""Namespaces."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """As in a Role."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    name: str = ""
+    """Only of the object with this name."""
+
+
+Rules = tuple[Rule, ...]
+
+OPERATORS: Rules = (
+    Rule("recaption.dev", ("recaptions",), ("get", "list", "watch", "create", "patch", "delete")),
+    Rule("recaption.dev", ("recaptionschedules",), ("get", "list", "watch", "patch")),
+    Rule("recaption.dev", ("recaptions/status", "recaptionschedules/status"), ("patch",)),
+    Rule("recaption.dev", ("recaptions/finalizers", "recaptionschedules/finalizers"), ("update",)),
+    Rule("", ("events",), ("create", "patch")),
+    Rule("apiextensions.k8s.io", ("customresourcedefinitions",), ("get", "list", "watch")),
+    Rule("", ("namespaces",), ("get", "list", "watch")),
+)
+"""Where Recaptions are: manifests/base/cluster-role.yaml."""
+
+OPERATORS_LEASE: Rules = (
+    Rule("coordination.k8s.io", ("leases",), ("get", "update", "patch"), OPERATOR),
+    Rule("coordination.k8s.io", ("leases",), ("create",)),
+)
+"""In its own namespace: manifests/base/lease-role.yaml."""
+
+OPERATORS_CLEANUP: Rules = (
+    Rule("batch", ("jobs",), ("list", "delete")),
+    Rule("trainer.kubeflow.org", ("trainjobs",), ("list", "delete")),
+)
+"""Where the runs' pods are: manifests/pipeline/cleanup.yaml."""
+
+LAUNCHERS: Rules = (
+    Rule("batch", ("jobs",), ("create", "get", "list", "watch", "patch", "delete")),
+    Rule("trainer.kubeflow.org", ("trainjobs",), ("create", "get", "list", "watch", "patch", "delete")),
+    Rule("", ("pods",), ("get", "list")),
+    Rule("", ("pods/log",), ("get",)),
+    Rule("", ("events",), ("list",)),
+    Rule("argoproj.io", ("workflows",), ("get",)),
+)
+"""Where the runs' pods are: manifests/pipeline/launcher.yaml."""
+
+USERS: Rules = (
+    Rule("recaption.dev", ("recaptions", "recaptionschedules"), ("create", "get", "list", "patch", "delete")),
+)
+"""In a user's own namespace: manifests/base/{view,edit}.yaml."""
+
+
+def operators_rights(context: Context) -> Finding:
+    """Of the operator's service account, everywhere."""
+    who, home = f"{context.operator_namespace}/{OPERATOR}", context.operator_namespace
+    watched = context.settings.watched or (ALL,)
+    lacks = [what for namespace in watched for what in lacking(context, who, OPERATORS, namespace)]
+    lacks += lacking(context, who, OPERATORS_LEASE, home)
+    ends = lacking(context, who, OPERATORS_CLEANUP, context.namespace)
+    if not lacks and not ends:
+        return good(f"service account {who} may do what the operator does")
+    remedies = ["apply your overlay of manifests/base"] * bool(lacks) + [_pipeline(context)] * bool(ends)
+    return broken(f"service account {who} may not {_some(lacks + ends)}", "; ".join(remedies))
+
+
+def launchers_rights(context: Context) -> Finding:
+    """Of the service account of the pipelines' nodes, where the runs' pods are."""
+    name = kfp_account(context)
+    if name is None:
+        names = context.settings.kfp_service_account or " or ".join(KFP_ACCOUNTS)
+        what = f"namespace {context.namespace} has no service account {names} for the nodes of KFP's pipelines"
+        return broken(what, "name the namespace in which KFP runs its pods with --namespace, or install KFP")
+    who = f"{context.namespace}/{name}"
+    lacks = lacking(context, who, LAUNCHERS, context.namespace)
+    if not lacks:
+        return good(f"service account {who} may launch what the stages need")
+    remedy = f"{_pipeline(context)}; its RoleBinding recaption-launcher must name {name}"
+    return broken(f"service account {who} may not {_some(lacks)}", remedy)
+
+
+def your_rights(context: Context) -> Finding:
+    """Of who runs this, in the namespace of the kubeconfig: not the cluster's fault where they are missing."""
+    where = context.api.namespace
+    lacks = lacking(context, None, USERS, where)
+    if not lacks:
+        return good(f"you may make Recaptions in namespace {where}")
+    remedy = "ask for a RoleBinding to ClusterRole edit, or choose another: kubectl config set-context --current -n …"
+    return open_(f"you may not {_some(lacks)}", remedy)
+
+
+def accounts(context: Context) -> Finding:
+    """Whom the launched pods run as."""
+    name = context.settings.job_service_account
+    if _exists(context, "serviceaccounts", name):
+        return good(f"service account {context.namespace}/{name} is there, for the launched pods")
+    return broken(f"namespace {context.namespace} has no service account {name}", _pipeline(context))
+
+
+def secret(context: Context) -> Finding:
+    """Of environment variables for the launched pods; only whether there is one."""
+    name = context.settings.job_secret
+    if _exists(context, "secrets", name):
+        return good(f"Secret {context.namespace}/{name} is there; what is in it is not read")
+    remedy = "needed only for HF_TOKEN, or where the pods' identity isn't enough for the storage"
+    return open_(f"namespace {context.namespace} has no Secret {name}", remedy)
+
+
+def kfp_account(context: Context) -> str | None:
+    """Of the pipelines' nodes: the operator's setting, else the one of KFP's two that there is."""
+    names = [context.settings.kfp_service_account] if context.settings.kfp_service_account else KFP_ACCOUNTS
+    return next((name for name in names if _exists(context, "serviceaccounts", name)), None)
+
+
+def lacking(context: Context, who: str | None, rules: Rules, namespace: str) -> list[str]:
+    """`verb/verb resource in namespace` for what a service account (namespace/name; None: who asks) may not do."""
+    found = []
+    for rule in rules:
+        for resource in rule.resources:
+            verbs = [verb for verb in rule.verbs if not _may(context, who, verb, rule, resource, namespace)]
+            if verbs:
+                kind = f"{resource}.{rule.group}" if rule.group else resource
+                place = f"namespace {namespace}" if namespace else "all namespaces"
+                found.append(f"{'/'.join(verbs)} {kind} in {place}")
+    return found
+
+
+def _may(context: Context, who: str | None, verb: str, rule: Rule, resource: str, namespace: str) -> bool:
+    plural, _, part = resource.partition("/")
+    attributes = {"group": rule.group, "resource": plural, "subresource": part, "verb": verb}
+    spec: Object = {"resourceAttributes": {**attributes, "namespace": namespace, "name": rule.name}}
+    kind = "selfsubjectaccessreviews"
+    if who:
+        kind, (home, name) = "subjectaccessreviews", who.split("/")
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{home}", "system:authenticated"]
+        spec |= {"user": f"system:serviceaccount:{home}:{name}", "groups": groups}
+    review = context.api.ask("POST", f"{REVIEWS}/{kind}", {"spec": spec}) or {}
+    return bool(review.get("status", {}).get("allowed"))
+
+
+def _exists(context: Context, plural: str, name: str) -> bool:
+    path = f"/api/v1/namespaces/{context.namespace}/{plural}/{name}"
+    return context.api.ask("GET", path, only_metadata=True) is not None
+
+
+def _pipeline(context: Context) -> str:
+    return f"kubectl apply -n {context.namespace} -k manifests/pipeline"
+
+
+def _some(lacks: list[str], shown: int = 4) -> str:
+    more = [f"{len(lacks) - shown} more"] if len(lacks) > shown else []
+    return ", ".join([*lacks[:shown], *more])

@@ -116,16 +116,17 @@ def as_account(context: Context, name: str) -> Context:
     return Context(cluster, context.settings, context.namespace, context.operator_namespace)
 
 
-@pytest.fixture
-def installed(context: Context) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def installed(api: client.ApiClient) -> Iterator[None]:
     """Our kinds and our policy; those that were not there before go again."""
+    cluster = Cluster(api, "default")
     paths = {f"{path}/{thing['metadata']['name']}": (path, thing) for path, thing in OURS}
-    made = [path for path in paths if context.get(path) is None]
+    made = [path for path in paths if cluster.ask("GET", path) is None]
     for path in made:
-        context.api.ask("POST", *paths[path])
+        cluster.ask("POST", *paths[path])
     yield
     for path in made:
-        context.api.ask("DELETE", path)
+        cluster.ask("DELETE", path)
 
 
 def test_our_kinds_come_back_as_they_were_sent(context: Context, installed: None) -> None:

@@ -53,7 +53,7 @@ def diagnose(namespace: str | None, operator_namespace: str, kfp: Endpoint | Non
     Args:
         namespace: where the runs' pods are; None is what the operator is told.
     """
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries: what comes of them is a finding
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries: what comes of them is a finding
     context = Context(None, DEFAULTS, namespace or DEFAULTS.kfp_namespace, operator_namespace, kfp, storage)
     try:
         cluster = connect()

@@ -109,9 +109,12 @@ def find(check: Check, context: Context) -> Finding:
     except Forbidden as error:
         what, _, remedy = str(error).partition("; ")
         return open_(f"not checked: {what}", remedy)
-    except (PermanentError, TemporaryError) as error:
+    except PermanentError as error:
         what, _, remedy = str(error).partition("; ")
-        return Finding(State.AWAY if isinstance(error, TemporaryError) else State.BROKEN, what, remedy)
+        return broken(what, remedy)
+    except TemporaryError as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding(State.AWAY, what, remedy or "look whether it runs, and whether this machine may reach it")
     except Exception as error:
         log.exception("a check failed")
         return broken(f"not checked: {type(error).__name__}: {error}", "this is a bug of the doctor: report it")

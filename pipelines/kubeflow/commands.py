@@ -165,7 +165,7 @@ def endpoint(host: str, token_file: Path | None, ca: Path | None, namespace: str
     from pipelines.kubeflow.client import Endpoint
 
     if not host.startswith(("http://", "https://")):
-        raise PermanentError(f"--host {host}: expected http://… or https://…")
+        raise PermanentError(f"KFP endpoint {host}: expected http://… or https://…")
     token = _text(token_file).strip() if token_file else None
     return Endpoint(host.rstrip("/"), token, str(ca) if ca else None, namespace)
 

@@ -183,7 +183,7 @@ def test_kfp_says_what_it_is(served: tuple[str, Kfp]) -> None:
 
 
 def test_what_is_no_kfp_at_all(recipe: Path) -> None:
-    with pytest.raises(PermanentError, match=r"--host kfp\.example: expected http"):
+    with pytest.raises(PermanentError, match=r"KFP endpoint kfp\.example: expected http"):
         call("submit", recipe, "--host", "kfp.example")
 
 

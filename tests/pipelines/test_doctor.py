@@ -304,6 +304,19 @@ def test_one_trouble(check: str, path: str, answer: Any, state: State, what: str
     assert bool(remedy) == bool(found.remedy)
 
 
+def test_the_manifests_operator_is_read_as_it_reads_itself() -> None:
+    base = list(yaml.safe_load_all((ROOT / "tests/manifests/golden/base.yaml").read_text()))
+    (made,) = (thing for thing in base if thing["kind"] == "Deployment")
+    (told,) = (thing for thing in base if thing["kind"] == "ConfigMap")
+    path = f"/api/v1/namespaces/recaption/configmaps/{told['metadata']['name']}"
+    with asked(Answers({DEPLOYMENT: made, path: told})) as context:
+        found = find(CHECKS["its settings"], context)
+    assert found.state is State.GOOD
+    assert found.what.startswith(
+        "KFP at http://ml-pipeline.kubeflow:8888, its pods in kubeflow; images registry.example/"
+    )
+
+
 def test_a_lease_without_an_operator_is_no_second_trouble() -> None:
     with asked(Answers({**healthy(), DEPLOYMENT: NOT_THERE, LEASE: NOT_THERE})) as context:
         assert find(CHECKS["its Lease"], context) == open_("there is no operator to hold it")

@@ -100,9 +100,7 @@ def your_rights(context: Context) -> Finding:
     lacks = lacking(context, None, USERS, where)
     if not lacks:
         return good(f"you may make Recaptions in namespace {where}")
-    remedy = (
-        "ask for a RoleBinding to ClusterRole edit, or kubectl config set-context --current --namespace ANOTHER"
-    )
+    remedy = "ask for a RoleBinding to ClusterRole edit, or kubectl config set-context --current --namespace ANOTHER"
     return open_(f"you may not {_some(lacks)}", remedy)
 
 

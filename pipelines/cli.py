@@ -16,10 +16,7 @@ from rich.logging import RichHandler
 
 from components.pool import recipe as schema
 from components.pool import version
-from components.pool.errors import PermanentError, RecaptionError, Terminated
-from components.pool.run import load_run
-from components.pool.stage import Step
-from components.pool.worker import stop_on_sigterm
+from components.pool.errors import PermanentError, RecaptionError, Terminated, stop_on_sigterm
 from pipelines.kubeflow.commands import Ca, TokenFile, endpoint, kfp_app, pipeline_app
 from pipelines.progress import console
 
@@ -33,6 +30,7 @@ app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(kfp_app, name="kfp", hidden=True)
 out = Console(width=None if sys.stdout.isatty() else 140)
 log = logging.getLogger(__name__)
+# What brings pyarrow is imported where it is used: the operator, which has little memory, begins here too.
 
 GO_ON = "finished work is kept, run the same command to go on"
 
@@ -82,6 +80,7 @@ def demo(
 @app.command()
 def report(run: RunUri) -> None:
     """Write a run's report anew and say where it is."""
+    from components.pool.run import load_run
     from pipelines.stages import step
 
     loaded = load_run(run)
@@ -114,6 +113,8 @@ def stage(
     ] = False,
 ) -> None:
     """Run one stage of a planned run: what a container does."""
+    from components.pool.run import load_run
+    from components.pool.stage import Step
     from pipelines.fanout.worker import followed, own_task
     from pipelines.groups import FANNED_OUT
     from pipelines.ledger import timed
@@ -159,6 +160,8 @@ def launch(
     ] = None,
 ) -> None:
     """Run a stage in a cluster: its tasks as Indexed Jobs, followed to their end. Again, it follows those it finds."""
+    from components.pool.run import load_run
+
     if _on_this_machine():
         from pipelines.local import run_group
 

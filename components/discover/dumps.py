@@ -16,8 +16,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from components.pool import version
+from components.pool.claims import claimed_by
 from components.pool.errors import PermanentError, TemporaryError
-from components.pool.run import claimed_by
 from components.pool.storage import Storage, open_object
 
 log = logging.getLogger(__name__)

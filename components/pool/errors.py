@@ -8,6 +8,8 @@
 Every message is one line: what, where, what was found, what was expected, what to do.
 """
 
+import signal
+
 
 class RecaptionError(Exception):
     """Base of all failures that have a message for a person."""
@@ -31,3 +33,13 @@ class Terminated(BaseException):
     """SIGTERM arrived. A BaseException, so that no `except Exception` takes it for a failed sample."""
 
     exit_code = 143
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM ends this process as Ctrl-C does, with exit code 143: what is committed stays."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)

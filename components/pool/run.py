@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from components.pool import recipe as schema
+from components.pool.claims import claim
 from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.errors import PermanentError
 from components.pool.shards import Pool, content_hash, load_pool
@@ -202,25 +203,6 @@ def load_run(uri: str) -> Run:
     pool = load_pool(plan["pool"], plan["manifest"], storage, open_storage(plan["source"]))
     nodes = {value["key"]: Node.from_json(value) for value in plan["nodes"]}
     return Run(name, storage, recipe, pool, nodes, plan["tasks"], plan["fingerprints"])
-
-
-def claim(storage: Storage, path: str, by: str) -> str:
-    """Claim what `path` stands for, once; who holds it now: `by`, or whoever came first.
-
-    The same claimant may claim again: it is told that it holds it. Of two that race, one wins.
-    """
-    while not storage.create(path, json.dumps({"by": by}).encode()):
-        holder = claimed_by(storage, path)  # us, when the answer to our creation was lost and it was tried again
-        if holder is not None:  # else it was given up just now
-            return holder
-    return by
-
-
-def claimed_by(storage: Storage, path: str) -> str | None:
-    """Who holds a claim; None where nobody does."""
-    if storage.size(path) is None:
-        return None
-    return str(json.loads(storage.read(path))["by"])
 
 
 def _derived(mixture: schema.Mixture, *made_from: object) -> str:

@@ -7,7 +7,6 @@ shards; a shard's part is committed whole or not at all.
 from __future__ import annotations
 
 import queue
-import signal
 import threading
 import time
 from collections import Counter
@@ -23,7 +22,6 @@ import pyarrow.compute as pc
 from components.pool.beside import read_beside
 from components.pool.columns import ALL, Columns, align
 from components.pool.decoding import Chunk, Decoders, pixels_of
-from components.pool.errors import Terminated
 from components.pool.images import Pixels
 from components.pool.shards import Pool, Shard
 from components.pool.stage import Batch, ColumnStage
@@ -287,13 +285,3 @@ def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> 
     index = stage.spec.inputs["index"]
     for shard in shards:
         yield from columns.read(index, shard, []).column("uid").to_pylist()
-
-
-def stop_on_sigterm() -> None:
-    """From now on SIGTERM ends this process as Ctrl-C does, with exit code 143: what is committed stays."""
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
@@ -17,7 +18,7 @@ from components.pool.columns import Columns
 from components.pool.run import Run
 from components.pool.stage import Needs, Step
 from components.report import gather, plots
-from components.report.table import read, result_table
+from components.report.table import read, result_table, results
 
 LIBRARIES = ("torch", "transformers", "open_clip_torch", "webdataset", "clip-benchmark", "pyarrow", "numpy", "pillow")
 HEADINGS = {
@@ -34,7 +35,7 @@ class ReportStep(Step):
     name = "report"
     summary = "write one HTML page with every number and reason"
     reads = ("everything's numbers",)
-    writes = "runs/<run>/report.html"
+    writes = "runs/<run>/{report.html,results.json}"
     needs = Needs(memory_gib=1)
 
     def run(self, run: Run) -> None:
@@ -43,6 +44,7 @@ class ReportStep(Step):
         )
         environment.filters["number"] = _number
         page = environment.get_template("template.html").render(_content(run))
+        run.storage.write(f"{run.folder}/results.json", json.dumps(results(run), indent=1).encode())
         run.storage.write(f"{run.folder}/report.html", page.encode())
 
 

@@ -16,6 +16,17 @@ def result_table(run: Run) -> list[dict[str, object]]:
     return [{title: value for title, value in row.items() if title not in empty} for row in rows]
 
 
+def results(run: Run) -> dict[str, Any]:
+    """results.json: the rows of the result table, and of each mixture's training set the place and the pairs."""
+    rows = result_table(run)
+    pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
+    sets = [
+        {"mixture": m.name, "uri": f"{run.storage.uri}/{run.dataset_folder(m)}", "pairs": pairs.get(m.name, 0)}
+        for m in run.spec.mixtures
+    ]
+    return {"rows": rows, "datasets": sets}
+
+
 def _row(run: Run, mixture: schema.Mixture) -> dict[str, object]:
     folder = run.mixture_folder(mixture)
     chosen, analysis = read(run, f"{folder}/mixture.json"), read(run, f"{folder}/analysis.json")

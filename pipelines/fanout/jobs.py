@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.pool.compute import Accelerator, Compute, NodePool
 from components.pool.cores import CORES
 from components.pool.errors import PermanentError
 from components.pool.shards import content_hash
-from components.pool.stage import Needs
+
+if TYPE_CHECKING:  # it brings pyarrow, which the operator needs for nothing else
+    from components.pool.stage import Needs
 
 RUN, STAGE, POOL = "recaption.dev/run", "recaption.dev/stage", "recaption.dev/pool"  # labels; RUN's annotation is a URI
 SPEC, TASKS = "recaption.dev/spec-hash", "recaption.dev/tasks"  # annotations

@@ -18,8 +18,7 @@ from kfp.client import Client
 
 from components.pool.errors import PermanentError, TemporaryError
 from pipelines.kubeflow.cron import check_cron
-from pipelines.kubeflow.graph import ABOUT, NAME
-from pipelines.kubeflow.package import version_name
+from pipelines.kubeflow.naming import ABOUT, NAME, version_name
 
 CONNECT, READ = 5, 30  # seconds of one attempt; an unreachable endpoint is given up after 4 × 5 s
 RETRIES = urllib3.Retry(total=3, backoff_factor=0.5, allowed_methods=None, redirect=0, read=0, status=0)

@@ -14,12 +14,11 @@ from typing import Any, TypeAlias
 from kfp import dsl, kubernetes
 
 from pipelines.groups import FANNED_OUT, GROUPS
+from pipelines.kubeflow.naming import ABOUT, NAME
 from pipelines.kubeflow.parameters import Parameter, parameters
 from pipelines.secrets import SECRET_KEYS
 from pipelines.stages import stages
 
-NAME = "recaption"
-ABOUT = "Captions, scores and mixes a pool of image-text pairs, trains CLIP on each mixture and evaluates it."
 USER = 65532  # of images/Dockerfile
 SCRATCH = "/scratch"  # HOME and TMPDIR of the images
 RETRIES = 3  # KFP can't tell bad luck from bad input: that costs a minute more. What is done is skipped

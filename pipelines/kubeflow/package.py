@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from kfp import compiler
 
-from components.pool import version
-from pipelines.kubeflow.graph import NAME, pipeline
+from pipelines.kubeflow.graph import pipeline
+from pipelines.kubeflow.naming import NAME, version_name
 
 
 def compile_package(images: str = NAME, tag: str | None = None) -> str:
@@ -33,14 +31,6 @@ def compile_manifests(images: str = NAME, tag: str | None = None, namespace: str
         include_pipeline_manifest=True,
     )
     return _compiled(images, tag, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
-
-
-def version_name(package: str) -> str:
-    """A package's name in KFP: the same content is the same version. Fit to name a Kubernetes object."""
-    content = list(yaml.safe_load_all(package))
-    content[0].pop("sdkVersion", None)
-    digest = hashlib.sha256(yaml.safe_dump_all(content).encode()).hexdigest()[:12]
-    return f"{NAME}-{version().replace('+', '-')}-{digest}"
 
 
 def _compiled(images: str, tag: str | None, **how: Any) -> str:

@@ -13,6 +13,7 @@ from components.pool.errors import PermanentError
 from components.pool.reading import check, dump_yaml, read_yaml
 
 DUMP = "{dump}"
+SOME_DUMP = "CC-MAIN-2000-01"  # stands in while a schedule's recipe is checked
 CAPTIONED = "synthetic"  # how the captioner is called in a recipe made of parameters
 IMAGES = ("operator", "cpu", "gpu")  # targets of images/Dockerfile
 

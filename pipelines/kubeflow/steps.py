@@ -1,10 +1,6 @@
 """What runs in the containers of the nodes that KFP itself must understand: plan, report and cleanup.
 
 Their argument is KFP's executor input: the parameters' values, and the files in which it looks for outputs.
-
-    <storage>/claims/<claimant>.json     which run this claimant planned last: how the exit step finds it
-    <storage>/runs/<run>/claim.json      who executes the run; given up by the exit step of a run that failed
-    <storage>/schedules/<name>/<dump>.json   who did the dump; never given up, so that a dump is done once
 """
 
 from __future__ import annotations
@@ -20,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from components.discover.dumps import claim_path, list_dumps, unclaimed
+from components.pool.claims import claim, claimed_by, planned_by, point
 from components.pool.errors import PermanentError, TemporaryError
-from components.pool.run import Run, claim, claimed_by, load_run
+from components.pool.run import Run, load_run
 from components.pool.storage import Storage, open_storage
 from components.report.table import result_table
-from pipelines.kubeflow.parameters import DUMP, recipe_of
+from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of
 from pipelines.ledger import timed
 from pipelines.plan import plan_run
 from pipelines.stages import step
@@ -32,7 +29,6 @@ from pipelines.stages import step
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
-SOME_DUMP = "CC-MAIN-2000-01"  # stands in while a schedule's recipe is checked
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def plan(given: ExecutorInput) -> None:
     by = _claimant(given.values)
     run, reason = _plan_dump(given.values, by) if given.values["schedule"] else (_planned(given.values), "")
     if run:
-        run.storage.write(pointer(by), json.dumps({"run": run.name}).encode())
+        point(run.storage, by, run.name)
         holder = run.claim(by)
         if holder != by:
             reason = f"run {run.name} is claimed by {holder}; to go on in its place, give its id as `claim`"
@@ -164,10 +160,10 @@ def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
     except PermanentError as error:
         log.info("there was no run: %s", " ".join(str(error).split()))
         return None
-    if storage.size(pointer(by)) is None:
+    name = planned_by(storage, by)
+    if name is None:
         log.info("%s planned no run", by)
         return None
-    name = json.loads(storage.read(pointer(by)))["run"]
     holder = claimed_by(storage, f"runs/{name}/claim.json")
     if holder not in (by, None):  # nobody: an earlier exit step gave it up, and KFP was told to retry the run
         log.info("run %s is claimed by %s: nothing to end", name, holder)
@@ -200,10 +196,6 @@ def _named(values: Mapping[str, Any], parameter: str) -> str:
     if not NAME.fullmatch(name):
         raise PermanentError(f"parameter {parameter}: found {name}; expected letters, digits, dots and dashes")
     return name
-
-
-def pointer(by: str) -> str:
-    return f"claims/{by}.json"
 
 
 def _cell(value: object) -> str:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
-from components.pool.recipe import Recipe, parse_recipe
+from components.pool.reading import check
+from components.pool.recipe import Recipe
 from pipelines.operator.conditions import Object
 
 
 def asked(thing: Object) -> Recipe:
     """Raises PermanentError: what `recaption validate` says about it, a line per mistake."""
-    value = {
-        "apiVersion": thing["apiVersion"],
-        "kind": thing["kind"],
-        "metadata": {"name": thing["metadata"]["name"]},
-        "spec": {key: value for key, value in thing["spec"].items() if key != "suspend"},
-    }
-    return parse_recipe(json.dumps(value), "recipe")
+    whole: Object = {key: thing[key] for key in ("apiVersion", "kind", "spec") if key in thing}
+    return check(Recipe, {**whole, "metadata": {"name": thing["metadata"]["name"]}}, "recipe")

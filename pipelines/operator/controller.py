@@ -21,7 +21,7 @@ import kopf
 
 from components.pool.errors import RecaptionError
 from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, Conflict, connect
-from pipelines.operator import recaptions
+from pipelines.operator import recaptions, scheduling
 from pipelines.operator.conditions import Object
 from pipelines.operator.decide import RETRY, is_settled
 from pipelines.operator.kfp import Kfp, compiled
@@ -30,15 +30,16 @@ from pipelines.operator.metrics import Metrics, Sources
 from pipelines.operator.queue import DueQueue, Key
 from pipelines.operator.serving import serving
 from pipelines.operator.settings import Settings
+from pipelines.operator.timetable import SCHEDULE
 from pipelines.operator.world import World
-from pipelines.operator.writing import where
+from pipelines.operator.writing import API, where
 
 log = logging.getLogger(__name__)
 
 KINDS: dict[str, tuple[str, Callable[[Object, World], float]]] = {
     RECAPTIONS: ("Recaption", recaptions.reconcile),
+    SCHEDULES: ("RecaptionSchedule", scheduling.reconcile),
 }
-SCHEDULE = "recaption.dev/schedule"  # label of a schedule's Recaptions
 WORKERS = 4
 LIST_EVERY = 600.0  # seconds between two listings of everything
 LOOKS = 10.0  # per second, over all objects: beyond that each waits longer
@@ -94,7 +95,7 @@ class Controller:
         for resource in KINDS:
             found = [thing for n in namespaces for thing in self.world.cluster.within(n).find(resource)[0]]
             for thing in found:
-                self.seen(resource, {**thing, "apiVersion": "recaption.dev/v1alpha1", "kind": KINDS[resource][0]})
+                self.seen(resource, {**thing, "apiVersion": API, "kind": KINDS[resource][0]})
             there = {key_of(resource, thing) for thing in found}
             for thing in self.of(resource):
                 if key_of(resource, thing) not in there:
@@ -226,15 +227,16 @@ def operate(settings: Settings) -> None:
 async def watch(controller: Controller, settings: Settings) -> None:
     """Tell the controller what there is, until a signal stops it."""
     registry = kopf.OperatorRegistry()
+    kopf.on.login(id="login", registry=registry)(kopf.login_via_client)
     for resource in KINDS:
         plural, _, group = resource.partition(".")
 
-        def told(event: kopf.RawEvent, resource: str = resource, **_: object) -> None:
+        def told(event: kopf.RawEvent, kind: str = resource, **_: object) -> None:
             thing: Any = event["object"]
             if event["type"] == "DELETED":
-                controller.gone(resource, thing)
+                controller.gone(kind, thing)
             else:
-                controller.seen(resource, thing)
+                controller.seen(kind, thing)
 
         kopf.on.event(group, "v1alpha1", plural, id=f"told-{plural}", registry=registry)(told)
     how = kopf.OperatorSettings()
@@ -248,8 +250,3 @@ async def watch(controller: Controller, settings: Settings) -> None:
         clusterwide=not settings.watched,
         namespaces=list(settings.watched),
     )
-
-
-def main() -> None:
-    """Raises PermanentError where the environment is wrong."""
-    operate(Settings.from_environment())

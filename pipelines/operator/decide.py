@@ -25,7 +25,7 @@ from pipelines.operator.writing import FINALIZER
 
 RETRY = "recaption.dev/retry"  # annotation: any new value starts a failed run again
 
-FOLLOW = 30.0  # seconds between two looks at a KFP run
+FOLLOW = 20.0  # seconds between two looks at a KFP run
 SOON = 5.0  # while something is about to change
 LATER = 15.0  # after a question that was not answered
 BOUND = 600.0  # seconds that a deletion may wait for KFP and storage

@@ -108,5 +108,5 @@ def compiled(images: str, tag: str | None) -> str:
         path = Path(folder) / "pipeline.yaml"
         command = [sys.executable, "-m", "pipelines.cli", "pipeline", "compile", "--output", str(path)]
         options = ["--images", images, *(["--tag", tag] if tag else [])]
-        subprocess.run([*command, *options], check=True)
+        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
         return path.read_text(encoding="utf-8")

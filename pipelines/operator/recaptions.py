@@ -14,16 +14,14 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+from components.pool.claims import claim, claimed_by, planned_by
 from components.pool.errors import PermanentError, RecaptionError, TemporaryError
 from components.pool.recipe import dump_recipe
-from components.pool.run import Run, claim, claimed_by, load_run
 from components.pool.storage import Storage
-from components.report.table import result_table
 from pipelines.fanout.cluster import RECAPTIONS, Conflict
 from pipelines.fanout.ending import cleanup
 from pipelines.kubeflow.client import KfpRun
 from pipelines.kubeflow.parameters import parameters
-from pipelines.kubeflow.steps import pointer
 from pipelines.operator.asked import asked
 from pipelines.operator.conditions import Object, events
 from pipelines.operator.decide import BAD_NEWS, STOPPED, Act, Problem, Seen, decide, is_settled, is_under_way
@@ -85,7 +83,7 @@ def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen
         runs = _kfp_runs(thing, attempt, world)
         storage = world.storage(thing["spec"]["storage"])
         known = thing["status"].get("run", "").rpartition("/")[2]
-        name = known or next(filter(None, (_planned(storage, run.id) for run in runs)), "")
+        name = known or next(filter(None, (planned_by(storage, run.id) for run in runs)), "")
         seen = replace(seen, runs=runs)
         return _look_into(seen, storage, name) if name else seen
     except RecaptionError as error:
@@ -103,30 +101,16 @@ def _kfp_runs(thing: Object, attempt: Mapping[str, Any], world: World) -> tuple[
     return tuple(world.kfp.find(namespace, attempt["name"]))
 
 
-def _planned(storage: Storage, kfp_run: str) -> str:
-    path = pointer(kfp_run)
-    return str(json.loads(storage.read(path))["run"]) if storage.size(path) is not None else ""
-
-
 def _look_into(seen: Seen, storage: Storage, name: str) -> Seen:
     folder, uri = f"runs/{name}", f"{storage.uri}/runs/{name}"
-    path = f"{folder}/status.json"
-    progress = json.loads(storage.read(path)) if storage.size(path) is not None else {}
-    seen = replace(seen, run=uri, progress=progress)
+    seen = replace(seen, run=uri, progress=_read(storage, f"{folder}/status.json"))
     if len(seen.runs) != 1 or seen.runs[0].state in STOPPED:
         seen = replace(seen, holder=claimed_by(storage, f"{folder}/claim.json"))
-    return replace(seen, results=results(load_run(uri))) if seen.finished else seen
+    return replace(seen, results=_read(storage, f"{folder}/results.json")) if seen.finished else seen
 
 
-def results(run: Run) -> dict[str, Any]:
-    """Of a finished run: its training sets, and the rows of its result table."""
-    rows = result_table(run)
-    pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
-    sets = [
-        {"mixture": m.name, "uri": f"{run.storage.uri}/{run.dataset_folder(m)}", "pairs": pairs.get(m.name, 0)}
-        for m in run.spec.mixtures
-    ]
-    return {"rows": rows, "datasets": sets}
+def _read(storage: Storage, path: str) -> dict[str, Any]:
+    return dict(json.loads(storage.read(path))) if storage.size(path) is not None else {}
 
 
 def perform(act: Act, thing: Object, seen: Seen, world: World) -> tuple[Object | None, Object]:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from math import inf
 
 from components.discover.dumps import claim_path, claimed, wanted
+from components.pool.claims import claim
 from components.pool.errors import PermanentError, RecaptionError
-from components.pool.run import claim
 from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, QuotaRefused
 from pipelines.operator.conditions import Object
 from pipelines.operator.schedules import Act, Decision, Seen, Trouble, decide
@@ -76,14 +76,14 @@ def _ask(act: Act, thing: Object, seen: Seen, world: World) -> Seen | None:
         return _probed(thing, seen, world)
     timetable = timetable_of(thing)
     try:
-        dumps = world.dumps.get(timetable.index)
+        dumps = world.dumps.get(timetable.spec.index)
     except RecaptionError as error:
         reason = "NoList" if isinstance(error, PermanentError) else "Unreachable"
         return replace(seen, trouble=Trouble("DumpsListed", reason, str(error)))
     if dumps is None:
         return None
     try:
-        claims = claimed(world.storage(timetable.storage), thing["metadata"]["name"])
+        claims = claimed(world.storage(timetable.spec.template.spec.storage), thing["metadata"]["name"])
     except RecaptionError as error:
         return replace(seen, trouble=_storage_trouble(error))
     todo = tuple(dump for dump in wanted(dumps, timetable.oldest) if dump not in claims)
@@ -110,7 +110,7 @@ def perform(act: Act, thing: Object, seen: Seen, world: World) -> Seen:
     if act is Act.CREATE:
         return _create(thing, dump, seen, world)
     try:
-        storage = world.storage(timetable_of(thing).storage)
+        storage = world.storage(timetable_of(thing).spec.template.spec.storage)
         return replace(seen, holder=claim(storage, claim_path(thing["metadata"]["name"], dump), claimant(thing)))
     except RecaptionError as error:
         return replace(seen, trouble=_storage_trouble(error))

@@ -4,97 +4,83 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from components.discover.dumps import DUMP as ID
-from components.discover.dumps import INDEX
 from components.pool.errors import PermanentError
-from components.pool.reading import dump_yaml
+from components.pool.reading import check
 from components.pool.recipe import Recipe
-from pipelines.kubeflow.parameters import DUMP, recipe_of
-from pipelines.kubeflow.steps import SOME_DUMP
+from pipelines.kubeflow.parameters import DUMP, SOME_DUMP
 from pipelines.operator.conditions import Object
+from pipelines.operator.schedule_model import LONGEST_SCHEDULE, RecaptionSchedule, ScheduleSpec
 from pipelines.operator.ticks import Ticks
 from pipelines.operator.writing import API, FINALIZER
 
 SCHEDULE, OF_DUMP = "recaption.dev/schedule", "recaption.dev/dump"  # labels of a schedule's Recaptions
-LONGEST = 63 - len(SOME_DUMP) - 1  # characters of a name that still makes a Recaption's
-FORBID, ALLOW, REPLACE = "Forbid", "Allow", "Replace"
 
 
 @dataclass(frozen=True)
 class Timetable:
-    """By the fields of the object's spec."""
+    """What is asked for, with what its texts mean."""
 
+    spec: ScheduleSpec
     ticks: Ticks
-    index: str
-    oldest: str
-    """The first dump that it is there for; empty: only the newest."""
-    policy: str
-    suspend: bool
-    deadline: int | None
-    """Seconds after which a tick that nothing came of is given up."""
-    keep: tuple[int, int]
-    """Finished Recaptions, succeeded and failed."""
-    storage: str
+
+    @property
+    def oldest(self) -> str:
+        """The first dump that it is there for; empty: only the newest."""
+        return "" if self.spec.dumps == "new" else self.spec.dumps.removeprefix("since ")
 
 
 def timetable_of(thing: Object) -> Timetable:
-    """Raises PermanentError, a line per mistake: of the template what `recaption validate` says."""
-    name, spec = thing["metadata"]["name"], thing["spec"]
-    ticks = Ticks.parse(spec["schedule"], spec.get("timeZone", "Etc/UTC"))
-    if len(name) > LONGEST:
+    """Raises PermanentError: what `recaption validate` says about it, a line per mistake."""
+    whole: Object = {key: thing[key] for key in ("apiVersion", "kind", "spec") if key in thing}
+    name = thing["metadata"]["name"]
+    try:
+        spec = check(RecaptionSchedule, {**whole, "metadata": {"name": name}}, "schedule").spec
+    except PermanentError as error:
+        raise PermanentError(re.sub(r"(?m)^schedule: ", "", str(error))) from error
+    if len(name) > LONGEST_SCHEDULE:
         raise PermanentError(
-            f"metadata.name: found {len(name)} characters; expected at most {LONGEST}, as a Recaption is called "
-            f"{name}-{SOME_DUMP.lower()}"
+            f"metadata.name: found {len(name)} characters; expected at most {LONGEST_SCHEDULE}, for Recaptions called "
+            f"{name_of(thing, SOME_DUMP)}"
         )
-    dumps = spec.get("dumps", "new")
-    oldest = dumps.removeprefix("since ")
-    if dumps != "new" and not ID.fullmatch(oldest):
-        raise PermanentError(f"spec.dumps: found {dumps!r}; expected new, or since CC-MAIN-2026-05 and the like")
-    recipe = recipe_for(thing, SOME_DUMP)
-    return Timetable(
-        ticks=ticks,
-        index=spec.get("index", INDEX),
-        oldest="" if dumps == "new" else oldest,
-        policy=spec.get("concurrencyPolicy", FORBID),
-        suspend=bool(spec.get("suspend")),
-        deadline=spec.get("startingDeadlineSeconds"),
-        keep=(spec.get("successfulHistoryLimit", 3), spec.get("failedHistoryLimit", 3)),
-        storage=recipe.spec.storage,
-    )
+    for key, value in (("name", spec.template.spec.pool.name), ("shards", spec.template.spec.pool.shards)):
+        if DUMP not in value:
+            raise PermanentError(
+                f"spec.template.spec.pool.{key}: found {value}, without {DUMP}; every dump is a pool of its own"
+            )
+    if DUMP in spec.template.spec.storage:
+        raise PermanentError(f"spec.template.spec.storage: found {DUMP} in it; a schedule's runs share one storage")
+    recipe_for(thing, SOME_DUMP)
+    return Timetable(spec, Ticks.parse(spec.schedule, spec.time_zone))
 
 
 def recipe_for(thing: Object, dump: str) -> Recipe:
-    """What the template means for a dump. Raises PermanentError, a line per mistake."""
+    """What the template means for a dump: {dump} as Common Crawl spells it, in the pool's name in lower case.
+
+    Raises:
+        PermanentError: a line per mistake.
+    """
     template = thing["spec"]["template"]["spec"]
-    pool: Mapping[str, Any] = template.get("pool", {})
-    for key in ("name", "shards"):
-        if DUMP not in str(pool.get(key, "")):
-            raise PermanentError(
-                f"spec.template.spec.pool.{key}: found no {DUMP} in it; every dump is a pool of its own"
-            )
-    if DUMP in str(template.get("storage", "")):
-        raise PermanentError(f"spec.template.spec.storage: found {DUMP} in it; a schedule's runs share one storage")
-    name = f"{thing['metadata']['name']}-{DUMP}"
-    whole = {"apiVersion": API, "kind": "Recaption", "metadata": {"name": name}, "spec": template}
+    spec = json.loads(json.dumps(template).replace(DUMP, dump))
+    spec["pool"]["name"] = template["pool"]["name"].replace(DUMP, dump.lower())
+    whole = {"apiVersion": API, "kind": "Recaption", "metadata": {"name": name_of(thing, dump)}, "spec": spec}
     try:
-        return recipe_of({"recipe": dump_yaml(whole)}, dump)
+        return check(Recipe, whole, "template")
     except PermanentError as error:
-        raise PermanentError(re.sub(r"(?m)^recipe: ", "spec.template.", str(error))) from error
+        raise PermanentError(re.sub(r"(?m)^template: ", "spec.template.", str(error))) from error
 
 
 def recaption_of(thing: Object, dump: str) -> Object:
     """The Recaption of a dump. Our finalizer is on it from the start: nobody deletes it before we have seen it."""
-    recipe, meta, template = recipe_for(thing, dump), thing["metadata"], thing["spec"]["template"].get("metadata", {})
+    recipe, meta = recipe_for(thing, dump), thing["metadata"]
+    template = thing["spec"]["template"].get("metadata") or {}
     owner = {key: thing[key] for key in ("apiVersion", "kind")} | {key: meta[key] for key in ("name", "uid")}
     metadata = {
         "name": recipe.name,
         "namespace": meta["namespace"],
-        "labels": {**template.get("labels", {}), SCHEDULE: meta["name"], OF_DUMP: dump.lower()},
-        "annotations": dict(template.get("annotations", {})),
+        "labels": {**(template.get("labels") or {}), SCHEDULE: meta["name"], OF_DUMP: dump.lower()},
+        "annotations": dict(template.get("annotations") or {}),
         "finalizers": [FINALIZER],
         "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
     }

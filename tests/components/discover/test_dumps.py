@@ -13,8 +13,8 @@ import pytest
 
 from components.discover import dumps
 from components.discover.dumps import claim_path, list_dumps, unclaimed
+from components.pool.claims import claim
 from components.pool.errors import PermanentError, TemporaryError
-from components.pool.run import claim
 from components.pool.storage import LocalStorage
 
 # Ids as index.commoncrawl.org/collinfo.json has them, out of order, with the oldest kinds among them.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.pool.run import claim, claimed_by
+from components.pool.claims import claim, claimed_by
 from components.pool.storage import Storage, open_storage
 from tests.components.pool.gcs_server import BUCKET, Faults, gcs_server
 

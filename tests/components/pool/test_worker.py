@@ -174,7 +174,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from components.pool.errors import Terminated
-from components.pool.worker import run_task, stop_on_sigterm
+from components.pool.errors import stop_on_sigterm
+from components.pool.worker import run_task
 from tests.components.pool.stages import Brightness
 from tests.pools import indexed
 

@@ -258,7 +258,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from components.pool.errors import Terminated
-from components.pool.worker import stop_on_sigterm
+from components.pool.errors import stop_on_sigterm
 from components.reshard import stage
 from components.reshard.layout import lay_out
 from tests.components.reshard.conftest import make_run

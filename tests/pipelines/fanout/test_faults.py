@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
-from components.pool.errors import PermanentError, TemporaryError, Terminated
+from components.pool.errors import PermanentError, TemporaryError, Terminated, stop_on_sigterm
 from components.pool.run import Run
-from components.pool.worker import stop_on_sigterm
 from pipelines import ledger
 from pipelines.fanout import cluster as cluster_module
 from pipelines.fanout.cluster import JOBS, OUTAGE, TIMEOUT, connect

@@ -14,7 +14,8 @@ from components.pool.errors import PermanentError, RecaptionError, TemporaryErro
 from pipelines.cli import app
 from pipelines.kubeflow import client
 from pipelines.kubeflow.client import Endpoint, Pipelines
-from pipelines.kubeflow.package import compile_package, version_name
+from pipelines.kubeflow.naming import version_name
+from pipelines.kubeflow.package import compile_package
 from tests.pipelines.kubeflow.kfp_server import Kfp, kfp_server
 from tests.pipelines.kubeflow.test_parameters import recipe_text
 

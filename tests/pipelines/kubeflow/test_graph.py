@@ -15,7 +15,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.pool import recipe as schema
 from pipelines.groups import GROUPS
-from pipelines.kubeflow.package import compile_manifests, compile_package, version_name
+from pipelines.kubeflow.naming import version_name
+from pipelines.kubeflow.package import compile_manifests, compile_package
 from pipelines.kubeflow.parameters import parameters
 
 GOLDEN = Path(__file__).with_name("golden") / "pipeline.yaml"

@@ -14,6 +14,7 @@ from typing import Any
 from kubernetes import client
 
 from components.pool.run import Run, load_run
+from components.report.table import results
 from pipelines import ledger
 from pipelines.fanout.cluster import RECAPTIONS, Cluster, Conflict
 from pipelines.kubeflow import steps
@@ -122,6 +123,8 @@ class Place:
     def finish(self, state: str = "SUCCEEDED") -> None:
         """The KFP run ends: with a report, or without."""
         if state == "SUCCEEDED":
+            run = self.run()
+            run.storage.write(f"{run.folder}/results.json", json.dumps(results(run)).encode())
             self.progress("report", state="done")
         for run in self.runs():
             if run["state"] == "RUNNING":

@@ -1,0 +1,42 @@
+"""Claims: what is to be done once is done by whoever claimed it first.
+
+<storage>/runs/<run>/claim.json          who executes the run
+<storage>/schedules/<name>/<dump>.json   who does the dump; never given up
+<storage>/claims/<claimant>.json         which run this claimant planned last
+"""
+
+from __future__ import annotations
+
+import json
+
+from components.pool.storage import Storage
+
+
+def claim(storage: Storage, path: str, by: str) -> str:
+    """Claim what `path` stands for, once; who holds it now: `by`, or whoever came first.
+
+    The same claimant may claim again: it is told that it holds it. Of two that race, one wins.
+    """
+    while not storage.create(path, json.dumps({"by": by}).encode()):
+        holder = claimed_by(storage, path)  # us, when the answer to our creation was lost and it was tried again
+        if holder is not None:  # else it was given up just now
+            return holder
+    return by
+
+
+def claimed_by(storage: Storage, path: str) -> str | None:
+    """Who holds a claim; None where nobody does."""
+    if storage.size(path) is None:
+        return None
+    return str(json.loads(storage.read(path))["by"])
+
+
+def point(storage: Storage, by: str, run: str) -> None:
+    """Keep which run this claimant has planned: how it is found again."""
+    storage.write(f"claims/{by}.json", json.dumps({"run": run}).encode())
+
+
+def planned_by(storage: Storage, by: str) -> str | None:
+    """The name of the run that this claimant has planned last; None where it never got so far."""
+    path = f"claims/{by}.json"
+    return str(json.loads(storage.read(path))["run"]) if storage.size(path) is not None else None

@@ -25,7 +25,7 @@ from pipelines.operator.conditions import (
     with_condition,
 )
 from pipelines.operator.decide import RETRY
-from pipelines.operator.timetable import FORBID, REPLACE, claimant, name_of, timetable_of
+from pipelines.operator.timetable import claimant, name_of, timetable_of
 
 FAILED = ("Failed", "Refused")
 OUTCOMES = ("Started", "UpToDate", "NoShards", "MissedDeadline")  # what came of a tick: it stands until the next
@@ -122,7 +122,7 @@ class _Look:
         self.tick = self.due()
         if self.pending and (self.seen.created or self.own in self.names):
             return self.started()
-        if self.asked.suspend:
+        if self.asked.spec.suspend:
             self.tick = None
             self.say("Scheduled", False, "Suspended", "spec.suspend is true: nothing is started")
             return self.rest()
@@ -168,7 +168,7 @@ class _Look:
             self.settle()
             return self.decision(Act.LOOK)
         others = [r for r in self.unfinished.values() if "deletionTimestamp" not in r["metadata"]]
-        replaced = tuple(others) if self.asked.policy == REPLACE else ()
+        replaced = tuple(others) if self.asked.spec.concurrency_policy == "Replace" else ()
         for recaption in replaced:
             self.told.append(Event("Replaced", f"Recaption {recaption['metadata']['name']} makes way for dump {dump}"))
         return self.decision(Act.CREATE, deleted=replaced)
@@ -203,7 +203,7 @@ class _Look:
         return newest if newest and newest > start else None
 
     def give_up_late(self) -> None:
-        deadline = self.asked.deadline
+        deadline = self.asked.spec.starting_deadline_seconds
         if not self.tick or self.pending or deadline is None:
             return
         if self.seen.now <= self.tick + timedelta(seconds=deadline):
@@ -224,7 +224,7 @@ class _Look:
     @property
     def blocker(self) -> str:
         """The Recaption that must be finished first."""
-        return next(iter(self.unfinished), "") if self.asked.policy == FORBID else ""
+        return next(iter(self.unfinished), "") if self.asked.spec.concurrency_policy == "Forbid" else ""
 
     def is_news(self) -> bool:
         """Whether the dumps are to be listed, be it only to say how many are behind."""
@@ -255,11 +255,12 @@ class _Look:
         self.status["active"] = sorted(self.unfinished)
         self.status.pop("nextScheduleTime", None)
         moments = []
-        if following and not self.asked.suspend:
+        if following and not self.asked.spec.suspend:
             self.status["nextScheduleTime"] = timestamp(following)
             moments.append(following)
-        if self.tick and self.asked.deadline is not None:
-            moments.append(self.tick + timedelta(seconds=self.asked.deadline + 1))
+        deadline = self.asked.spec.starting_deadline_seconds
+        if self.tick and deadline is not None:
+            moments.append(self.tick + timedelta(seconds=deadline + 1))
         waits = [wait, *((moment - now).total_seconds() for moment in moments)]
         if moments or self.unfinished:
             waits.append(OFTEN)
@@ -271,8 +272,9 @@ class _Look:
         finished.sort(key=lambda r: r["status"].get("completionTime") or r["metadata"]["creationTimestamp"])
         failed = [r for r in finished if r["status"]["phase"] in FAILED]
         succeeded = [r for r in finished if r["status"]["phase"] not in FAILED]
-        groups = zip((succeeded, failed), self.asked.keep, strict=True)
-        return tuple(r for group, keep in groups for r in group[: max(0, len(group) - keep)])
+        spec = self.asked.spec
+        limits = ((succeeded, spec.successful_history_limit), (failed, spec.failed_history_limit))
+        return tuple(r for group, limit in limits for r in group[: max(0, len(group) - limit)])
 
     def say(self, kind: str, true: bool, reason: str, message: str) -> None:
         generation = self.thing["metadata"]["generation"]

@@ -78,8 +78,13 @@ class Seen:
 
     @property
     def chosen(self) -> KfpRun | None:
-        """The KFP run that executes the attempt: who holds the claim, else the oldest."""
-        return next((run for run in self.runs if run.id == self.holder), self.runs[0] if self.runs else None)
+        """The KFP run that executes the attempt: who holds the claim, else who may still get it, else the oldest."""
+        holder = [run for run in self.runs if run.id == self.holder]
+        return next(iter((*holder, *self.live, *self.runs)), None)
+
+    @property
+    def live(self) -> tuple[KfpRun, ...]:
+        return tuple(run for run in self.runs if run.state not in STOPPED)
 
     @property
     def finished(self) -> bool:
@@ -174,6 +179,7 @@ def _begin(thing: Object, seen: Seen, attempt: Object) -> Decision:
     kept = {key: value for key, value in status.items() if key not in OF_A_RUN}
     thing = {**thing, "status": {**kept, "retried": _retry(thing)}}
     if thing["spec"].get("suspend"):
+        thing["status"].pop("kfp", None)
         return Decision(_suspended(thing, seen, "not started"))
     kept = thing["status"]
     kept |= {"phase": "Pending", "kfp": attempt, "attempts": status.get("attempts", 0) + 1}
@@ -199,6 +205,8 @@ def _go_on(thing: Object, seen: Seen, suspend: bool) -> Decision:
     if chosen.state not in STOPPED:
         status["retried"] = _retry(thing)  # of a run that goes on there is nothing to start again
         return _suspend(thing, seen) if suspend else _follow(thing, seen, chosen, waits)
+    if seen.live:  # its twin must not take over what has come to its end
+        return _put_down(thing, seen, thing["status"])
     if chosen.state == "CANCELED" and is_true(thing, "Suspended"):
         return _suspend(thing, seen) if suspend else _resume(thing, seen)
     return _ended(thing, seen, chosen)
@@ -225,9 +233,8 @@ def _suspend(thing: Object, seen: Seen) -> Decision:
 
 
 def _put_down(thing: Object, seen: Seen, status: Object) -> Decision:
-    live = [run for run in seen.runs if run.state not in STOPPED]
-    if live:
-        ending = all(run.state == "CANCELING" for run in live)
+    if seen.live:
+        ending = all(run.state == "CANCELING" for run in seen.live)
         return Decision({**status, "cleaned": False}, None if ending else Act.TERMINATE, SOON)
     return Decision(status, None if status.get("cleaned") else Act.PUT_AWAY)
 
@@ -287,16 +294,15 @@ def _end(thing: Object, seen: Seen) -> Decision:
         return Decision(dict(thing.get("status", {})))
     if not is_under_way(thing):
         return Decision(status, Act.LET_GO)
-    live = [run for run in seen.runs if run.state not in STOPPED]
-    if (seen.problem or live) and (seen.now - parse_time(meta["deletionTimestamp"])).total_seconds() > BOUND:
-        left = seen.problem.message if seen.problem else f"KFP run {live[0].id} is {live[0].state}"
+    if (seen.problem or seen.live) and (seen.now - parse_time(meta["deletionTimestamp"])).total_seconds() > BOUND:
+        left = seen.problem.message if seen.problem else f"KFP run {seen.live[0].id} is {seen.live[0].state}"
         return Decision(
             status, Act.LET_GO, event=Event("GaveUp", f"deleted with its KFP run not put away: {left}", True)
         )
     if seen.problem:
         return _unanswered({**thing, "status": status}, seen, seen.problem)
     decision = _put_down(thing, seen, status)
-    return Decision(status, Act.LET_GO) if decision.act is None and not live else decision
+    return Decision(status, Act.LET_GO) if decision.act is None and not seen.live else decision
 
 
 def _unanswered(thing: Object, seen: Seen, problem: Problem) -> Decision:

@@ -10,13 +10,21 @@ from components.discover.dumps import list_dumps
 from components.pool.errors import PermanentError, RecaptionError
 
 
+@dataclass(frozen=True)
+class _Answer:
+    at: float
+    dumps: list[str] = field(default_factory=list)
+    refusal: tuple[type[RecaptionError], str] | None = None
+    """Kind and message: the error itself would keep its connection."""
+
+
 @dataclass
 class DumpLists:
     """By the index's address; from several threads."""
 
     kept: float = 60.0
     """Seconds that an answer stands; a bad one, too."""
-    _answers: dict[str, tuple[float, list[str] | RecaptionError]] = field(default_factory=dict)
+    _answers: dict[str, _Answer] = field(default_factory=dict)
     _asking: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -28,29 +36,35 @@ class DumpLists:
             TemporaryError: it can't be reached.
         """
         with self._lock:
-            at, answer = self._answers.get(index, (0.0, None))
-            if answer is None or time.monotonic() - at >= self.kept:
-                if index in self._asking:
-                    return None
+            answer = self._answers.get(index)
+            fresh = answer is not None and time.monotonic() - answer.at < self.kept
+            if not fresh and index in self._asking:
+                return None
+            if not fresh:
                 self._asking.add(index)
-                answer = None
-        if answer is None:
+        if answer is None or not fresh:
             answer = self._ask(index)
-        if isinstance(answer, RecaptionError):
-            raise type(answer)(str(answer))  # a new one each time: a traceback grows with every raise
-        return answer
+        if answer.refusal:
+            kind, message = answer.refusal
+            raise kind(message)
+        return answer.dumps
 
-    def _ask(self, index: str) -> list[str] | RecaptionError:
-        answer: list[str] | RecaptionError
+    def _ask(self, index: str) -> _Answer:
         try:
-            answer = list_dumps(index)
-            if not answer:
-                answer = PermanentError(f"dumps {index}: found none; expected ids such as CC-MAIN-2026-43")
-        except RecaptionError as error:
-            answer = error
+            answer = _listed(index)
+            with self._lock:
+                self._answers[index] = answer
+            return answer
         finally:
             with self._lock:
                 self._asking.discard(index)
-        with self._lock:
-            self._answers[index] = time.monotonic(), answer
-        return answer
+
+
+def _listed(index: str) -> _Answer:
+    try:
+        dumps = list_dumps(index)
+        if not dumps:
+            raise PermanentError(f"dumps {index}: found none; expected ids such as CC-MAIN-2026-43")
+    except RecaptionError as error:
+        return _Answer(time.monotonic(), refusal=(type(error), str(error)))
+    return _Answer(time.monotonic(), dumps)

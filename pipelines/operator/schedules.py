@@ -30,8 +30,8 @@ from pipelines.operator.timetable import claimant, name_of, timetable_of
 FAILED = ("Failed", "Refused")
 OUTCOMES = ("Started", "UpToDate", "NoShards", "MissedDeadline")  # what came of a tick: it stands until the next
 TROUBLE = ("StorageRefused", "StorageUnreachable", "NameTaken", "Refused", "MissedDeadline")
-SHORTEST, LONGEST = 60.0, 1800.0  # seconds between two attempts at what is away; as long as it has been away
-OFTEN = 600.0  # seconds between two looks at least: a clock may be set, and a finished Recaption be missed
+SOON = 60.0  # seconds until what is away is asked again; then as many as it has been away
+OFTEN = 600.0  # seconds between two looks at most: a clock may be set, and a finished Recaption be missed
 SKEW = timedelta(minutes=1)  # by which the API server's clock may be ahead of ours
 
 
@@ -191,7 +191,7 @@ class _Look:
         self.give_up_late()
         since = parse_time(condition(self.status, trouble.kind)["lastTransitionTime"])
         away = (self.seen.now - since).total_seconds()
-        return self.rest(min(max(away, SHORTEST), LONGEST))
+        return self.rest(min(max(away, SOON), OFTEN))
 
     def due(self) -> datetime | None:
         """The newest tick that nothing came of yet, for however many that were missed."""

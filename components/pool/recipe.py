@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -307,10 +308,10 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
     """What the schema alone can't say: names that must be unique and names that must exist; a line each."""
     problems: list[str] = []
 
-    def unique(where: str, names: list[str], taken: tuple[str, ...] = ()) -> None:
-        seen = set(taken)
+    def unique(where: str, names: Sequence[str | None], taken: tuple[str, ...] = ()) -> None:
+        seen: set[str | None] = set(taken)
         for i, name in enumerate(names):
-            if name in seen:
+            if name is not None and name in seen:
                 problems.append(f"{root}.{where}[{i}].name: {name} is taken; every name must be used once")
             seen.add(name)
 
@@ -330,7 +331,7 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
     for m, mixture in enumerate(spec.mixtures):
         where = f"mixtures[{m}].rules"
         thresholds = [r.name for r in mixture.rules if r.name and top_of(r)]
-        unique(where, [r.name for r in mixture.rules if r.name])
+        unique(where, [r.name for r in mixture.rules])
         for r, rule in enumerate(mixture.rules):
             for name in texts_of(rule):
                 known(f"{where}[{r}].text", name, spec.texts, "text")

@@ -63,18 +63,22 @@ VALUES = {  # what the checks look at
 
 CHECKS = {
     "textShapes": each_rule(
-        f"""type(rule.text) == string
-|| (type(rule.text) == map && size(rule.text) == 1 && rule.text.all(k, k in ['concat', 'bestOf'])) ? ''
-: {RULE}.text: expected a text, {{concat: [A, B]}} or {{bestOf: [A, B]}}; '"""
+        f"""type(rule.text) == string ? ''
+: type(rule.text) != map || !('concat' in rule.text || 'bestOf' in rule.text)
+? {RULE}.text: expected a text, {{concat: [A, B]}} or {{bestOf: [A, B]}}; '
+: rule.text.filter(k, k != ('concat' in rule.text ? 'concat' : 'bestOf'))
+.map(k, {RULE}.text.' + k + ': unknown key; allowed are '
+  + ('concat' in rule.text ? 'concat' : 'bestOf') + '; ').join('')"""
     ),
     "conditionShapes": each_condition(
         f"""(has(condition.top) != has(condition.atLeast) || has(condition.flag) ? ''
 : {CONDITION}: give exactly one of `top` and `atLeast`; ')
 + (!has(condition.atLeast) ? ''
 : has(condition.flag) ? {CONDITION}.atLeast: unknown key; allowed are flag, equals; '
-: type(condition.atLeast) == int || type(condition.atLeast) == double
-|| (type(condition.atLeast) == map && condition.atLeast.all(k, k == 'rule')) ? ''
-: {CONDITION}.atLeast: expected a number or {{rule: NAME}}; ')"""
+: type(condition.atLeast) == int || type(condition.atLeast) == double ? ''
+: type(condition.atLeast) != map ? {CONDITION}.atLeast: expected a number or {{rule: NAME}}; '
+: condition.atLeast.filter(k, k != 'rule')
+.map(k, {CONDITION}.atLeast.' + k + ': unknown key; allowed are rule; ').join(''))"""
     ),
     "otherShapes": f"""(type(variables.scale) == string ? ''
 : type(variables.scale) == map

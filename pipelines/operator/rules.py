@@ -127,7 +127,7 @@ CHANGES: dict[str, list[Rule]] = {
 }
 """What may not be changed in a Recaption; in a schedule's template all may, for the dumps to come."""
 
-DUMP = "found no {dump} in it; every dump is a pool of its own"
+DUMP = "found it without {dump}; every dump is a pool of its own"
 TEMPLATE: dict[str, list[Rule]] = {
     "TemplatePool.name": [{"rule": "self.contains('{dump}')", "message": DUMP}],
     "TemplatePool.shards": [ADDRESS, {"rule": "self.contains('{dump}')", "message": DUMP}],

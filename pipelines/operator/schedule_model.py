@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from components.discover.dumps import INDEX
+from components.pool.errors import PermanentError
 from components.pool.fields import LONGEST_NAME, Address, LabelKey, LabelValue, Model, Nulls, Text, Whole
+from components.pool.reading import check
 from components.pool.recipe import Metadata, Pool, Spec, problems_of
 
 PoolName = Annotated[  # a Name in which {dump}, which becomes 15 characters, may stand once
@@ -96,3 +98,14 @@ class RecaptionSchedule(Model):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+def check_schedule(value: object, where: str) -> None:
+    """Raises PermanentError: a line per mistake, also of what a schema doesn't know, such as time zones."""
+    from pipelines.operator.timetable import timetable_of
+
+    schedule = check(RecaptionSchedule, value, where)
+    try:
+        timetable_of(schedule.model_dump(mode="json", by_alias=True, exclude_none=True))
+    except PermanentError as error:
+        raise PermanentError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from error

@@ -1,0 +1,380 @@
+"""A real API server with our CRDs and policy says of every recipe what the command line says.
+
+They are made in API groups of the tests' own, where no operator sees them, and go again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+
+from pipelines.operator.conditions import with_condition
+from pipelines.operator.crds import recaption_crd, schedule_crd
+from pipelines.operator.policy import binding, policy
+from tests.pipelines.operator.corpus import ADMITTED, BAD, BASE, GOOD, POLICY, REFUSED, SCHEDULE_BASE, Case, changed
+
+Object = dict[str, Any]
+BAD_TEXT = changed(BASE, {"spec.mixtures.0.rules.1.text": "blip"})
+ANY = "x-kubernetes-preserve-unknown-fields"
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+CLUSTERS = {  # path of an object of the cluster, by kind
+    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "ValidatingAdmissionPolicy": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
+}
+
+
+@dataclass
+class Server:
+    """Requests to the API server, with our resources in a group of the test's own; a refusal is an answer."""
+
+    api: client.ApiClient
+    namespace: str
+    group: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:8]}.recaption.dev")
+    made: list[str] = field(default_factory=list)
+
+    def ask(self, method: str, path: str, body: Object | None = None, **options: str) -> tuple[int, Object]:
+        headers = {"Accept": options.pop("accept", "application/json")}
+        headers["Content-Type"] = options.pop("content", "application/json")
+        more = {"auth_settings": ["BearerToken"], "_preload_content": False}
+        try:
+            answer = self.api.call_api(path, method, {}, list(options.items()), headers, body, **more)[0]
+        except client.ApiException as error:
+            text = error.body.decode() if isinstance(error.body, bytes) else error.body
+            return error.status, json.loads(text) if text.startswith("{") else {"message": text}  # 404 page not found
+        return answer.status, json.loads(answer.data)
+
+    def path(self, name: str = "", kind: str = "Recaption") -> str:
+        return f"/apis/{self.group}/v1alpha1/namespaces/{self.namespace}/{kind.lower()}s/{name}".rstrip("/")
+
+    def create(self, value: Object, dry: bool = False) -> tuple[int, Object]:
+        """As kubectl does: strict."""
+        value = {**value, "apiVersion": value["apiVersion"].replace("recaption.dev/v1", f"{self.group}/v1")}
+        if value["metadata"].get("namespace"):
+            value["metadata"] = {**value["metadata"], "namespace": self.namespace}
+        path = self.path(kind="RecaptionSchedule" if value["kind"] == "RecaptionSchedule" else "Recaption")
+        return self.ask("POST", path, value, fieldValidation="Strict", **({"dryRun": "All"} if dry else {}))
+
+    def patch(self, path: str, change: Object) -> tuple[int, Object]:
+        return self.ask("PATCH", path, change, content="application/merge-patch+json", fieldValidation="Strict")
+
+    def apply(self, value: Object, **options: str) -> None:
+        """An object of the cluster, server-side."""
+        path = f"{CLUSTERS[value['kind']]}/{value['metadata']['name']}"
+        how = {"content": "application/apply-patch+yaml", "fieldManager": "recaption-test", "force": "true"}
+        status, answer = self.ask("PATCH", path, value, **how, **options)
+        assert status in (200, 201), answer
+        self.made.append(path)
+
+    def ours(self, value: Object) -> Object:
+        """A CRD or policy, for this group."""
+        text = json.dumps(value).replace("recaption.dev", self.group)
+        made: Object = json.loads(text)
+        if made["kind"].startswith("Validating"):
+            made["metadata"]["name"] = self.group
+        if "policyName" in made["spec"]:
+            made["spec"]["policyName"] = self.group
+        return made
+
+    @property
+    def denied(self) -> str:
+        """With what the policy's refusals begin."""
+        return f"ValidatingAdmissionPolicy '{self.group}' with binding '{self.group}' denied request: "
+
+    def is_acting(self, value: Object) -> bool:
+        """Whether the policy refuses what only it can."""
+        return self.denied in self.create(value, dry=True)[1].get("message", "")
+
+    def remove(self) -> None:
+        for path in dict.fromkeys(self.made):
+            self.ask("DELETE", path)
+
+
+def until(done: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def empty(api: client.ApiClient, namespace: str) -> Iterator[Server]:
+    """Without CRDs."""
+    server = Server(api, namespace)
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="module")
+def server(api: client.ApiClient, namespace: str) -> Iterator[Server]:
+    made = Server(api, namespace)
+    try:
+        for thing in (recaption_crd(), schedule_crd(), policy(), binding()):
+            made.apply(made.ours(thing))
+        until(lambda: made.create(BASE, dry=True)[0] == 201, "Recaptions are served")
+        until(lambda: made.create(SCHEDULE_BASE, dry=True)[0] == 201, "RecaptionSchedules are served")
+        until(lambda: made.is_acting(BAD_TEXT), "the policy acts")
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def recaption(server: Server) -> Iterator[str]:
+    """Path of an object."""
+    path = server.path(f"case-{uuid.uuid4().hex[:8]}")
+    status, answer = server.create(changed(BASE, {"metadata.name": path.rpartition("/")[2]}))
+    assert status == 201, answer
+    yield path
+    server.ask("DELETE", path)
+
+
+def test_what_is_shipped_is_accepted(empty: Server) -> None:
+    for thing in (recaption_crd(), schedule_crd(), policy(), binding()):
+        empty.apply(thing, dryRun="All")
+    empty.made.clear()
+
+
+@pytest.mark.parametrize("case", [*GOOD, *ADMITTED], ids=str)
+def test_what_is_good_is_admitted(server: Server, case: Case) -> None:
+    status, answer = server.create(case.value, dry=True)
+    assert status == 201, answer["message"]
+
+
+@pytest.mark.parametrize("case", [*BAD, *REFUSED], ids=str)
+def test_what_is_bad_is_refused(server: Server, case: Case) -> None:
+    status, answer = server.create(case.value, dry=True)
+    assert status in (400, 422), answer
+    assert (server.denied in answer["message"]) == (case.by == POLICY), answer["message"]
+    if case.by == POLICY:
+        at, _, message = case.says.partition(": ")
+        assert at in answer["message"]
+        if not message.startswith("found"):
+            assert message in answer["message"]
+
+
+def test_a_refusal_reads_well(server: Server) -> None:
+    """By the policy in the command line's words, with every mistake; by a rule with its path."""
+    two = changed(BAD_TEXT, {"spec.mixtures.0.rules.3.text": {"bestOf": ["raw", "coca"]}})
+    expected = "; ".join(
+        f"spec.mixtures[0].rules[{r}].text: {name} is no text; there is raw, blip2, published"
+        for r, name in ((1, "blip"), (3, "coca"))
+    )
+    assert server.create(two, dry=True)[1]["message"].endswith(server.denied + expected)
+    web = changed(BASE, {"spec.storage": "https://bucket"})
+    cause = server.create(web, dry=True)[1]["details"]["causes"][0]
+    assert cause["field"] == "spec.storage"
+    assert cause["message"].endswith("expected a folder, gs://bucket/path or s3://bucket/path")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"storage": "gs://other"}, "spec.storage can't be changed; make another Recaption"),
+        ({"pool": {"name": "large"}}, "spec.pool can't be changed; make another Recaption"),
+        ({"pool": {"subset": None}}, "spec.pool can't be changed"),
+        ({"pool": {"subset": {"seed": 1}}}, "spec.pool can't be changed"),
+        (
+            {"compute": {"shardsPerTask": 4}},
+            "spec.compute.shardsPerTask can't be changed; a run keeps its number of tasks",
+        ),
+    ],
+)
+def test_what_may_not_change_does_not(server: Server, recaption: str, change: Object, message: str) -> None:
+    status, answer = server.patch(recaption, {"spec": change})
+    assert status == 422, answer
+    assert message in answer["message"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"suspend": True},
+        {"mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}], "train": {"mixtures": None}},
+        {"compute": {"shardsPerTask": None}},  # and so the default that it was
+        {"compute": None},
+        {"pool": {"subset": {"seed": None}}},
+        {"train": {"scale": {"model": "ViT-B-32", "batchSize": 8, "learningRate": 1, "warmup": 0, "samples": 80}}},
+        {"train": None, "evaluate": None, "compute": {"train": {"nodes": 2}}},
+    ],
+)
+def test_what_may_change_changes(server: Server, recaption: str, change: Object) -> None:
+    status, answer = server.patch(recaption, {"spec": change})
+    assert status == 200, answer["message"]
+
+
+def test_a_number_that_is_no_default_stays_when_its_key_goes(server: Server) -> None:
+    path = server.path(f"case-{uuid.uuid4().hex[:8]}")
+    made = changed(BASE, {"metadata.name": path.rpartition("/")[2], "spec.compute.shardsPerTask": 4})
+    assert server.create(made)[0] == 201
+    assert server.patch(path, {"spec": {"compute": {"shardsPerTask": None}}})[0] == 422
+    assert server.patch(path, {"spec": {"compute": {"shardsPerTask": 4}}})[0] == 200
+    server.ask("DELETE", path)
+
+
+def test_defaults_are_filled_in(server: Server, recaption: str) -> None:
+    spec = server.ask("GET", recaption)[1]["spec"]
+    assert spec["captioners"][0]["temperature"] == 0.75
+    assert spec["compute"]["shardsPerTask"] == 8
+    assert spec["scorer"] == {"model": "ViT-L-14"}
+    assert spec["suspend"] is False
+    assert spec["mixtures"][0]["rules"][0]["where"] == [{"score": "raw", "top": 0.3}, {"flag": "english"}]
+
+
+STATUS: Object = {
+    "phase": "Running",
+    "observedGeneration": 1,
+    "stage": "caption",
+    "progress": "120/800 shards",
+    "rate": "75.2/s",
+    "stages": [
+        {"name": "index", "state": "done", "unit": "shards", "done": 800, "total": 800, "samples": 8_000_000}
+        | {"seconds": 60, "samplesPerSecond": 1234.5, "failures": {"not an image": 3}},
+        {"name": "caption", "state": "running"},
+    ],
+    "run": "gs://bucket/recaption/runs/base-1",
+    "kfp": {
+        "hash": "a",
+        "compute": "b",
+        "attempt": 1,
+        "runId": "c",
+        "name": "d",
+        "state": "RUNNING",
+        "link": "http://e",
+    }
+    | {"refused": True},
+    "attempts": 1,
+    "retried": "3",
+    "startTime": "2026-11-24T10:00:00Z",
+    "completionTime": "2026-11-24T11:00:00Z",
+    "report": "gs://bucket/report.html",
+    "datasets": [{"mixture": "raw30-blip2", "uri": "gs://bucket/datasets/x", "pairs": 5_000_000}],
+    "best": {"mixture": "raw30-blip2", "metric": "average", "value": 0.317},
+    "bestResult": "raw30-blip2 0.317",
+    "cleaned": True,
+}
+
+
+def test_the_status_is_kept_whole_and_apart_from_the_spec(server: Server, recaption: str) -> None:
+    status = with_condition(STATUS, "Accepted", True, "Valid", "the recipe is valid", 1, NOW)
+    code, answer = server.patch(f"{recaption}/status", {"status": status, "spec": {"suspend": True}})
+    assert code == 200, answer
+    assert answer["status"] == status  # nothing is unknown to the schema
+    assert (answer["spec"]["suspend"], answer["metadata"]["generation"]) == (False, 1)
+    assert server.patch(recaption, {"status": {"phase": "Failed"}, "spec": {"suspend": True}})[0] == 200
+    answer = server.ask("GET", recaption)[1]
+    assert (answer["status"], answer["spec"]["suspend"]) == (status, True)
+    for wrong in ({"phase": "Odd"}, {"stages": [{"name": "a"}, {"name": "a"}]}, {"observedGeneration": "1"}):
+        assert server.patch(f"{recaption}/status", {"status": wrong})[0] == 422, wrong
+
+
+def test_the_table_that_kubectl_prints(server: Server, recaption: str) -> None:
+    status = with_condition(STATUS, "Accepted", True, "Valid", "the recipe is valid", 1, NOW)
+    server.patch(f"{recaption}/status", {"status": status})
+    table = server.ask("GET", recaption, accept="application/json;as=Table;v=v1;g=meta.k8s.io")[1]
+    cells = dict(zip((c["name"] for c in table["columnDefinitions"]), table["rows"][0]["cells"], strict=True))
+    shown = {c["name"] for c in table["columnDefinitions"] if not c["priority"]}
+    assert shown == {"Name", "Phase", "Stage", "Progress", "Rate", "Best", "Age"}
+    assert [cells[key] for key in ("Phase", "Stage", "Progress", "Rate", "Best", "Accepted", "Report")] == [
+        *("Running", "caption", "120/800 shards", "75.2/s", "raw30-blip2 0.317", "Valid", "gs://bucket/report.html")
+    ]
+
+
+def test_objects_are_selected_by_pool_storage_and_phase(server: Server, recaption: str) -> None:
+    server.patch(f"{recaption}/status", {"status": {"phase": "Suspended"}})
+    for selector in ("spec.pool.name=medium", "spec.storage=gs://bucket/recaption", "status.phase=Suspended"):
+        found = server.ask("GET", server.path(), fieldSelector=selector)[1]["items"]
+        assert recaption.rpartition("/")[2] in [item["metadata"]["name"] for item in found], selector
+    assert server.ask("GET", server.path(), fieldSelector="spec.pool.name=other")[1]["items"] == []
+
+
+def test_a_schedules_template_may_change_and_its_status_is_kept_whole(server: Server) -> None:
+    path = server.path(f"weekly-{uuid.uuid4().hex[:8]}", "RecaptionSchedule")
+    status, answer = server.create(changed(SCHEDULE_BASE, {"metadata.name": path.rpartition("/")[2]}))
+    assert status == 201, answer
+    assert answer["spec"]["timeZone"] == "Etc/UTC"
+    assert answer["spec"]["template"]["spec"]["compute"]["shardsPerTask"] == 8
+    changes = {"storage": "gs://other", "pool": {"name": "dumps-{dump}"}, "compute": {"shardsPerTask": 2}}
+    status, answer = server.patch(path, {"spec": {"template": {"spec": changes}}})
+    assert status == 200, answer.get("message", answer)
+    wrong = {"mixtures": [{"name": "a", "rules": [{"text": "b"}]}]}
+    status, answer = server.patch(path, {"spec": {"template": {"spec": wrong}}})
+    assert "spec.template.spec.mixtures[0].rules[0].text: b is no text; there is raw" in answer["message"]
+    made = {"observedGeneration": 1, "lastScheduleTime": "2026-11-24T10:00:00Z", "pending": "CC-MAIN-2026-47"}
+    made |= {
+        "nextScheduleTime": "2026-11-25T10:00:00Z",
+        "lastDump": "CC-MAIN-2026-43",
+        "behind": 2,
+        "active": ["a", "b"],
+    }
+    made = with_condition(made, "DumpsListed", True, "Listed", "the newest dump is CC-MAIN-2026-47", 1, NOW)
+    assert server.patch(f"{path}/status", {"status": made})[1]["status"] == made
+    server.ask("DELETE", path)
+
+
+def test_an_object_of_an_older_crd_can_be_labelled_mended_and_ended(empty: Server) -> None:
+    """What is no longer valid stays until it is touched; a finalizer comes off all the same."""
+    old = empty.ours(recaption_crd())
+    [version] = old["spec"]["versions"]
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"] = {"type": "object", ANY: True}
+    del version["selectableFields"]
+    empty.apply(old)
+    odd = {"spec.captioners.0.topK": 0, "metadata.name": "older", "metadata.finalizers": ["a.example/b"]}
+    value = changed(BAD_TEXT, odd)
+    until(lambda: empty.create(value)[0] in (201, 409), "the old CRD is served")
+    for thing in (recaption_crd(), policy(), binding()):
+        empty.apply(empty.ours(thing))
+    until(lambda: empty.is_acting(changed(BAD_TEXT, {"metadata.name": "other"})), "the new policy acts")
+    assert empty.create(changed(BASE, {"spec.captioners.0.topK": 0}), dry=True)[0] == 422
+
+    path = empty.path("older")
+    assert empty.patch(path, {"metadata": {"labels": {"a": "b"}}})[0] == 200
+    assert empty.patch(f"{path}/status", {"status": {"phase": "Refused"}})[0] == 200
+    status, answer = empty.patch(path, {"spec": {"suspend": True}})
+    assert status == 422
+    assert "blip is no text" in answer["message"]
+    assert empty.patch(path, {"spec": {"mixtures": BASE["spec"]["mixtures"]}})[0] == 200  # topK isn't touched
+    empty.ask("DELETE", path)
+    assert empty.patch(path, {"metadata": {"finalizers": []}})[0] == 200
+    until(lambda: empty.ask("GET", path)[0] == 404, "it is gone")
+
+
+def kubectl(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl")
+    return subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("way", [[], ["--server-side"]])
+def test_kubectl_applies_a_recipe_and_says_what_is_wrong(server: Server, way: list[str]) -> None:
+    name = f"kubectl-{uuid.uuid4().hex[:8]}"
+    text = yaml.safe_dump(changed(BASE, {"metadata.name": name, "apiVersion": f"{server.group}/v1alpha1"}))
+    apply = ["apply", "-n", server.namespace, *way, "-f", "-"]
+    done = kubectl(*apply, text=text)
+    assert done.returncode == 0, done.stderr
+    again = kubectl(*apply, text=text.replace("gs://bucket/recaption", "gs://elsewhere"))
+    assert "spec.storage can't be changed; make another Recaption" in again.stderr
+    typo = kubectl(*apply, text=text.replace("text: blip2", "text: blip"))
+    assert "spec.mixtures[0].rules[1].text: blip is no text; there is raw, blip2, published" in typo.stderr
+
+
+def test_kubectl_explains(server: Server) -> None:
+    version = f"--api-version={server.group}/v1alpha1"
+    said = " ".join(kubectl("explain", "recaption.spec.mixtures", version).stdout.split())
+    assert "The training sets to make: each picks a text per image, or drops the image." in said
+    assert "rules <[]Object> -required- In order; an image that none matches is dropped." in said
+    said = " ".join(kubectl("explain", "recaption.spec.mixtures.rules.text", version).stdout.split())
+    assert "concat <[]string> Texts joined by a space, in this order." in said

@@ -1,0 +1,503 @@
+"""Good and bad recipes and schedules: the command line and an API server with our CRDs must agree on each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.pool.errors import PermanentError
+from components.pool.reading import check, read_yaml
+from components.pool.recipe import Recipe
+from pipelines.operator.schedule_model import check_schedule
+
+ROOT = Path(__file__).parents[3]
+SCHEMA, RULE, POLICY = "schema", "rule", "policy"
+Object = dict[str, Any]
+
+BASE = read_yaml(
+    """
+apiVersion: recaption.dev/v1alpha1
+kind: Recaption
+metadata: {name: base}
+spec:
+  storage: gs://bucket/recaption
+  pool: {name: medium, shards: gs://bucket/medium/shards, subset: {shards: 10}}
+  captioners:
+  - {name: blip2, model: Salesforce/blip2-opt-2.7b, revision: main}
+  columns:
+  - {name: l14, kind: score, from: /data/metadata, field: clip_l14_similarity_score}
+  - {name: published, kind: text, from: s3://bucket/captions.csv, field: blip2-cap}
+  - {name: in1k, kind: flag, from: /data/in1k_subset.npy}
+  filters:
+  - {name: english, kind: english}
+  - {name: in21k, kind: imagenet21k, wordnet: /data/wordnet/dict, wnids: /data/wnids.txt}
+  mixtures:
+  - name: raw30-blip2
+    rules:
+    - {name: good, text: raw, where: [{score: raw, top: 0.3}, {flag: english}]}
+    - {text: blip2, where: [{score: blip2, atLeast: {rule: good}}]}
+    - {text: {concat: [raw, blip2]}, where: [{score: l14, atLeast: 0.25}, {flag: in1k, equals: false}]}
+    - {name: rest, text: {bestOf: [raw, published]}}
+  train: {scale: medium, mixtures: [raw30-blip2]}
+  evaluate: {root: /data/tasks, tasks: datacomp}
+  compute:
+    pools:
+    - {name: cpu, nodeSelector: {cloud.example/pool: cpu}, memory: 4Gi}
+    - {name: a100, accelerator: {count: 8}, tolerations: [{key: gpu, operator: Exists}]}
+    train: {nodes: 4, pool: a100}
+""",
+    "corpus",
+)
+SCHEDULE_BASE = read_yaml(
+    """
+apiVersion: recaption.dev/v1alpha1
+kind: RecaptionSchedule
+metadata: {name: weekly}
+spec:
+  schedule: 0 6 * * *
+  template:
+    metadata: {labels: {team: data}}
+    spec:
+      storage: gs://bucket/recaption
+      pool: {name: "cc-{dump}", shards: "gs://bucket/{dump}/shards"}
+      mixtures: [{name: raw, rules: [{text: raw}]}]
+""",
+    "corpus",
+)
+GONE = object()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One object."""
+
+    name: str
+    value: Object
+    says: str = ""
+    """With what the command line's line begins; empty: it is valid."""
+    by: str = ""
+    """What refuses it in a cluster: the schema, a rule in the CRD, or the policy."""
+    differs: str = field(default="", compare=False)
+    """Why the API server says otherwise, where it must."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def said(value: Object) -> str:
+    """What the command line says of an object; empty when it is valid."""
+    try:
+        if value.get("kind") == "RecaptionSchedule":
+            check_schedule(value, "")
+        else:
+            check(Recipe, value, "")
+    except PermanentError as error:
+        return "\n".join(line.removeprefix(": ") for line in str(error).splitlines())
+    return ""
+
+
+def changed(base: Object, changes: dict[str, Any]) -> Object:
+    """The object with values at dotted paths; GONE removes a key."""
+    whole = copy.deepcopy(base)
+    for path, value in changes.items():
+        *parents, last = [int(part) if part.isdigit() else part.replace("|", ".") for part in path.split(".")]
+        at: Any = whole
+        for part in parents:
+            at = at[part]
+        if value is GONE:
+            del at[last]
+        else:
+            at[last] = value
+    return whole
+
+
+def files() -> Iterator[Case]:
+    """The recipes that the repository shows to its users."""
+    for path in sorted((ROOT / "components" / "mix" / "strategies").glob("*.yaml")):
+        yield Case(f"strategy {path.stem}", read_yaml(path.read_text(), path.name))
+    for path in sorted((ROOT / "manifests" / "samples").glob("*.yaml")):
+        for value in yaml.safe_load_all(path.read_text()):
+            if value["kind"] in ("Recaption", "RecaptionSchedule"):
+                yield Case(f"sample {path.stem}", value)
+    for number, block in enumerate((ROOT / "README.md").read_text().split("```yaml\n")[1:]):
+        value = read_yaml(block.partition("```")[0], "README.md")
+        if "kind" not in value:  # a part of a spec
+            value = changed(BASE, {"spec.mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}], "spec.train": GONE})
+            value["spec"] = {**value["spec"], "columns": [], "filters": [], **read_part(block)}
+            del value["spec"]["evaluate"]
+        yield Case(f"README {number}", value)
+
+
+def read_part(block: str) -> Object:
+    return read_yaml(block.partition("```")[0], "README.md")
+
+
+def mixtures(count: int, rules: int = 2, text: str = "blip2") -> list[Object]:
+    good = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.3}]}
+    rest = {"text": text, "where": [{"score": "blip2", "atLeast": {"rule": "good"}}, {"flag": "in1k"}]}
+    return [{"name": f"mixture-{i}", "rules": [good, *[rest] * (rules - 1)]} for i in range(count)]
+
+
+SCALE = {"model": "ViT-B-32", "batchSize": 4096, "learningRate": 5e-4, "warmup": 500, "samples": 12_800_000}
+NAME63 = "n" * 63
+
+GOOD_CHANGES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "the least": {f"spec.{k}": GONE for k in ("captioners", "columns", "filters", "train", "evaluate", "compute")}
+    | {"spec.mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}]},
+    "200 mixtures": {"spec.mixtures": mixtures(200), "spec.train": {"scale": "small"}},
+    "40 mixtures of 64 rules": {"spec.mixtures": mixtures(40, 64), "spec.train": {}},
+    "nulls": {
+        **dict.fromkeys(("spec.scorer", "spec.suspend", "spec.pool.subset", "spec.captioners.0.revision")),
+        **dict.fromkeys(("spec.captioners.0.topK", "spec.mixtures.0.emit", "spec.train.seed", "spec.compute.decoders")),
+        "spec.compute.pools.0.nodeSelector": {"a": None},
+        "spec.compute.batchSize": {"embed": None},
+    },
+    "nulls of a union's other members": {
+        "spec.mixtures.0.rules.0.where.0": {"score": "raw", "top": 0.3, "atLeast": None, "flag": None, "equals": None},
+        "spec.mixtures.0.rules.2.text": {"concat": ["raw", "blip2"], "bestOf": None},
+        "spec.mixtures.0.rules.1.name": None,
+    },
+    "whole numbers as doubles": {"spec.captioners.0.topK": 50.0, "spec.compute.train.nodes": 4.0},
+    "doubles as whole numbers": {"spec.captioners.0.temperature": 1, "spec.mixtures.0.rules.2.where.0.atLeast": 0},
+    "a negative threshold": {"spec.mixtures.0.rules.2.where.0.atLeast": -0.5},
+    "the whole pool": {"spec.mixtures.0.rules.0.where.0.top": 1},
+    "longest names": {"metadata.name": NAME63, "spec.pool.name": NAME63, "spec.compute.pools.0.name": NAME63},
+    "a name with dots": {"metadata.name": "a.b-c.d0"},
+    "names that YAML takes for something else": {"metadata.name": "1e3", "spec.pool.name": "2026-01-02"},
+    "a namespace, labels and annotations": {
+        "metadata.namespace": "default",
+        "metadata.labels": {"team": "data", "empty": ""},
+        "metadata.annotations": {"recaption.dev/retry": "3"},
+    },
+    "a folder": {"spec.storage": "/data/recaption", "spec.pool.shards": "data/shards"},
+    "file://": {"spec.storage": "file:///data", "spec.evaluate.root": "file:///tasks"},
+    "s3://": {"spec.storage": "s3://bucket", "spec.columns.0.from": "s3://bucket/metadata"},
+    "a folder with a colon": {"spec.pool.shards": "/data/a:b", "spec.storage": "C:/data"},
+    "suspended": {"spec.suspend": True},
+    "every match": {"spec.mixtures.0.emit": "all"},
+    "hyperparameters of one's own": {"spec.train.scale": SCALE},
+    "all hyperparameters": {"spec.train.scale": {**SCALE, "beta2": 0.98, "precision": "fp32", "checkpoints": 8}},
+    "hyperparameters in whole numbers": {"spec.train.scale": {**SCALE, "learningRate": 1, "warmup": 0}},
+    "tasks by name": {"spec.evaluate.tasks": ["imagenet1k", "flickr30k"]},
+    "tasks by default": {"spec.evaluate.tasks": GONE},
+    "training without a choice": {"spec.train": {}},
+    "training of nothing": {"spec.train.mixtures": []},
+    "eight texts": {"spec.mixtures.0.rules.2.text": {"concat": ["raw", "blip2"] * 4}},
+    "a rule's own threshold name used twice": {
+        "spec.mixtures.0.rules.3": {"text": "published", "where": [{"score": "published", "atLeast": {"rule": "good"}}]}
+    },
+    "the same rule names in two mixtures": {"spec.mixtures": mixtures(2), "spec.train": GONE, "spec.evaluate": GONE},
+    "sixteen conditions": {"spec.mixtures.0.rules.0.where": [{"score": "raw", "top": 0.5}] * 16},
+    "another scorer": {"spec.scorer": {"model": "local-dir:/data/scorer"}},
+    "the paper's scorer": {"spec.scorer": {}},
+    "everything of a pool": {
+        "spec.compute.pools.0": {
+            **{"name": "l4", "parallelism": 64, "spot": True, "share": 0.5, "cpu": "8", "memory": "32Gi"},
+            **{"priorityClass": "batch", "queue": "gpus", "nodeSelector": {}, "tolerations": [{"operator": "Exists"}]},
+            "accelerator": {"resource": "amd.com/gpu", "count": 2},
+        }
+    },
+    "how it is cut": {
+        "spec.compute": {"shardsPerTask": 1, "decoders": 0, "batchSize": {"caption": 64}, "deadlineHours": 1}
+    },
+    "a seed of 32 bits": {"spec.train.seed": 2**32 - 1, "spec.captioners.0.seed": 1},
+    "read back from a cluster": {"metadata.labels": None, "status": {"phase": "Running"}},
+}
+
+RULES0, WHERE0 = "spec.mixtures.0.rules.0", "spec.mixtures.0.rules.0.where.0"
+AT0, AT2 = "spec.mixtures[0].rules[0].where[0]", "spec.mixtures[0].rules[2]"
+TEXT = "expected a text, {concat: [A, B]} or {bestOf: [A, B]}"
+
+BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
+    # wrong types, and nothing is converted
+    ("a number as a text", {"spec.captioners.0.topK": "50"}, SCHEMA, "spec.captioners[0].topK: found \"50\""),
+    ("a truth as a number", {"spec.captioners.0.topK": True}, SCHEMA, "spec.captioners[0].topK: found true"),
+    ("half a whole number", {"spec.captioners.0.topK": 50.5}, SCHEMA, "spec.captioners[0].topK: found 50.5"),
+    ("a share as a text", {f"{WHERE0}.top": "30%"}, SCHEMA, f"{AT0}.top: found \"30%\""),
+    ("a share as a truth", {f"{WHERE0}.top": True}, SCHEMA, f"{AT0}.top: found true"),
+    ("a text as a number", {"spec.scorer": {"model": 5}}, SCHEMA, "spec.scorer.model: found 5"),
+    ("a name as a number", {"spec.pool.name": 1000.0}, SCHEMA, "spec.pool.name: found 1000.0"),
+    ("a truth as a text", {"spec.compute.pools.0.spot": "yes"}, SCHEMA, "spec.compute.pools[0].spot: found \"yes\""),
+    ("a truth as 1", {"spec.suspend": 1}, SCHEMA, "spec.suspend: found 1"),
+    ("a list as an object", {"spec.captioners": {}}, SCHEMA, "spec.captioners: found {}"),
+    ("an object as a list", {"spec.pool": []}, SCHEMA, "spec.pool: found []"),
+    ("an object as a text", {"spec.train": "medium"}, SCHEMA, "spec.train: found \"medium\""),
+    ("a label as a number", {"spec.compute.pools.0.nodeSelector": {"a": 1}}, SCHEMA,
+     "spec.compute.pools[0].nodeSelector.a: found 1"),
+    ("a null in a list", {"spec.evaluate.tasks": ["a", None]}, SCHEMA, "spec.evaluate.tasks[1]: found null"),
+    ("a null condition", {f"{RULES0}.where": [None]}, SCHEMA, "spec.mixtures[0].rules[0].where[0]: found null"),
+    # unknown and missing keys
+    ("an unknown key", {"spec.trian": {}}, SCHEMA, "spec.trian: unknown key; allowed are storage, pool, scorer"),
+    ("an unknown key that is null", {"spec.trian": None}, SCHEMA, "spec.trian: unknown key"),
+    ("an unknown key of a pool", {"spec.pool.urls": "x"}, SCHEMA, "spec.pool.urls: unknown key; allowed are name"),
+    ("an unknown key of a condition", {f"{WHERE0}.tpo": 0.3}, SCHEMA, f"{AT0}.tpo: unknown key; allowed are score"),
+    ("an unknown key of a rule", {f"{RULES0}.when": []}, SCHEMA, "spec.mixtures[0].rules[0].when: unknown key"),
+    ("an unknown batch size", {"spec.compute.batchSize": {"mix": 1}}, SCHEMA, "spec.compute.batchSize.mix: unknown"),
+    ("a key as Python writes it", {"spec.captioners.0.top_k": 5}, SCHEMA, "spec.captioners[0].top_k: unknown key"),
+    ("no storage", {"spec.storage": GONE}, SCHEMA, "spec.storage: missing"),
+    ("a null storage", {"spec.storage": None}, SCHEMA, "spec.storage: missing"),
+    ("no pool", {"spec.pool": GONE}, SCHEMA, "spec.pool: missing"),
+    ("no shards", {"spec.pool.shards": GONE}, SCHEMA, "spec.pool.shards: missing"),
+    ("no mixtures", {"spec.mixtures": GONE}, SCHEMA, "spec.mixtures: missing"),
+    ("no spec", {"spec": GONE}, SCHEMA, "spec: missing"),
+    ("no text", {f"{RULES0}.text": GONE}, SCHEMA, "spec.mixtures[0].rules[0].text: missing"),
+    ("no model", {"spec.captioners.0.model": GONE}, SCHEMA, "spec.captioners[0].model: missing"),
+    ("no root", {"spec.evaluate.root": GONE}, SCHEMA, "spec.evaluate.root: missing"),
+    # values
+    ("no share", {f"{WHERE0}.top": 0}, SCHEMA, f"{AT0}.top: found 0: Input should be greater than 0"),
+    ("more than all", {f"{WHERE0}.top": 1.1}, SCHEMA, f"{AT0}.top: found 1.1: Input should be less than or equal"),
+    ("no mixture", {"spec.mixtures": []}, SCHEMA, "spec.mixtures: found []: List should have at least 1 item"),
+    ("no rule", {"spec.mixtures.0.rules": []}, SCHEMA, "spec.mixtures[0].rules: found []: List should have"),
+    ("201 mixtures", {"spec.mixtures": mixtures(201), "spec.train": {}}, SCHEMA, "spec.mixtures: found "),
+    ("65 rules", {"spec.mixtures": mixtures(1, 65), "spec.train": {}}, SCHEMA, "spec.mixtures[0].rules: found "),
+    ("17 conditions", {f"{RULES0}.where": [{"score": "raw", "top": 0.5}] * 17}, SCHEMA,
+     "spec.mixtures[0].rules[0].where: found "),
+    ("257 tasks", {"spec.evaluate.tasks": ["a"] * 257}, SCHEMA, "spec.evaluate.tasks: found "),
+    ("no tasks", {"spec.evaluate.tasks": []}, SCHEMA, "spec.evaluate.tasks: found []"),
+    ("another word for tasks", {"spec.evaluate.tasks": "imagenet"}, SCHEMA, "spec.evaluate.tasks: found \"imagenet\""),
+    ("a cold captioner", {"spec.captioners.0.temperature": 0}, SCHEMA, "spec.captioners[0].temperature: found 0"),
+    ("a hot captioner", {"spec.captioners.0.temperature": 11}, SCHEMA, "spec.captioners[0].temperature: found 11"),
+    ("a seed below 0", {"spec.train.seed": -1}, SCHEMA, "spec.train.seed: found -1"),
+    ("a seed of 33 bits", {"spec.train.seed": 2**32}, SCHEMA, "spec.train.seed: found 4294967296"),
+    ("a number beyond 64 bits", {"spec.pool.subset.shards": 10**20}, SCHEMA, "spec.pool.subset.shards: found 1000"),
+    ("an empty subset", {"spec.pool.subset.shards": 0}, SCHEMA, "spec.pool.subset.shards: found 0"),
+    ("no pods", {"spec.compute.pools.0.parallelism": 0}, SCHEMA, "spec.compute.pools[0].parallelism: found 0"),
+    ("memory in words", {"spec.compute.pools.0.memory": "lots"}, SCHEMA, "spec.compute.pools[0].memory: found \"lo"),
+    ("a device without a domain", {"spec.compute.pools.1.accelerator": {"resource": "gpu"}}, SCHEMA,
+     "spec.compute.pools[1].accelerator.resource: found \"gpu\""),
+    ("a label that is none", {"spec.compute.pools.0.nodeSelector": {"a": "b c"}}, SCHEMA,
+     "spec.compute.pools[0].nodeSelector.a: found \"b c\""),
+    ("another kind of column", {"spec.columns.0.kind": "number"}, SCHEMA, "spec.columns[0].kind: found \"number\""),
+    ("another kind of filter", {"spec.filters.0.kind": "french"}, SCHEMA, "spec.filters[0].kind: found \"french\""),
+    ("another emit", {"spec.mixtures.0.emit": "last"}, SCHEMA, "spec.mixtures[0].emit: found \"last\""),
+    ("another effect", {"spec.compute.pools.1.tolerations.0.effect": "Never"}, SCHEMA,
+     "spec.compute.pools[1].tolerations[0].effect: found \"Never\""),
+    ("another scale", {"spec.train.scale": "big"}, SCHEMA, "spec.train.scale: found \"big\""),
+    ("an empty model", {"spec.captioners.0.model": ""}, SCHEMA, "spec.captioners[0].model: found \"\""),
+    ("an empty scorer", {"spec.scorer": {"weights": ""}}, SCHEMA, "spec.scorer.weights: found \"\""),
+    ("a long address", {"spec.storage": "/" + "x" * 1024}, SCHEMA, "spec.storage: found "),
+    ("a name in capitals", {"spec.mixtures.0.name": "Raw"}, SCHEMA, "spec.mixtures[0].name: found \"Raw\""),
+    ("a name of 64", {"spec.pool.name": "n" * 64}, SCHEMA, "spec.pool.name: found "),
+    ("a pool with {dump}", {"spec.pool.name": "cc-{dump}"}, SCHEMA, "spec.pool.name: found \"cc-{dump}\""),
+    # names of the object
+    ("an object's name of 64", {"metadata.name": "n" * 64}, RULE, "metadata.name: found "),
+    ("an object's name in capitals", {"metadata.name": "Base"}, RULE, "metadata.name: found \"Base\""),
+    ("an object's name with two dots", {"metadata.name": "a..b"}, RULE, "metadata.name: found \"a..b\""),
+    ("an object's name with a dash after a dot", {"metadata.name": "a.-b"}, RULE, "metadata.name: found \"a.-b\""),
+    ("no name", {"metadata": {}}, RULE, "metadata.name: missing"),
+    ("an unknown key of the metadata", {"metadata.lables": {}}, RULE, "metadata: found "),
+    ("a label's value as a number", {"metadata.labels": {"a": 1}}, RULE, "metadata.labels.a: found 1"),
+    ("another API", {"apiVersion": "recaption.dev/v2"}, RULE, "apiVersion: found \"recaption.dev/v2\""),
+    ("another kind", {"kind": "Caption"}, RULE, "kind: found \"Caption\""),
+    # addresses
+    ("a storage on the web", {"spec.storage": "https://bucket"}, RULE, "spec.storage: found \"https://bucket\": "),
+    ("a storage without a bucket", {"spec.storage": "gs://"}, RULE, "spec.storage: found \"gs://\": has no bucket"),
+    ("one slash too few", {"spec.storage": "gs:/bucket"}, RULE, "spec.storage: found \"gs:/bucket\": expected gs://"),
+    ("shards in a hdfs", {"spec.pool.shards": "hdfs://x"}, RULE, "spec.pool.shards: found \"hdfs://x\": scheme"),
+    ("shards without a bucket", {"spec.pool.shards": "s3:///x"}, RULE, "spec.pool.shards: found \"s3:///x\": has no"),
+    ("tasks on the web", {"spec.evaluate.root": "http://x"}, RULE, "spec.evaluate.root: found \"http://x\": scheme"),
+    ("a column on the web", {"spec.columns.0.from": "http://x"}, RULE, "spec.columns[0].from: found \"http://x\""),
+    # one value against another
+    ("minLength above maxLength", {"spec.captioners.0.minLength": 41}, RULE, "spec.captioners[0]: found "),
+    ("a .npy with a field", {"spec.columns.2.field": "x"}, RULE, "spec.columns[2]: found "),
+    ("a parquet without a field", {"spec.columns.0.field": GONE}, RULE, "spec.columns[0]: found "),
+    ("a .npy of scores", {"spec.columns.2.kind": "score"}, RULE, "spec.columns[2]: found "),
+    ("english with wnids", {"spec.filters.0.wnids": "/x"}, RULE, "spec.filters[0]: found "),
+    ("imagenet21k without wnids", {"spec.filters.1.wnids": GONE}, RULE, "spec.filters[1]: found "),
+    ("Exists with a value", {"spec.compute.pools.1.tolerations.0.value": "x"}, RULE,
+     "spec.compute.pools[1].tolerations[0]: found "),
+    ("Equal without a key", {"spec.compute.pools.1.tolerations": [{"value": "x"}]}, RULE,
+     "spec.compute.pools[1].tolerations[0]: found "),
+    ("a bad key of a label", {"spec.compute.pools.0.nodeSelector": {"a b": "c"}}, RULE,
+     "spec.compute.pools[0].nodeSelector.a b.[key]: found \"a b\""),
+    ("evaluation without training", {"spec.train": GONE}, RULE, "spec.evaluate: there is nothing to evaluate without"),
+    ("evaluation with a null training", {"spec.train": None}, RULE, "spec.evaluate: there is nothing to evaluate"),
+    ("a score and a flag", {f"{WHERE0}.flag": "english"}, RULE, f"{AT0}.flag: unknown key; allowed are score"),
+    ("neither a score nor a flag", {WHERE0: {"top": 0.3}}, RULE, f"{AT0}: found {{\"top\": 0.3}}: expected {{s"),
+    ("an empty condition", {WHERE0: {}}, RULE, f"{AT0}: found {{}}: expected {{score: …}} or {{flag: …}}"),
+    ("a share of a flag", {WHERE0: {"flag": "english", "top": 0.3}}, RULE, f"{AT0}.top: unknown key; allowed are"),
+    ("a score that equals", {f"{WHERE0}.equals": True}, RULE, f"{AT0}.equals: unknown key; allowed are score"),
+    # names used twice
+    ("a captioner called raw", {"spec.captioners.0.name": "raw"}, RULE, "spec.captioners[0].name: raw is taken"),
+    ("a column called raw", {"spec.columns.1.name": "raw"}, RULE, "spec.columns[1].name: raw is taken"),
+    ("a filter called raw", {"spec.filters.0.name": "raw"}, RULE, "spec.filters[0].name: raw is taken"),
+    ("two captioners", {"spec.captioners": [{"name": "blip2", "model": m} for m in "ab"]}, RULE,
+     "spec.captioners[1].name: blip2 is taken; every name must be used once"),
+    ("two columns", {"spec.columns.1.name": "l14"}, RULE, "spec.columns[1].name: l14 is taken"),
+    ("two filters", {"spec.filters.1.name": "english"}, RULE, "spec.filters[1].name: english is taken"),
+    ("two mixtures", {"spec.mixtures": [mixtures(1)[0]] * 2, "spec.train": {}}, RULE,
+     "spec.mixtures[1].name: mixture-0 is taken"),
+    ("two pools", {"spec.compute.pools.0.name": "a100"}, RULE, "spec.compute.pools[1].name: a100 is taken"),
+    ("a column called as a captioner", {"spec.columns.0.name": "blip2"}, RULE, "spec.columns[0].name: blip2 is taken"),
+    ("a filter called as a captioner", {"spec.filters.0.name": "blip2"}, RULE, "spec.filters[0].name: blip2 is taken"),
+    ("a filter called as a column", {"spec.filters.0.name": "l14"}, RULE, "spec.filters[0].name: l14 is taken"),
+    ("two rules", {"spec.mixtures.0.rules.3.name": "good"}, POLICY,
+     "spec.mixtures[0].rules[3].name: good is taken; every name must be used once"),
+    # names that don't exist
+    ("an unknown training pool", {"spec.compute.train.pool": "b200"}, RULE,
+     "spec.compute.train.pool: b200 is no pool with an accelerator; there is a100"),
+    ("a training pool without GPUs", {"spec.compute.train.pool": "cpu"}, RULE,
+     "spec.compute.train.pool: cpu is no pool with an accelerator; there is a100"),
+    ("an unknown mixture", {"spec.train.mixtures.0": "raw"}, RULE, "spec.train.mixtures[0]: raw is no mixture"),
+    ("an unknown text", {"spec.mixtures.0.rules.1.text": "blip"}, POLICY,
+     "spec.mixtures[0].rules[1].text: blip is no text; there is raw, blip2, published"),
+    ("a score as a text", {"spec.mixtures.0.rules.1.text": "l14"}, POLICY,
+     "spec.mixtures[0].rules[1].text: l14 is no text; there is raw, blip2, published"),
+    ("an unknown text among others", {"spec.mixtures.0.rules.2.text": {"concat": ["raw", "blip"]}}, POLICY,
+     f"{AT2}.text: blip is no text; there is raw, blip2, published"),
+    ("an unknown best text", {"spec.mixtures.0.rules.2.text": {"bestOf": ["raw", "blip"]}}, POLICY,
+     f"{AT2}.text: blip is no text; there is raw, blip2, published"),
+    ("an unknown score", {f"{WHERE0}.score": "b"}, POLICY, f"{AT0}.score: b is no score; there is raw, blip2"),
+    ("a flag as a score", {f"{WHERE0}.score": "in1k"}, POLICY, f"{AT0}.score: in1k is no score; there is raw, blip2"),
+    ("an unknown flag", {"spec.mixtures.0.rules.0.where.1.flag": "french"}, POLICY,
+     "spec.mixtures[0].rules[0].where[1].flag: french is no flag; there is in1k, english, in21k"),
+    ("an unknown flag where there is none", {
+        "spec.columns": GONE, "spec.filters": GONE, "spec.mixtures": [
+            {"name": "raw30-blip2", "rules": [{"text": "raw", "where": [{"flag": "english"}]}]}]}, POLICY,
+     f"{AT0}.flag: english is no flag; there is none"),
+    ("an unknown rule", {"spec.mixtures.0.rules.1.where.0.atLeast": {"rule": "bad"}}, POLICY,
+     "spec.mixtures[0].rules[1].where[0].atLeast.rule: bad is no rule with a `top` condition; there is good"),
+    ("a rule without a share", {"spec.mixtures.0.rules.1.where.0.atLeast": {"rule": "rest"}}, POLICY,
+     "spec.mixtures[0].rules[1].where[0].atLeast.rule: rest is no rule with a `top` condition; there is good"),
+    ("the 200th mixture's text", {"spec.mixtures": [*mixtures(199), *mixtures(1, 2, "blip")], "spec.train": {},
+                                  "spec.mixtures.199.name": "last"}, POLICY,
+     "spec.mixtures[199].rules[1].text: blip is no text; there is raw, blip2, published"),
+    # shapes of what is one thing or another
+    ("a share and a threshold", {f"{WHERE0}.atLeast": 0.5}, POLICY, f"{AT0}: found "),
+    ("neither a share nor a threshold", {f"{WHERE0}.top": GONE}, POLICY, f"{AT0}: found {{\"score\": \"raw\"}}: give"),
+    ("a threshold as a text", {f"{AT2.replace('[', '.').replace(']', '')}.where.0.atLeast": "0.25"}, POLICY,
+     f"{AT2}.where[0].atLeast: found \"0.25\": Input should be a valid number"),
+    ("a threshold as a truth", {"spec.mixtures.0.rules.2.where.0.atLeast": True}, POLICY,
+     f"{AT2}.where[0].atLeast: found true"),
+    ("a threshold as a list", {"spec.mixtures.0.rules.2.where.0.atLeast": [1]}, POLICY,
+     f"{AT2}.where[0].atLeast: found [1]"),
+    ("a threshold of nothing", {"spec.mixtures.0.rules.2.where.0.atLeast": {}}, SCHEMA,
+     f"{AT2}.where[0].atLeast: found {{}}: expected a number or {{rule: NAME}}"),
+    ("a threshold of a null", {"spec.mixtures.0.rules.2.where.0.atLeast": {"rule": None}}, SCHEMA,
+     f"{AT2}.where[0].atLeast: found {{\"rule\": null}}: expected a number or {{rule: NAME}}"),
+    ("a threshold with more", {"spec.mixtures.0.rules.1.where.0.atLeast": {"rule": "good", "by": 1}}, POLICY,
+     "spec.mixtures[0].rules[1].where[0].atLeast.by: unknown key; allowed are rule"),
+    ("a threshold of a number", {"spec.mixtures.0.rules.1.where.0.atLeast": {"rule": 1}}, SCHEMA,
+     "spec.mixtures[0].rules[1].where[0].atLeast.rule: found 1"),
+    ("a threshold of a flag", {"spec.mixtures.0.rules.0.where.1.atLeast": 1}, POLICY,
+     "spec.mixtures[0].rules[0].where[1].atLeast: unknown key; allowed are flag, equals"),
+    ("a text in capitals", {f"{RULES0}.text": "RAW"}, SCHEMA, "spec.mixtures[0].rules[0].text: found \"RAW\""),
+    ("a text as a number", {f"{RULES0}.text": 5}, POLICY, "spec.mixtures[0].rules[0].text: found 5"),
+    ("a text as a truth", {f"{RULES0}.text": True}, POLICY, "spec.mixtures[0].rules[0].text: found true"),
+    ("a text as a list", {f"{RULES0}.text": ["raw"]}, POLICY, "spec.mixtures[0].rules[0].text: found [\"raw\"]"),
+    ("a text as nothing", {f"{RULES0}.text": {}}, POLICY, f"spec.mixtures[0].rules[0].text: found {{}}: {TEXT}"),
+    ("a text as a null of nothing", {f"{RULES0}.text": {"concat": None}}, POLICY,
+     f"spec.mixtures[0].rules[0].text: found {{\"concat\": null}}: {TEXT}"),
+    ("a text by a wrong key", {"spec.mixtures.0.rules.2.text": {"conact": ["raw"]}}, POLICY,
+     f"{AT2}.text: found {{\"conact\": [\"raw\"]}}: {TEXT}"),
+    ("a text by both keys", {"spec.mixtures.0.rules.2.text": {"concat": ["raw", "raw"], "bestOf": ["raw", "raw"]}},
+     POLICY, f"{AT2}.text.bestOf: unknown key; allowed are concat"),
+    ("one text joined", {"spec.mixtures.0.rules.2.text": {"concat": ["raw"]}}, SCHEMA, f"{AT2}.text.concat: found "),
+    ("nine texts joined", {"spec.mixtures.0.rules.2.text": {"concat": ["raw"] * 9}}, SCHEMA,
+     f"{AT2}.text.concat: found "),
+    ("a text joined with a number", {"spec.mixtures.0.rules.2.text": {"concat": ["raw", 5]}}, SCHEMA,
+     f"{AT2}.text.concat[1]: found 5"),
+    ("65 best texts", {"spec.mixtures.0.rules.2.text": {"bestOf": ["raw"] * 65}}, SCHEMA, f"{AT2}.text.bestOf: found "),
+    ("a scale as a number", {"spec.train.scale": 5}, POLICY, "spec.train.scale: found 5"),
+    ("a scale as a list", {"spec.train.scale": ["small"]}, POLICY, "spec.train.scale: found [\"small\"]"),
+    ("a scale of nothing", {"spec.train.scale": {}}, SCHEMA, "spec.train.scale: found {}: expected a scale's name or"),
+    ("half a scale", {"spec.train.scale": {"model": "x"}}, SCHEMA, "spec.train.scale.batchSize: missing"),
+    ("a scale with more", {"spec.train.scale": {**SCALE, "epochs": 5}}, POLICY,
+     "spec.train.scale.epochs: unknown key; allowed are model, batchSize, learningRate, warmup, samples, beta2"),
+    ("a scale with a text", {"spec.train.scale": {**SCALE, "samples": "1e6"}}, SCHEMA,
+     "spec.train.scale.samples: found \"1e6\""),
+    ("a scale without learning", {"spec.train.scale": {**SCALE, "learningRate": 0}}, SCHEMA,
+     "spec.train.scale.learningRate: found 0"),
+    ("tasks as an object", {"spec.evaluate.tasks": {"a": "b"}}, POLICY, "spec.evaluate.tasks: found {\"a\": \"b\"}"),
+    ("tasks as a number", {"spec.evaluate.tasks": 5}, POLICY, "spec.evaluate.tasks: found 5"),
+    ("a task as a number", {"spec.evaluate.tasks": [5]}, SCHEMA, "spec.evaluate.tasks[0]: found 5"),
+]  # fmt: skip
+
+POOL = "spec.template.spec.pool"
+SCHEDULE_GOOD: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "everything": {
+        **{"spec.timeZone": "Europe/Zurich", "spec.dumps": "since CC-MAIN-2026-05", "spec.index": "gs://bucket/dumps"},
+        **{"spec.concurrencyPolicy": "Replace", "spec.suspend": True, "spec.startingDeadlineSeconds": 3600},
+        **{"spec.successfulHistoryLimit": 0, "spec.failedHistoryLimit": 10},
+        "spec.template.metadata": {"labels": {"a.example/b": "c"}, "annotations": {"note": "any text: at all"}},
+    },
+    "nulls": dict.fromkeys(("spec.timeZone", "spec.dumps", "spec.index", "spec.suspend", "spec.template.metadata")),
+    "lists, ranges and steps": {"spec.schedule": "*/15 0-6,22 1 JAN-MAR mon"},
+    "a dump in the middle": {f"{POOL}.name": "cc-{dump}-en", f"{POOL}.shards": "{dump}"},
+    "a whole recipe": {
+        f"spec.template.spec.{key}": value for key, value in BASE["spec"].items() if key not in ("storage", "pool")
+    },
+    "a long name": {"metadata.name": "n" * 47},
+}
+SCHEDULE_BAD: list[tuple[str, dict[str, Any], str, str]] = [
+    ("no schedule", {"spec.schedule": GONE}, SCHEMA, "spec.schedule: missing"),
+    ("six fields", {"spec.schedule": "0 0 6 * * *"}, SCHEMA, "spec.schedule: found \"0 0 6 * * *\""),
+    ("four fields", {"spec.schedule": "0 6 * *"}, SCHEMA, "spec.schedule: found \"0 6 * *\""),
+    ("words", {"spec.schedule": "@daily"}, SCHEMA, "spec.schedule: found \"@daily\""),
+    ("other dumps", {"spec.dumps": "all"}, SCHEMA, "spec.dumps: found \"all\""),
+    ("a dump of no week", {"spec.dumps": "since CC-MAIN-2026"}, SCHEMA, "spec.dumps: found \"since CC-MAIN-2026\""),
+    ("another policy", {"spec.concurrencyPolicy": "Queue"}, SCHEMA, "spec.concurrencyPolicy: found \"Queue\""),
+    ("a limit below 0", {"spec.failedHistoryLimit": -1}, SCHEMA, "spec.failedHistoryLimit: found -1"),
+    ("a deadline as a text", {"spec.startingDeadlineSeconds": "1h"}, SCHEMA, "spec.startingDeadlineSeconds: found"),
+    ("a zone that is none", {"spec.timeZone": "the moon"}, SCHEMA, "spec.timeZone: found \"the moon\""),
+    ("no template", {"spec.template": GONE}, SCHEMA, "spec.template: missing"),
+    ("an unknown key", {"spec.cron": "x"}, SCHEMA, "spec.cron: unknown key; allowed are schedule, timeZone"),
+    ("a name for the template", {"spec.template.metadata.name": "x"}, SCHEMA, "spec.template.metadata.name: unknown"),
+    ("two dumps in a name", {f"{POOL}.name": "{dump}-{dump}"}, SCHEMA, f"{POOL}.name: found \"{{dump}}-{{dump}}\""),
+    ("a name of 64 with its dump", {f"{POOL}.name": "n" * 49 + "{dump}"}, SCHEMA, f"{POOL}.name: found"),
+    ("no dump in the name", {f"{POOL}.name": "cc"}, RULE, f"{POOL}.name: found cc, without {{dump}}"),
+    ("no dump in the shards", {f"{POOL}.shards": "gs://b/x"}, RULE, f"{POOL}.shards: found gs://b/x, without {{dump}}"),
+    ("a dump in the storage", {"spec.template.spec.storage": "gs://b/{dump}"}, RULE, "spec.template.spec.storage: "),
+    ("shards on the web", {f"{POOL}.shards": "http://{dump}"}, RULE, f"{POOL}.shards: found \"http://{{dump"),
+    ("a long name", {"metadata.name": "n" * 48}, RULE, "metadata.name: found 48 characters; expected at most 47"),
+    ("a bad key of a label", {"spec.template.metadata.labels": {"a b": "c"}}, RULE, "spec.template.metadata.labels"),
+    ("evaluation without training", {"spec.template.spec.evaluate": {"root": "/x"}}, RULE,
+     "spec.template.spec.evaluate: there is nothing to evaluate without spec.template.spec.train"),
+    ("an unknown text", {"spec.template.spec.mixtures.0.rules.0.text": "blip"}, POLICY,
+     "spec.template.spec.mixtures[0].rules[0].text: blip is no text; there is raw"),
+    ("a text as a number", {"spec.template.spec.mixtures.0.rules.0.text": 5}, POLICY,
+     "spec.template.spec.mixtures[0].rules[0].text: found 5"),
+]  # fmt: skip
+
+GOOD = [
+    *files(),
+    *(Case(name, changed(BASE, changes)) for name, changes in GOOD_CHANGES.items()),
+    *(Case(f"schedule: {name}", changed(SCHEDULE_BASE, changes)) for name, changes in SCHEDULE_GOOD.items()),
+]
+BAD = [
+    *(Case(name, changed(BASE, changes), says, by) for name, changes, by, says in BAD_CHANGES),
+    *(Case(f"schedule: {n}", changed(SCHEDULE_BASE, changes), says, by) for n, changes, by, says in SCHEDULE_BAD),
+]
+
+TOO_DEAR = "its check costs more than CEL's budget: admitted, and refused by the operator at once"
+NO_ZONES = "CEL knows neither cron nor time zones: admitted, and refused by the operator at once"
+DIFFERENT = [  # where the two can't agree
+    Case(
+        "a mistake in 200 mixtures of 64 rules",
+        changed(BASE, {"spec.mixtures": mixtures(200, 64, "blip"), "spec.train": {}}),
+        "spec.mixtures[0].rules[1].text: blip is no text",
+        differs=TOO_DEAR,
+    ),
+    Case("the 31 June", changed(SCHEDULE_BASE, {"spec.schedule": "0 6 31 6 *"}), "spec.schedule: ", differs=NO_ZONES),
+    Case("an hour 25", changed(SCHEDULE_BASE, {"spec.schedule": "0 25 * * *"}), "spec.schedule: ", differs=NO_ZONES),
+    Case("a zone unknown", changed(SCHEDULE_BASE, {"spec.timeZone": "Mars/X"}), "spec.timeZone: ", differs=NO_ZONES),
+    Case(
+        "a double in a rule over whole numbers",
+        changed(BASE, {"spec.captioners.0.minLength": 5.0}),
+        differs="CEL takes no 5.0 for a whole number; kubectl, which reads YAML, sends 5",
+    ),
+    Case(
+        "a label of the object with a space",
+        changed(BASE, {"metadata.labels": {"a": "b c"}}),
+        differs="the command line leaves an object's labels to Kubernetes, which refuses this one",
+    ),
+]
+ADMITTED = [case for case in DIFFERENT if case.says]
+REFUSED = [case for case in DIFFERENT if not case.says]

@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 from components.pool import recipe as schema
 from components.pool import version
 from components.pool.errors import PermanentError, RecaptionError, Terminated, stop_on_sigterm
+from components.pool.reading import check, read_file, read_yaml
 from pipelines.kubeflow.commands import Ca, TokenFile, endpoint, kfp_app, pipeline_app
 from pipelines.progress import console
 
@@ -43,8 +44,14 @@ Namespace = Annotated[
 
 @app.command()
 def validate(recipe: RecipePath) -> None:
-    """Check a recipe; every mistake is one line."""
-    schema.load_recipe(recipe)
+    """Check a recipe, or a RecaptionSchedule; every mistake is one line."""
+    value = read_yaml(read_file(recipe, "recipe"), str(recipe))
+    if value.get("kind") == "RecaptionSchedule":
+        from pipelines.operator.schedule_model import check_schedule
+
+        check_schedule(value, str(recipe))
+    else:
+        check(schema.Recipe, value, str(recipe))
     out.print(f"{recipe}: valid")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
@@ -28,6 +31,15 @@ def test_a_scalar_is_read_as_kubectl_reads_it(text: str) -> None:
     found = read_yaml(f"v: {text}", "here")["v"]
     assert found == READ[text]
     assert isinstance(found, bool) == isinstance(READ[text], bool)
+
+
+def test_kubectl_reads_the_same() -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl")
+    text = "apiVersion: v1\nkind: Thing\nmetadata: {name: x}\nread:\n" + "".join(f"- {text}\n" for text in READ)
+    local = ["kubectl", "patch", "--local", "--type=merge", "-p", "{}", "-o", "json", "-f", "-"]
+    done = subprocess.run(local, input=text, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["read"] == read_yaml(text, "here")["read"] == list(READ.values())
 
 
 def test_keys_are_texts() -> None:

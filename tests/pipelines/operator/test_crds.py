@@ -5,14 +5,30 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft4Validator
+from typer.testing import CliRunner
 
+from components.pool.errors import PermanentError
+from components.pool.reading import dump_yaml
+from pipelines.cli import app
 from pipelines.operator.crds import FOLDER, files, recaption_crd, schedule_crd
 from pipelines.operator.schema import structural
-from tests.pipelines.operator.corpus import ADMITTED, BAD, BASE, GOOD, REFUSED, SCHEMA, Case, said
+from tests.pipelines.operator.corpus import (
+    ADMITTED,
+    BAD,
+    BASE,
+    GOOD,
+    REFUSED,
+    SCHEDULE_BASE,
+    SCHEMA,
+    Case,
+    changed,
+    said,
+)
 
 CRDS = {"Recaption": recaption_crd(), "RecaptionSchedule": schedule_crd()}
 ANY = "x-kubernetes-preserve-unknown-fields"
@@ -37,6 +53,16 @@ def test_the_command_line_takes_what_is_good(case: Case) -> None:
 def test_the_command_line_says_what_is_bad(case: Case) -> None:
     lines = said(case.value).splitlines()
     assert any(line.startswith(case.says) for line in lines), lines
+
+
+def test_validate_reads_schedules_too(tmp_path: Path) -> None:
+    path = tmp_path / "weekly.yaml"
+    path.write_text(dump_yaml(SCHEDULE_BASE))
+    valid = CliRunner().invoke(app, ["validate", str(path)], catch_exceptions=False)
+    assert valid.output.split() == [f"{path}:", "valid"]
+    path.write_text(dump_yaml(changed(SCHEDULE_BASE, {"spec.timeZone": "Mars/X"})))
+    with pytest.raises(PermanentError, match=f"^{path}: spec.timeZone: found .Mars/X.; expected an IANA name"):
+        CliRunner().invoke(app, ["validate", str(path)], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("case", [*GOOD, *ADMITTED, *REFUSED], ids=str)

@@ -132,14 +132,16 @@ def _create(thing: Object, dump: str, seen: Seen, world: World) -> Seen:
 
 
 def _write(thing: Object, decision: Decision, seen: Seen, world: World) -> Object | None:
-    """Tell and write what was decided; the object then. Killed before the end, the same is decided again."""
-    for event in decision.events:
-        tell(world.cluster, thing, event, seen.now)
+    """Write what was decided, then tell it and delete what has to go; the object then, None when it is gone."""
     written = write_status(world.cluster, SCHEDULES, thing, decision.status)
-    for recaption in decision.deleted if written else ():
-        log.info("%s: delete Recaption %s", where(thing), recaption["metadata"]["name"])
-        cluster = world.cluster.within(thing["metadata"]["namespace"])
-        cluster.delete(RECAPTIONS, recaption["metadata"]["name"], recaption["metadata"]["uid"])
+    if written is None:
+        return None
+    for event in decision.events:
+        tell(world.cluster, written, event, seen.now)
+    cluster = world.cluster.within(thing["metadata"]["namespace"])
+    for meta in (recaption["metadata"] for recaption in decision.deleted):
+        log.info("%s: delete Recaption %s", where(thing), meta["name"])
+        cluster.delete(RECAPTIONS, meta["name"], meta["uid"])
     return written
 
 

@@ -196,7 +196,7 @@ Anything.TestCase.settings = settings(
 TestAnything = Anything.TestCase
 
 
-CALLS_OF_A_START = 8  # two to look, to name the dump, to claim it, to create, to look, an Event, to say so
+CALLS_OF_A_START = 8  # two to look, to name the dump, to claim it, to create, to look, to say so, an Event
 
 
 def nothing(here: Scheduled) -> None:
@@ -278,6 +278,20 @@ def test_killed_at_every_call(
     assert set(made) >= {f"{NAME}-{dump.lower()}" for dump in wanted}
     assert here.status()["behind"] == 0
     assert "pending" not in here.status()
+
+
+def test_a_late_watch_starts_nothing_anew(fused: tuple[Scheduled, Direct, Fuse]) -> None:
+    here, cluster, _ = fused
+    here.tomorrow()
+    finish_all(here)
+    here.look()
+    here.let_go()
+    assert here.recaptions() == {}
+    for version in list(cluster.versions):
+        with suppress(Conflict):
+            scheduling.reconcile(version, here.world)
+    assert any("pending" in version.get("status", {}) for version in cluster.versions)
+    assert cluster.made == [f"{NAME}-{MAY.lower()}"]
 
 
 def test_two_clusters_that_share_a_storage_do_a_dump_once(tmp_path: Path) -> None:

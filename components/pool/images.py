@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +55,18 @@ def open_rgb(data: bytes) -> Image.Image:
     Raises:
         ImageError: as `decode`.
     """
+    with opened(data) as image:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image) if "exif" in image.info else image)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """The image with its header read, of a size that may be decoded, and its pixels not decoded yet.
+
+    Raises:
+        ImageError: as `decode`; also in place of what Pillow raises in the body.
+    """
     if not data:
         raise ImageError("empty image")
     with warnings.catch_warnings():
@@ -60,8 +74,7 @@ def open_rgb(data: bytes) -> Image.Image:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size)
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image) if "exif" in image.info else image)
+                yield image
         except ImageError:
             raise
         except Image.DecompressionBombError:
@@ -80,7 +93,8 @@ def _check_size(size: tuple[int, int]) -> None:
         raise ImageError("image of one pixel's width")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Alpha over white, 16 bits scaled to 8."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":

@@ -22,7 +22,7 @@ from components.pool.errors import PermanentError, TemporaryError
 from components.pool.shards import Shard
 from components.pool.storage import Storage, open_storage
 from components.reshard.layout import Segment, read_selection, tar_name
-from components.reshard.tar import BLOCK, TarWriter
+from components.pool.tar import BLOCK, TarWriter
 
 INDEX_FIELDS = ("text", "offset", "size", "json_offset", "json_size", "error")
 

@@ -114,7 +114,9 @@ def _crd(kind: str, short: list[str], root: Object, columns: list[Object], selec
                 "plural": f"{singular}s",
                 "singular": singular,
                 "shortNames": short,
-                "categories": ["recaption"],
+                "categories": [
+                    "recaptioning"
+                ],  # not `recaption`: kubectl would take the kind's own name for all of them
             },
             "versions": [version],
         },

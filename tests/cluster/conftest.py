@@ -25,12 +25,21 @@ from pipelines.fanout.cluster import JOBS, PODS, Cluster
 from pipelines.fanout.jobs import Owner, Target
 from pipelines.fanout.launcher import launch
 from pipelines.fanout.watching import Pace
+from pipelines.operator.crds import recaption_crd, schedule_crd
+from pipelines.operator.policy import binding, policy
 from tests.pipelines.fanout.conftest import plan
 from tests.pipelines.fanout.controller import DISRUPTED, Outcome, Pod
 
 NOWHERE = {"name": "nowhere", "nodeSelector": {"recaption.dev/test": "no-node-has-this"}, "parallelism": 2}
 PACE = Pace(look=0.5, beat=2.0, stuck=90.0, scarce=90.0)
 INDEX = "batch.kubernetes.io/job-completion-index"
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+OURS = [
+    *((CRDS, crd()) for crd in (recaption_crd, schedule_crd)),
+    (f"{ADMISSION}ies", policy()),
+    (f"{ADMISSION}ybindings", binding()),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,6 +94,22 @@ def namespace(api: client.ApiClient) -> Iterator[str]:
         yield name
     finally:
         core.delete_namespace(name)
+
+
+@pytest.fixture(scope="module")
+def installed(api: client.ApiClient) -> Iterator[None]:
+    """Our kinds and our policy; those that were not there before go again."""
+    cluster = Cluster(api, "default")
+    paths = {f"{path}/{thing['metadata']['name']}": (path, thing) for path, thing in OURS}
+    made = [path for path in paths if cluster.ask("GET", path) is None]
+    for path in made:
+        cluster.ask("POST", *paths[path])
+    for kind in ("recaptions", "recaptionschedules"):  # served a moment after they are there
+        while cluster.ask("GET", f"/apis/recaption.dev/v1alpha1/{kind}") is None:
+            time.sleep(0.2)
+    yield
+    for path in made:
+        cluster.ask("DELETE", path)
 
 
 @pytest.fixture

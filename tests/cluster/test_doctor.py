@@ -17,19 +17,10 @@ from kubernetes import client
 from pipelines.doctor.diagnosis import CHECKS
 from pipelines.doctor.finding import Context, Finding, State, examine, find
 from pipelines.fanout.cluster import Cluster
-from pipelines.operator.crds import recaption_crd, schedule_crd
-from pipelines.operator.policy import binding, policy
 from pipelines.operator.settings import Settings
 from tests.manifests.rendering import render
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-ADMISSION = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
-OURS = [
-    *((CRDS, crd()) for crd in (recaption_crd, schedule_crd)),
-    (f"{ADMISSION}ies", policy()),
-    (f"{ADMISSION}ybindings", binding()),
-]
 
 
 @pytest.fixture
@@ -114,19 +105,6 @@ def as_account(context: Context, name: str) -> Context:
     settings.ssl_ca_cert, settings.verify_ssl, settings.retries = theirs.ssl_ca_cert, theirs.verify_ssl, False
     cluster = Cluster(client.ApiClient(settings), context.namespace, outage=5.0)
     return Context(cluster, context.settings, context.namespace, context.operator_namespace)
-
-
-@pytest.fixture(scope="module")
-def installed(api: client.ApiClient) -> Iterator[None]:
-    """Our kinds and our policy; those that were not there before go again."""
-    cluster = Cluster(api, "default")
-    paths = {f"{path}/{thing['metadata']['name']}": (path, thing) for path, thing in OURS}
-    made = [path for path in paths if cluster.ask("GET", path) is None]
-    for path in made:
-        cluster.ask("POST", *paths[path])
-    yield
-    for path in made:
-        cluster.ask("DELETE", path)
 
 
 def test_our_kinds_come_back_as_they_were_sent(context: Context, installed: None) -> None:

@@ -34,6 +34,42 @@ PACKAGE = "pipelineInfo: {name: recaption}\n"
 
 
 @dataclass
+class Player:
+    """Plays KFP's part: plans what is new, by the real step, and ends what is being ended."""
+
+    folder: Path
+    kfp: KfpServer
+    planned: dict[str, str] = field(default_factory=dict)
+    """KFP run → URI of what it executes."""
+
+    def runs(self) -> list[dict[str, Any]]:
+        return self.kfp.held["runs"]
+
+    def play(self) -> None:
+        for run in list(self.runs()):
+            if run["state"] == "CANCELING":
+                run["state"] = "CANCELED"
+            if run["state"] == "PENDING":
+                mine = self.plan(run["run_id"], run["runtime_config"]["parameters"])
+                run["state"] = "RUNNING" if mine else "SUCCEEDED"
+
+    def plan(self, run_id: str, values: dict[str, Any]) -> bool:
+        """Whether the run is this KFP run's."""
+        files = {n: {"outputFile": str(self.folder / "kfp" / run_id / n)} for n in ("run", "mine", "reason")}
+        whole = {"inputs": {"parameterValues": {**values, "kfp_run": run_id}}, "outputs": {"parameters": files}}
+        steps.plan(ExecutorInput.parse(json.dumps(whole)))
+        self.planned[run_id] = Path(files["run"]["outputFile"]).read_text()
+        return json.loads(Path(files["mine"]["outputFile"]).read_text()) is True
+
+    def finish(self, run_id: str) -> None:
+        """The KFP run ends with a report."""
+        run = load_run(self.planned[run_id])
+        run.storage.write(f"{run.folder}/results.json", json.dumps(results(run)).encode())
+        ledger.put(run, "report", {"state": "done"})
+        next(found for found in self.runs() if found["run_id"] == run_id)["state"] = "SUCCEEDED"
+
+
+@dataclass
 class Place:
     """One namespace with one Recaption, `test`, unless a test makes more."""
 
@@ -41,7 +77,10 @@ class Place:
     api: Api
     kfp: KfpServer
     world: World
-    planned: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.player = Player(self.folder, self.kfp)
+        self.runs, self.play = self.player.runs, self.player.play
 
     def spec(self, **values: Any) -> Object:
         return {
@@ -92,27 +131,6 @@ class Place:
                 return wait
         raise AssertionError(f"{name} doesn't come to rest")
 
-    def runs(self) -> list[dict[str, Any]]:
-        return self.kfp.held["runs"]
-
-    def play(self) -> None:
-        """KFP does its part of what was asked: it plans what is new, by the real step, and ends what is being ended."""
-        for run in self.runs():
-            if run["state"] == "CANCELING":
-                run["state"] = "CANCELED"
-            if run["state"] == "PENDING":
-                run["state"] = (
-                    "RUNNING" if self.plan(run["run_id"], run["runtime_config"]["parameters"]) else "SUCCEEDED"
-                )
-
-    def plan(self, run_id: str, values: dict[str, Any]) -> bool:
-        """Whether the run is this KFP run's."""
-        files = {n: {"outputFile": str(self.folder / "kfp" / run_id / n)} for n in ("run", "mine", "reason")}
-        whole = {"inputs": {"parameterValues": {**values, "kfp_run": run_id}}, "outputs": {"parameters": files}}
-        steps.plan(ExecutorInput.parse(json.dumps(whole)))
-        self.planned.add(Path(files["run"]["outputFile"]).read_text())
-        return json.loads(Path(files["mine"]["outputFile"]).read_text()) is True
-
     def run(self) -> Run:
         """The one that the object shows."""
         return load_run(self.status()["run"])
@@ -122,12 +140,10 @@ class Place:
 
     def finish(self, state: str = "SUCCEEDED") -> None:
         """The KFP run ends: with a report, or without."""
-        if state == "SUCCEEDED":
-            run = self.run()
-            run.storage.write(f"{run.folder}/results.json", json.dumps(results(run)).encode())
-            self.progress("report", state="done")
         for run in self.runs():
-            if run["state"] == "RUNNING":
+            if run["state"] == "RUNNING" and state == "SUCCEEDED":
+                self.player.finish(run["run_id"])
+            elif run["state"] == "RUNNING":
                 run["state"] = state
 
     def jobs(self) -> list[str]:

@@ -234,7 +234,7 @@ def fill(schema: dict[str, Any], value: Any) -> Any:
 def test_columns_and_names_of_the_resources() -> None:
     names = {kind: crd["spec"]["names"] for kind, crd in CRDS.items()}
     assert names["Recaption"]["shortNames"] == ["rcap", "rcaps"]
-    assert {name["categories"][0] for name in names.values()} == {"recaption"}
+    assert {name["categories"][0] for name in names.values()} == {"recaptioning"}
     columns = {
         kind: [c["name"] for c in crd["spec"]["versions"][0]["additionalPrinterColumns"] if not c.get("priority")]
         for kind, crd in CRDS.items()

@@ -72,13 +72,13 @@ class DueQueue:
         """Seconds that the key which waits longest is late; 0 where none is."""
         with self._changed:
             waiting = [at for key, at in self._due.items() if key not in self._busy]
-            return max(0.0, time.monotonic() - min(waiting, default=inf))
+            return max((0.0, *(time.monotonic() - at for at in waiting)))
 
     @property
     def longest(self) -> float:
         """Seconds since the oldest look under way began; 0 where none is."""
         with self._changed:
-            return time.monotonic() - min(self._busy.values(), default=time.monotonic())
+            return max((time.monotonic() - began for began in self._busy.values()), default=0.0)
 
     def _put(self, key: Key, seconds: float) -> None:
         at = min(time.monotonic() + seconds, self._due.get(key, inf))

@@ -1,0 +1,64 @@
+"""Re-drive: the failures of finished shards as candidates of appended ones, which hold what succeeds now."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from components.download.reasons import REASONS, Redrive
+from components.download.shard import LARGEST, Record
+from components.download.task import Candidates
+from components.pool.storage import Storage
+
+_COLUMNS = ["uid", "url", "text"]
+
+
+def plan_redrive(
+    storage: Storage, finished: Sequence[Record], retry: Redrive, first: int, folder: str
+) -> list[Candidates]:
+    """Write the candidates of a re-drive, 10,000 a shard; to be downloaded beside the finished shards.
+
+    Finished shards don't change, so the same call writes the same bytes. A failure that an earlier re-drive has mended
+    (they are among `finished`, too) is left out; the uids of those are held in memory.
+
+    Args:
+        first: Number of the first appended shard.
+        folder: Where the candidates go in the storage.
+    """
+    mended = pa.array([uid for r in finished if r.redrive for uid in _read(storage, r, ["uid"])["uid"].to_pylist()])
+    failed = (_failures(storage, record, retry, mended) for record in finished if not record.redrive)
+    planned = []
+    for number, table in enumerate(_cut(failed), first):
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        name = f"{number:08d}"
+        storage.write(f"{folder}/{name}.parquet", sink.getvalue())
+        planned.append(Candidates(name, f"{folder}/{name}.parquet", redrive=True))
+    return planned
+
+
+def _failures(storage: Storage, record: Record, retry: Redrive, mended: pa.Array) -> pa.Table:
+    reasons = [name for name, reason in REASONS.items() if reason.transient or retry == "all"]
+    table = _read(storage, record, [*_COLUMNS, "error_message"])
+    table = table.filter(pc.is_in(table.column("error_message"), value_set=pa.array(reasons)))
+    return table.filter(pc.invert(pc.is_in(table.column("uid"), value_set=mended.cast(pa.string())))).select(_COLUMNS)
+
+
+def _read(storage: Storage, record: Record, columns: list[str]) -> pa.Table:
+    return pq.read_table(pa.BufferReader(storage.read(record.parquet)), columns=columns)
+
+
+def _cut(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, LARGEST at a time."""
+    kept: pa.Table | None = None
+    for table in tables:
+        kept = pa.concat_tables([kept, table]) if kept is not None else table
+        while kept.num_rows >= LARGEST:
+            yield kept.slice(0, LARGEST)
+            kept = kept.slice(LARGEST)
+    if kept is not None and kept.num_rows:
+        yield kept

@@ -12,6 +12,7 @@ from math import inf
 from components.discover.dumps import claim_path, claimed, wanted
 from components.pool.claims import claim
 from components.pool.errors import PermanentError, RecaptionError
+from components.pool.storage import open_storage
 from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, QuotaRefused
 from pipelines.operator.conditions import Object
 from pipelines.operator.schedules import Act, Decision, Seen, Trouble, decide
@@ -73,7 +74,7 @@ def observe(thing: Object, world: World) -> Seen:
 def _ask(act: Act, thing: Object, seen: Seen, world: World) -> Seen | None:
     """With what there is outside of the cluster; None while another thread is asking for the same."""
     if act is Act.PROBE:
-        return _probed(thing, seen, world)
+        return _probed(thing, seen)
     timetable = timetable_of(thing)
     try:
         dumps = world.dumps.get(timetable.spec.index)
@@ -90,12 +91,12 @@ def _ask(act: Act, thing: Object, seen: Seen, world: World) -> Seen | None:
     return replace(seen, newest=dumps[0], wanted=todo)
 
 
-def _probed(thing: Object, seen: Seen, world: World) -> Seen:
+def _probed(thing: Object, seen: Seen) -> Seen:
     """With the newest of the wanted dumps that has shards."""
     try:
         for dump in seen.wanted or ():
             shards = recipe_for(thing, dump).spec.pool.shards
-            if any(entry.path.endswith(".tar") for entry in world.storage(shards).list()):
+            if any(entry.path.endswith(".tar") for entry in open_storage(shards).list()):
                 return replace(seen, ready=dump)
     except RecaptionError as error:
         return replace(seen, trouble=_storage_trouble(error))

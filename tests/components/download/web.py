@@ -28,7 +28,7 @@ class Answer:
     def head(self) -> bytes:
         headers = {"Content-Length": str(len(self.body)), "Content-Type": "image/jpeg"} | self.headers
         lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
-        return "\r\n".join([f"HTTP/1.1 {self.status} Whatever", *lines, "", ""]).encode("latin-1")
+        return "\r\n".join([f"HTTP/1.1 {self.status} Whatever", *lines, "", ""]).encode()
 
 
 Handler = Callable[[asyncio.StreamWriter], Awaitable[None]]

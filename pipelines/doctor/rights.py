@@ -29,17 +29,17 @@ Rules = tuple[Rule, ...]
 
 OPERATORS: Rules = (
     Rule("recaption.dev", ("recaptions",), ("get", "list", "watch", "create", "patch", "delete")),
-    Rule("recaption.dev", ("recaptionschedules",), ("get", "list", "watch", "patch")),
+    Rule("recaption.dev", ("recaptionschedules",), ("get", "list", "watch")),
     Rule("recaption.dev", ("recaptions/status", "recaptionschedules/status"), ("patch",)),
-    Rule("recaption.dev", ("recaptions/finalizers", "recaptionschedules/finalizers"), ("update",)),
-    Rule("", ("events",), ("create", "patch")),
-    Rule("apiextensions.k8s.io", ("customresourcedefinitions",), ("get", "list", "watch")),
-    Rule("", ("namespaces",), ("get", "list", "watch")),
+    Rule("recaption.dev", ("recaptionschedules/finalizers",), ("update",)),
+    Rule("", ("events",), ("create",)),
+    Rule("apiextensions.k8s.io", ("customresourcedefinitions",), ("list", "watch")),
+    Rule("", ("namespaces",), ("list", "watch")),
 )
 """Where Recaptions are: manifests/base/cluster-role.yaml."""
 
 OPERATORS_LEASE: Rules = (
-    Rule("coordination.k8s.io", ("leases",), ("get", "update", "patch"), OPERATOR),
+    Rule("coordination.k8s.io", ("leases",), ("get", "patch"), OPERATOR),
     Rule("coordination.k8s.io", ("leases",), ("create",)),
 )
 """In its own namespace: manifests/base/lease-role.yaml."""

@@ -23,7 +23,7 @@ from components.pool.errors import RecaptionError
 from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, Conflict, connect
 from pipelines.operator import recaptions, scheduling
 from pipelines.operator.conditions import Object
-from pipelines.operator.decide import RETRY, is_settled
+from pipelines.operator.decide import RETRY
 from pipelines.operator.kfp import Kfp, compiled
 from pipelines.operator.lease import Lease
 from pipelines.operator.metrics import Metrics, Sources
@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[str, Callable[[Object, World], float]]] = {
 }
 WORKERS = 4
 LIST_EVERY = 600.0  # seconds between two listings of everything
+AT_REST = ("Suspended", "Succeeded", "Failed", "Refused")
 LOOKS = 10.0  # per second, over all objects: beyond that each waits longer
 STILL = 120.0  # seconds that a due object may wait for a worker
 STUCK = 900.0  # seconds that one look may take: of a storage that is away, 120 s a request
@@ -163,7 +164,7 @@ class Controller:
         try:
             with self.metrics.reconciling(kind):
                 wait = reconcile(thing, self.world)
-            self.queue.done(key, self._stretched(wait))
+            self.queue.done(key, self._stretched(wait) if key[0] == RECAPTIONS else wait)  # a schedule is on time
         except Conflict:  # the watch is about to bring what it has become
             self.queue.failed(key)
         except RecaptionError as error:
@@ -172,7 +173,7 @@ class Controller:
             log.exception("%s: a bug; again in %.0f s", where(thing), self.queue.failed(key))
 
     def _stretched(self, wait: float) -> float:
-        active = sum(not is_settled(thing) for thing in self.of(RECAPTIONS)) if wait < inf else 0
+        active = sum(phase(thing) not in AT_REST for thing in self.of(RECAPTIONS)) if wait < inf else 0
         return max(wait, active / LOOKS) * random.uniform(0.9, 1.1)
 
     def _tell_schedule(self, thing: Object) -> None:

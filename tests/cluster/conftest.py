@@ -6,6 +6,7 @@ their status, the cluster's own Job controller does the rest. What it doesn't sh
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import time
@@ -27,12 +28,14 @@ from pipelines.fanout.launcher import launch
 from pipelines.fanout.watching import Pace
 from pipelines.operator.crds import recaption_crd, schedule_crd
 from pipelines.operator.policy import binding, policy
+from tests.manifests.rendering import render
 from tests.pipelines.fanout.conftest import plan
 from tests.pipelines.fanout.controller import DISRUPTED, Outcome, Pod
 
 NOWHERE = {"name": "nowhere", "nodeSelector": {"recaption.dev/test": "no-node-has-this"}, "parallelism": 2}
 PACE = Pace(look=0.5, beat=2.0, stuck=90.0, scarce=90.0)
 INDEX = "batch.kubernetes.io/job-completion-index"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
 OURS = [
@@ -110,6 +113,35 @@ def installed(api: client.ApiClient) -> Iterator[None]:
     yield
     for path in made:
         cluster.ask("DELETE", path)
+
+
+@pytest.fixture(scope="session")
+def granted(api: client.ApiClient, namespace: str) -> Iterator[None]:
+    """The manifests' rights, in the namespace of the test."""
+    cluster, unique = Cluster(api, namespace), f"recaption-test-{uuid.uuid4().hex[:8]}"
+    kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole")
+    base = [thing for thing in render("base") if thing["kind"] in kinds]
+    accounts = [{"kind": "ServiceAccount", "metadata": {"name": "pipeline-runner"}}]
+    everywhere = {
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": unique},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": unique},
+        "subjects": [{"kind": "ServiceAccount", "name": "recaption-operator", "namespace": namespace}],
+    }
+    for thing in [*copy.deepcopy(base), *accounts, everywhere]:
+        kind, meta = thing["kind"], thing["metadata"]
+        if kind.startswith("Cluster"):
+            if meta["name"] in ("recaption-operator", unique):
+                cluster.ask("POST", f"{RBAC}/{kind.lower()}s", {**thing, "metadata": {"name": unique}})
+            continue
+        meta["namespace"] = namespace
+        for subject in thing.get("subjects", ()):
+            subject["namespace"] = namespace
+        group = "/api/v1" if kind == "ServiceAccount" else RBAC
+        cluster.ask("POST", f"{group}/namespaces/{namespace}/{kind.lower()}s", thing)
+    yield
+    for kind in ("clusterrolebindings", "clusterroles"):
+        cluster.ask("DELETE", f"{RBAC}/{kind}/{unique}")
 
 
 @pytest.fixture

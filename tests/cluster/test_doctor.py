@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,9 +15,6 @@ from pipelines.doctor.diagnosis import CHECKS
 from pipelines.doctor.finding import Context, Finding, State, examine, find
 from pipelines.fanout.cluster import Cluster
 from pipelines.operator.settings import Settings
-from tests.manifests.rendering import render
-
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
 @pytest.fixture
@@ -46,34 +40,6 @@ def test_a_bare_cluster(context: Context) -> None:
     }
     assert not any(finding.state is State.AWAY for finding in found.values())
     assert not any("a bug of the doctor" in finding.remedy for finding in found.values())
-
-
-@pytest.fixture
-def granted(context: Context) -> Iterator[None]:
-    """The manifests' rights, in the namespace of the test."""
-    namespace, unique = context.namespace, f"recaption-test-{uuid.uuid4().hex[:8]}"
-    kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole")
-    base = [thing for thing in render("base") if thing["kind"] in kinds]
-    accounts = [{"kind": "ServiceAccount", "metadata": {"name": "pipeline-runner"}}]
-    everywhere = {
-        "kind": "RoleBinding",
-        "metadata": {"name": unique},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": unique},
-        "subjects": [{"kind": "ServiceAccount", "name": "recaption-operator", "namespace": namespace}],
-    }
-    for thing in [*copy.deepcopy(base), *accounts, everywhere]:
-        kind, meta = thing["kind"], thing["metadata"]
-        if kind == "ClusterRole":
-            if meta["name"] == "recaption-operator":
-                context.api.ask("POST", f"{RBAC}/clusterroles", {**thing, "metadata": {"name": unique}})
-            continue
-        meta["namespace"] = namespace
-        for subject in thing.get("subjects", ()):
-            subject["namespace"] = namespace
-        group = "/api/v1" if kind == "ServiceAccount" else RBAC
-        context.api.ask("POST", f"{group}/namespaces/{namespace}/{kind.lower()}s", thing)
-    yield
-    context.api.ask("DELETE", f"{RBAC}/clusterroles/{unique}")
 
 
 def test_the_manifests_grant_what_is_needed(context: Context, granted: None) -> None:

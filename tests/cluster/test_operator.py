@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.pool.errors import PermanentError
 from components.pool.run import load_run
@@ -33,6 +34,8 @@ class World:
 
     def __init__(self, cluster: Cluster, folder: Path, player: Player, endpoint: str) -> None:
         self.cluster, self.folder, self.player, self.endpoint = cluster, folder, player, endpoint
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubeconfig.write_text(yaml.safe_dump(self.as_operator()))
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ports: list[int] = []
 
@@ -41,6 +44,7 @@ class World:
         port = 18100 + len(self.processes)
         environment = {
             **os.environ,
+            "KUBECONFIG": str(self.kubeconfig),
             "KF_PIPELINES_ENDPOINT": self.endpoint,
             "POD_NAMESPACE": self.cluster.namespace,
             "POD_NAME": name,
@@ -55,6 +59,16 @@ class World:
         self.ports.append(port)
         until(lambda: self.get("readyz") == 200, 30)
         return self.processes[-1]
+
+    def as_operator(self) -> dict[str, Any]:
+        """The test's kubeconfig with the operator's service account, which may do what the manifests say."""
+        config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+        account = f"/api/v1/namespaces/{self.cluster.namespace}/serviceaccounts/recaption-operator/token"
+        token = (self.cluster.ask("POST", account, {"spec": {"expirationSeconds": 3600}}) or {})["status"]["token"]
+        names = {context["name"]: context["context"] for context in config["contexts"]}
+        here = {"cluster": names[config["current-context"]]["cluster"], "user": "operator"}
+        users = [{"name": "operator", "user": {"token": token}}]
+        return {**config, "users": users, "contexts": [{"name": "o", "context": here}], "current-context": "o"}
 
     def get(self, path: str, which: int = -1) -> int | str:
         """The status, or of metrics the text."""
@@ -95,7 +109,7 @@ class World:
 
 
 @pytest.fixture
-def world(api: Any, namespace: str, installed: None, tmp_path: Path) -> Iterator[World]:
+def world(api: Any, namespace: str, installed: None, granted: None, tmp_path: Path) -> Iterator[World]:
     write_tar(tmp_path / "pool" / "00000000.tar", {"0": sample(0)})
     cluster = Cluster(api, namespace, outage=10.0)
     with kfp_server() as (endpoint, kfp):

@@ -32,16 +32,15 @@ OTHERS = {
 EVERYWHERE = {
     "recaptions.recaption.dev": "get list watch create patch delete",
     "recaptions/status.recaption.dev": "patch",
-    "recaptions/finalizers.recaption.dev": "update",
-    "recaptionschedules.recaption.dev": "get list watch patch",
+    "recaptionschedules.recaption.dev": "get list watch",
     "recaptionschedules/status.recaption.dev": "patch",
     "recaptionschedules/finalizers.recaption.dev": "update",
-    "events": "create patch",
-    "customresourcedefinitions.apiextensions.k8s.io": "get list watch",
-    "namespaces": "get list watch",
+    "events": "create",
+    "customresourcedefinitions.apiextensions.k8s.io": "list watch",
+    "namespaces": "list watch",
 }
 IN_ITS_OWN = {
-    "leases.coordination.k8s.io/recaption-operator": "get update patch",
+    "leases.coordination.k8s.io/recaption-operator": "get patch",
     "leases.coordination.k8s.io": "create",
 }
 WHERE_KFP_RUNS = {"jobs.batch": "list delete", "trainjobs.trainer.kubeflow.org": "list delete"}

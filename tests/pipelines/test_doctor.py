@@ -271,7 +271,7 @@ REFUSED = {"type": "ReplicaFailure", "status": "True", "message": "pods is forbi
     ("its Lease", LEASE, NOT_THERE, State.BROKEN, "nobody holds the Lease", "kubectl logs -n recaption deployment/"),
     ("its Lease", LEASE, {"spec": {"holderIdentity": "", "renewTime": ago(1)}}, State.BROKEN, "nobody holds", "logs"),
     ("its Lease", LEASE, {"spec": {"holderIdentity": "pod-1", "renewTime": ago(300), "leaseDurationSeconds": 30}},
-     State.BROKEN, "pod-1 holds .*, renewed 30. s ago: it no longer acts", "kubectl logs"),
+     State.BROKEN, "pod-1 holds .*, renewed 3.. s ago: it no longer acts", "kubectl logs"),
     ("its settings", DEPLOYMENT, NOT_THERE, State.OPEN, "no operator", ""),
     ("its settings", CONFIG, NOT_THERE, State.BROKEN,
      "KF_PIPELINES_ENDPOINT: found nothing", "expected KFP's API server, such as http"),
@@ -339,7 +339,7 @@ def test_a_profile_has_its_own_account_for_kfp_and_a_setting_names_any() -> None
      "service account recaption/recaption-operator may not delete jobs.batch in namespace kubeflow",
      "kubectl apply -n kubeflow -k manifests/pipeline"),
     ("its rights", {"resource": "leases", "name": "recaption-operator"},
-     "service account recaption/recaption-operator may not get/update/patch leases.coordination.k8s.io in namespace "
+     "service account recaption/recaption-operator may not get/patch leases.coordination.k8s.io in namespace "
      "recaption", "apply your overlay of manifests/base"),
     ("launcher's rights", {"resource": "pods", "subresource": "log"},
      "service account kubeflow/pipeline-runner may not get pods/log in namespace kubeflow",

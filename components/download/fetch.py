@@ -115,6 +115,7 @@ class Fetcher:
     async def _hop(self, url: URL, slot: Slot, limit: int, robots: bool) -> Fetched | URL:
         """One request: what it answers, or where it points to."""
         with self.hosts.use(url) as host:
+            await asyncio.sleep(0)  # so that all who begin now are counted as its users
             host.check()
             if robots:
                 await check_robots(url, host, self._read)

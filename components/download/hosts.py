@@ -81,13 +81,14 @@ class Hosts:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._hosts: OrderedDict[URL, Host] = OrderedDict()
+        self._hosts: OrderedDict[tuple[str, str | None, int | None], Host] = OrderedDict()
 
     @contextmanager
     def use(self, url: URL) -> Iterator[Host]:
         """The host of an address, kept while it is in use."""
-        host = self._hosts.pop(origin := url.origin(), None) or self._make()
-        self._hosts[origin] = host
+        key = (url.scheme, url.raw_host, url.port)
+        host = self._hosts.pop(key, None) or self._make()
+        self._hosts[key] = host
         host.users += 1
         try:
             yield host
@@ -100,10 +101,10 @@ class Hosts:
 
     def _forget(self) -> None:
         while len(self._hosts) > REMEMBERED:
-            origin, host = next(iter(self._hosts.items()))
+            key, host = next(iter(self._hosts.items()))
             if host.users:
                 return  # more are in use than are to be remembered
-            del self._hosts[origin]
+            del self._hosts[key]
 
 
 def _now() -> float:

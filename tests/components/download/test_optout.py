@@ -10,7 +10,16 @@ from components.download.optout import OPT_OUT, opted_out
 
 AGAINST = sorted(OPT_OUT)
 HARMLESS = [
-    *("all", "nofollow", "noarchive", "nosnippet", "notranslate", "indexifembedded", "max-snippet:-1", "max-snippet: 50"),
+    *(
+        "all",
+        "nofollow",
+        "noarchive",
+        "nosnippet",
+        "notranslate",
+        "indexifembedded",
+        "max-snippet:-1",
+        "max-snippet: 50",
+    ),
     *("max-image-preview: large", "max-video-preview:-1", "noaix", "index", "", "  "),
     "unavailable_after: 25 Jun 2010 15:00:00 PST",
     "unavailable_after: Wednesday, 25-Jun-25 15:00:00 UTC",

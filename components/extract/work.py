@@ -1,0 +1,83 @@
+"""What one extraction is: which files of a dump, read how, into how many partitions; and where its parts lie.
+
+candidates/<dump>-<hash>/plan.json                        this, and the number of tasks
+candidates/<dump>-<hash>/spills/<task>.{<sha256>.spill,done.json}        what the tasks extracted
+candidates/<dump>-<hash>/shards/<partition>.{<number>.<sha256>.parquet,done.json}   deduplicated
+candidates/<dump>-<hash>/candidates.json                  the ordered shards, and what became of every candidate
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Literal
+
+from components.extract.rules import MOST_TEXT, MOST_URL
+from components.pool.errors import PermanentError
+from components.pool.shards import content_hash
+from components.pool.storage import Storage
+
+VERSION = 1  # raise it when the code would find other candidates
+SHARD = 10_000  # candidates of one shard, as DataComp's
+# A WAT file of 2023 has some 200,000 images with a text; a candidate some 160 bytes. A partition is to fit into 128 MB
+ROWS_OF_FILE = 200_000
+BYTES_OF_ROW = 160
+BUDGET = 128_000_000
+
+
+@dataclass(frozen=True)
+class Work:
+    """One extraction. Its result depends on nothing else, neither on the tasks nor on where the files are read."""
+
+    dump: str
+    base: str
+    """Where the files lie: https://…, s3://…, gs://… or a folder. No part of the hash: a mirror has the same."""
+    files: tuple[str, ...]
+    """Paths below `base`, of one kind."""
+    kind: Literal["wat", "warc"]
+    partitions: int
+    """Of the uids, by their leading bits; what one dedup task works through."""
+
+    @cached_property
+    def folder(self) -> str:
+        rules = [VERSION, self.kind, MOST_URL, MOST_TEXT, SHARD]
+        return f"candidates/{self.dump}-{content_hash([rules, self.dump, self.files, self.partitions])}"
+
+    def spills(self, task: int) -> str:
+        return f"{self.folder}/spills/{task:06d}"
+
+    def shards(self, partition: int) -> str:
+        return f"{self.folder}/shards/{partition:06d}"
+
+    def files_of(self, task: int, tasks: int) -> Sequence[str]:
+        """A contiguous range; lengths differ by at most one."""
+        return self.files[task * len(self.files) // tasks : (task + 1) * len(self.files) // tasks]
+
+    def save(self, storage: Storage, tasks: int) -> None:
+        """Keep it, and freeze the number of tasks.
+
+        Raises:
+            PermanentError: it was begun with another number of tasks.
+        """
+        path = f"{self.folder}/plan.json"
+        if storage.create(path, json.dumps({**asdict(self), "tasks": tasks}).encode()):
+            return
+        before = json.loads(storage.read(path))["tasks"]
+        if before != tasks:
+            raise PermanentError(
+                f"{self.folder}: was begun with {before} tasks, now {tasks}; go on with {before}, or delete the folder"
+            )
+
+
+def load_work(storage: Storage, folder: str) -> tuple[Work, int]:
+    """What `save` kept, and its number of tasks."""
+    value = json.loads(storage.read(f"{folder}/plan.json"))
+    tasks = value.pop("tasks")
+    return Work(**{**value, "files": tuple(value["files"])}), tasks
+
+
+def partitions_for(files: int) -> int:
+    """So many that a partition fits into BUDGET, if files are as large as Common Crawl's."""
+    return -(-files * ROWS_OF_FILE * BYTES_OF_ROW // BUDGET)

@@ -20,10 +20,11 @@ def groups(run: Run) -> dict[str, list[str]]:
     """
     captioned = {key.replace("caption:", "score:") for key in run.nodes if key.startswith("caption:")}
     scores = [key for key in run.nodes if key.startswith("score:")]
+    screens = [key for key in run.nodes if key.startswith("screen:")]
     return {
-        "index": [key for key in run.nodes if key == "index" or key.startswith(("import:", "filter:"))],
+        "index": [key for key in run.nodes if key == "index" or key.startswith(("import:", "filter:", "faces:"))],
         "embed": ["embed"],
-        "score": [key for key in scores if key not in captioned],
+        "score": [key for key in scores if key not in captioned] + screens,
         "caption": [key for key in run.nodes if key.startswith("caption:")],
         "score-captions": [key for key in scores if key in captioned],
         "mix": ["mix"],

@@ -35,11 +35,16 @@ def plan_run(recipe: schema.Recipe) -> Run:
     pool = list_pool(spec.pool, source)
     nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
     prints = _fingerprints(spec)
-    content = spec.model_dump(mode="json", exclude={"storage", "compute", "suspend"})
+    content = spec.model_dump(mode="json", exclude={"storage", "compute", "suspend", *_unsaid(spec)})
     columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
     name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
     tasks = ceil(len(pool.shards) / spec.compute.shards_per_task)
     return Run(name, storage, recipe, pool, nodes, tasks, prints)
+
+
+def _unsaid(spec: schema.Spec) -> set[str]:
+    """Keys that came after the first runs were named: left out, they are in no name."""
+    return set() if spec.screens else {"screens"}
 
 
 def _inside(uri: str, folder: str) -> bool:
@@ -64,6 +69,13 @@ def _nodes(recipe: schema.Recipe, manifest: str) -> list[Node]:
     texts = {schema.RAW: index} | {n.key.removeprefix("import:"): n.spec for n in nodes if n.key.startswith("import:")}
     known = [name for name in spec.texts if name in texts]
     nodes += [Node(f"score:{n}", _make("score", spec.scorer, weights, index, embedding, texts[n])) for n in known]
+    nodes += [
+        Node(
+            f"screen:{s.name}", _make("screen", s, f"spec.screens[{i}]", index, embedding, texts[s.text or schema.RAW])
+        )
+        for i, s in enumerate(spec.screens)
+        if s.kind != "faces"
+    ]
     hashes = {node.key: node.spec.hash for node in nodes}
     for i, captioner in enumerate(spec.captioners):
         at = model_fingerprint(captioner.model, captioner.revision, f"spec.captioners[{i}].model")

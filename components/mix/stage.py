@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,10 +32,11 @@ from components.pool.rules import (
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.pool.stage import Needs, Step
-from components.pool.values import ahead, find_thresholds, read_values, require_finished
+from components.pool.values import ahead, find_thresholds, read_values, require_finished, screened
 
 log = logging.getLogger(__name__)
 
+UNREADABLE = "the image can't be read"
 EMPTY = "no image matched any rule: the mixture is empty, and nothing can be trained on it"
 
 
@@ -75,20 +76,25 @@ class MixStep(Step):
         texts, scores, flags = columns_of(t.mixture for t in tallies)
         scores |= {name for name in texts if f"score:{name}" in run.nodes}  # for the mean cosines
         read_always = {schema.RAW} if f"score:{schema.RAW}" in run.nodes else set()
+        read_always |= {name for name, _ in run.spec.dropping}
         require_finished(run, columns, _keys(run, texts, scores | read_always, flags))
         thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
 
-        def read(shard: Shard) -> tuple[Shard, pa.Array, Values, int]:
+        def read(shard: Shard) -> tuple[Shard, pa.Array, Values, Mapping[str, int]]:
             index = columns.read(run.index, shard, ["text", "error"])
             index = index.filter(pc.is_null(index.column("error")))
             readable = _readable(run, columns, shard, index)
-            values = read_values(run, columns, shard, readable, texts, scores, flags)
-            return shard, readable.column("uid").combine_chunks(), values, index.num_rows - readable.num_rows
+            uids = readable.column("uid").combine_chunks()
+            kept, lost = screened(run, columns, shard, uids, run.spec.dropping)
+            left = readable.filter(pa.array(kept)) if lost else readable
+            values = read_values(run, columns, shard, left, texts, scores, flags)
+            lost = {UNREADABLE: index.num_rows - readable.num_rows, **lost}
+            return shard, left.column("uid").combine_chunks(), values, lost
 
-        for shard, uids, values, unreadable in ahead(read, run.pool.shards):
+        for shard, uids, values, lost in ahead(read, run.pool.shards):
             for tally in tallies:
-                tally.usable += unreadable
-                tally.dropped["the image can't be read"] += unreadable
+                tally.usable += sum(lost.values())
+                tally.dropped.update(lost)
                 chosen = select(tally.mixture, values, thresholds)
                 _write(run, tally, shard, uids, chosen)
                 _count(tally, values, chosen, thresholds)

@@ -14,7 +14,7 @@ from components.pool.columns import ALL, Columns
 from components.pool.rules import Bools, Values, columns_of, demanded, names_of, needs_all, shares_of
 from components.pool.run import Run
 from components.pool.shards import Shard, content_hash
-from components.pool.values import find_thresholds, read_values
+from components.pool.values import find_thresholds, read_values, screened
 from components.pool.worker import Demand
 
 VERSION = 1  # raise it when `demanded` would answer otherwise: parts made for the old answer stay, another one is added
@@ -31,7 +31,8 @@ def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]
     if not mixtures or any(_takes_all(recipe.spec, m, captioner) for m in mixtures):
         return ALL
     rules = [m.model_dump(mode="json", exclude={"name"}) for m in mixtures]
-    return content_hash([VERSION, captioner, rules, dict(hashes), manifest])
+    screens = [recipe.spec.dropping] if recipe.spec.dropping else []
+    return content_hash([VERSION, captioner, rules, dict(hashes), manifest, *screens])
 
 
 def _using(spec: schema.Spec, captioner: str) -> list[schema.Mixture]:
@@ -43,6 +44,8 @@ def _takes_all(spec: schema.Spec, mixture: schema.Mixture, captioner: str) -> bo
     unknown = {c.name for c in spec.captioners}
     if any(needs_all(mixture, rule, captioner) for rule in mixture.rules):
         return True
+    if spec.dropping:
+        return False
     for rule in mixture.rules:
         if captioner in names_of(rule) and _open_everywhere(rule, unknown):
             return True
@@ -95,6 +98,7 @@ def _find_demand(run: Run, captioner: str) -> dict[str, Any]:
         "captioner": captioner,
         "mixtures": [m.model_dump(mode="json", by_alias=True) for m in mixtures],
         "thresholds": [[score, share, threshold] for (score, share), threshold in sorted(found.items())],
+        **({"dropping": run.spec.dropping} if run.spec.dropping else {}),
     }
 
 
@@ -108,7 +112,8 @@ def _demand_of(run: Run, value: Mapping[str, Any], shards: Sequence[Shard] | Non
 
     def demand(shard: Shard, index: pa.Table) -> Bools:
         values = read_values(run, columns, shard, index, texts, scores, flags)
-        return demanded(mixtures, captioner, values, thresholds)
+        kept, _ = screened(run, columns, shard, index.column("uid").combine_chunks(), value.get("dropping", ()))
+        return demanded(mixtures, captioner, values, thresholds) & kept
 
     return demand
 
@@ -116,7 +121,7 @@ def _demand_of(run: Run, value: Mapping[str, Any], shards: Sequence[Shard] | Non
 def expected_share(spec: schema.Spec, captioner: str) -> float:
     """Share of the pool that a captioner will see, if scores were independent: for a plan before they exist.
 
-    Raw text is taken to be there, and flags to be true for every second sample.
+    Raw text is taken to be there, flags to be true for every second sample, and screens to drop nothing.
     """
     mixtures, random = _using(spec, captioner), np.random.default_rng(0)
     if not mixtures:

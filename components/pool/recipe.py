@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, Tag, model_validator
 from components.pool.compute import Compute
 from components.pool.fields import Address, Count, Model, Name, Nulls, ObjectName, Seed, Share, Text, Whole, by_key
 from components.pool.reading import check, dump_yaml, read_file, read_yaml
+from components.pool.screens import Screen
 from components.pool.training import Evaluate, Train
 
 RAW = "raw"  # the text that came with the image
@@ -140,7 +141,7 @@ class ScoreCondition(Model):
     beside = ("flag", "equals")
 
     score: Name
-    """A text (its cosine with the image by the scorer) or an imported score."""
+    """A text (its cosine with the image by the scorer), an imported score or a screen."""
     top: Share | None = None
     """Among the best share of the whole pool by this score, ties included."""
     at_least: (
@@ -234,6 +235,8 @@ class Spec(Model):
     """Columns made elsewhere, joined by uid."""
     filters: Annotated[list[Filter], Field(max_length=64)] = []
     """Flags by raw text and image size."""
+    screens: Annotated[list[Screen], Field(max_length=64)] = []
+    """Scores of what a sample should not be, and from where on it is dropped."""
     mixtures: Annotated[list[Mixture], Field(min_length=1, max_length=200)]
     """The training sets to make: each picks a text per image, or drops the image."""
     train: Train | None = None
@@ -253,12 +256,18 @@ class Spec(Model):
     @property
     def scores(self) -> list[str]:
         """Names a condition may use as a score."""
-        return [*self.texts, *(c.name for c in self.columns if c.kind == "score")]
+        imported = (c.name for c in self.columns if c.kind == "score")
+        return [*self.texts, *imported, *(s.name for s in self.screens)]
 
     @property
     def flags(self) -> list[str]:
         """Names a condition may use as a flag."""
         return [*(c.name for c in self.columns if c.kind == "flag"), *(f.name for f in self.filters)]
+
+    @property
+    def dropping(self) -> list[tuple[str, float]]:
+        """(name, highest score that stays) of the screens that drop samples."""
+        return [(s.name, s.drop_above) for s in self.screens if s.drop_above is not None]
 
 
 OBJECT_META = (  # the keys of Kubernetes' ObjectMeta: those that it writes into an object itself, too
@@ -322,7 +331,13 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
     unique("captioners", [c.name for c in spec.captioners], (RAW,))
     taken = (RAW, *(c.name for c in spec.captioners))
     unique("columns", [c.name for c in spec.columns], taken)
-    unique("filters", [f.name for f in spec.filters], (*taken, *(c.name for c in spec.columns)))
+    taken = (*taken, *(c.name for c in spec.columns))
+    unique("filters", [f.name for f in spec.filters], taken)
+    unique("screens", [s.name for s in spec.screens], (*taken, *(f.name for f in spec.filters)))
+    known_texts = [RAW, *(c.name for c in spec.columns if c.kind == "text")]
+    for i, screen in enumerate(spec.screens):
+        if screen.text:
+            known(f"screens[{i}].text", screen.text, known_texts, "text that is there before captions")
     unique("mixtures", [m.name for m in spec.mixtures])
     unique("compute.pools", [p.name for p in spec.compute.pools])
     if spec.compute.train.pool:

@@ -28,7 +28,8 @@ class Node:
     """A column that this run needs."""
 
     key: str
-    """`index`, `embed`, `import:NAME`, `filter:NAME`, `caption:NAME` or `score:NAME`; NAME is the recipe's."""
+    """`index`, `embed`, or one of `import`, `filter`, `screen`, `faces`, `caption` and `score` with the recipe's name,
+    as `caption:NAME`."""
     spec: ColumnSpec
     part: str = ALL
     """Which part this run adds: `all`, or the hash of a demand."""
@@ -79,8 +80,8 @@ class Run:
         return self.index if name == schema.RAW else self._either(f"caption:{name}", f"import:{name}")
 
     def score(self, name: str) -> ColumnSpec:
-        """The column of a score: field `cosine` of ours, field `score` of an imported one."""
-        return self._either(f"score:{name}", f"import:{name}")
+        """The column of a score: field `cosine` of a text's, field `score` of an imported one's or a screen's."""
+        return self._either(f"score:{name}", f"import:{name}", f"screen:{name}", f"faces:{name}")
 
     def flag(self, name: str) -> ColumnSpec:
         """The column of a flag, field `flag`."""
@@ -125,6 +126,7 @@ class Run:
                     if isinstance(c, schema.FlagCondition)
                     else {f"score:{c.score}": self.score(c.score).hash}
                 )
+        used |= {f"screen:{name}": f"{self.score(name).hash} > {most!r}" for name, most in self.spec.dropping}
         rules = mixture.model_dump(mode="json", exclude={"name"})
         return f"mixtures/{mixture.name}-{content_hash([rules, used, self.index.hash, self.pool.manifest])}"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from components.pool.columns import ColumnSpec
 from components.pool.errors import PermanentError
@@ -54,6 +55,12 @@ class Field:
                 flat[row] = value
         missing = pa.array([v is None for v in values], pa.bool_())
         return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), width, mask=missing)
+
+
+def vectors_of(column: pa.ChunkedArray) -> NDArray[np.float16]:
+    """(B, D) of a float16[D] column without nulls."""
+    flat: NDArray[np.float16] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), column.type.list_size)
 
 
 @dataclass(frozen=True)

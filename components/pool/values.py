@@ -14,7 +14,7 @@ from components.pool import recipe as schema
 from components.pool.columns import Columns, ColumnSpec, align
 from components.pool.errors import PermanentError
 from components.pool.quantile import thresholds
-from components.pool.rules import Scores, Values, shares_of
+from components.pool.rules import Bools, Scores, Values, shares_of
 from components.pool.run import Run
 from components.pool.shards import Shard, content_hash
 
@@ -150,6 +150,23 @@ def read_values(
         column = read(run.flag(name), "flag").column("flag")
         values.flags[name] = (column.fill_null(False).to_numpy(), column.is_valid().to_numpy())
     return values
+
+
+def screened(
+    run: Run, columns: Columns, shard: Shard, uids: pa.Array, dropping: Iterable[tuple[str, float]]
+) -> tuple[Bools, dict[str, int]]:
+    """Which samples the screens leave, (N,) bool, and by reason how many the first screen that says no takes away.
+
+    A sample without a score stays. Compared as float32, as rules compare.
+    """
+    kept = np.ones(len(uids), bool)
+    reasons = {}
+    for name, most in dropping:
+        scores = _floats(align(columns.read(run.score(name), shard, ["score"]), uids), "score")
+        bad = kept & (scores > np.float32(most))
+        reasons[f"screen {name}: above {most:g}"] = int(bad.sum())
+        kept &= ~bad
+    return kept, reasons
 
 
 def _field(score: ColumnSpec) -> str:

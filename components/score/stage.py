@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.models.names import model_label
 from components.pool.columns import ColumnSpec
 from components.pool.recipe import RAW, Scorer
-from components.pool.stage import Batch, ColumnStage, Field, Needs
+from components.pool.stage import Batch, ColumnStage, Field, Needs, vectors_of
 
 UNREADABLE = "image without an embedding"  # a missing text is no error: its cosine is just null
 
@@ -50,15 +49,9 @@ class ScoreStage(ColumnStage):
         texts, images = batch.inputs["text"].column("text"), batch.inputs["embedding"].column("embedding")
         unreadable = [None if there else UNREADABLE for there in pc.is_valid(images).to_pylist()]
         both = pc.and_(pc.is_valid(texts), pc.is_valid(images))
-        texts, images = texts.filter(both).to_pylist(), _matrix(images.filter(both))
+        texts, images = texts.filter(both).to_pylist(), vectors_of(images.filter(both))
         cosines = iter(_cosines(images, self.clip.embed_texts(texts)) if texts else ())
         return {"cosine": [next(cosines) if there else None for there in both.to_pylist()], "error": unreadable}
-
-
-def _matrix(vectors: pa.ChunkedArray) -> NDArray[np.float16]:
-    """(B, D) of a float16[D] column without nulls."""
-    flat: NDArray[np.float16] = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(vectors), vectors.type.list_size)
 
 
 def _cosines(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:

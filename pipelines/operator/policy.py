@@ -52,7 +52,10 @@ VALUES = {  # what the checks look at
         "['raw'] + variables.spec.?captioners.orValue([]).map(c, string(c.name))\n"
         "+ variables.columns.filter(c, c.kind == 'text').map(c, string(c.name))"
     ),
-    "scores": "variables.texts + variables.columns.filter(c, c.kind == 'score').map(c, string(c.name))",
+    "scores": (
+        "variables.texts + variables.columns.filter(c, c.kind == 'score').map(c, string(c.name))\n"
+        "+ variables.spec.?screens.orValue([]).map(s, string(s.name))"
+    ),
     "flags": (
         "variables.columns.filter(c, c.kind == 'flag').map(c, string(c.name))\n"
         "+ variables.spec.?filters.orValue([]).map(f, string(f.name))"

@@ -10,6 +10,8 @@ from typing import Any
 
 from components.pool.fields import LONGEST_NAME
 from components.pool.recipe import RAW
+from components.pool.screens import KEYS as SCREEN_KEYS
+from components.pool.screens import TAKES, keys_said
 
 Rule = dict[str, Any]
 
@@ -28,6 +30,16 @@ def taken(in_list: str, by: str) -> Rule:
         "message": f"a name is taken by one of spec.{by}; every name must be used once",
         "fieldPath": f".{in_list}",
     }
+
+
+def screen_keys(kind: str) -> Rule:
+    """Which keys a screen of this kind has and may have."""
+    needs, may = TAKES[kind]
+    said = [f"has(self.{key})" for key in needs]
+    said += [
+        "!self.blur" if key == "blur" else f"!has(self.{key})" for key in SCREEN_KEYS if key not in (*needs, *may)
+    ]
+    return {"rule": f"self.kind != '{kind}' || ({' && '.join(said)})", "message": keys_said(kind)}
 
 
 def immutable(what: str, remedy: str) -> Rule:
@@ -71,6 +83,9 @@ RULES: dict[str, list[Rule]] = {
             "message": "kind imagenet21k needs `wordnet` and `wnids`, the others have neither",
         }
     ],
+    "Screen.name": [NOT_RAW],
+    "Screen.index": [ADDRESS],
+    "Screen": [screen_keys(kind) for kind in TAKES],
     "ScoreCondition|FlagCondition": [
         {"rule": "has(self.score) != has(self.flag)", "message": "expected {score: …} or {flag: …}"},
         {
@@ -100,6 +115,17 @@ RULES: dict[str, list[Rule]] = {
         taken("columns", "captioners"),
         taken("filters", "captioners"),
         taken("filters", "columns"),
+        taken("screens", "captioners"),
+        taken("screens", "columns"),
+        taken("screens", "filters"),
+        {
+            "rule": (
+                f"!has(self.screens) || self.screens.all(s, !has(s.text) || s.text == '{RAW}' || "
+                "(has(self.columns) && self.columns.exists(c, c.kind == 'text' && c.name == s.text)))"
+            ),
+            "message": "a screen's text is no text that is there before captions",
+            "fieldPath": ".screens",
+        },
         {
             "rule": (
                 "!has(self.train) || !has(self.train.mixtures) || "

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,6 +36,7 @@ SHARDS, SAMPLES = 4, 5  # of the plain shards; an empty one and one with bad sam
 EMPTY, BAD = "00000004", "00000005"
 UNREADABLE = {uid(101): jpeg(1)[:300], uid(102): b"<html>not found</html>"}
 
+WIDTH = json.loads((WEIGHTS / "scorer" / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
 SCORER = recipe.Scorer(model=f"local-dir:{WEIGHTS / 'scorer'}")
 CAPTIONER = recipe.Captioner(name="blip", model=str(WEIGHTS / "captioner"), min_length=1, max_length=8)
 
@@ -48,12 +50,19 @@ def _make(name: str, *arguments: object) -> ColumnSpec:
     return cast(ColumnSpec, cast(Any, column_stage(name)).make_spec(*arguments))
 
 
+def _screen(folder: Path) -> recipe.Screen:
+    return recipe.Screen(name="x", kind="duplicates", index=str(folder / "made" / "index.npy"))
+
+
 # How to make a column of each stage. A new stage gets a line here: (its inputs by stage, the pool's folder) → spec.
 MAKERS: Mapping[str, Callable[[Upstream, Path], ColumnSpec]] = {
     "index": lambda _, folder: _make("index"),
     "embed": lambda of, folder: _make("embed", SCORER, "print", of("index")),
     "score": lambda of, folder: _make("score", SCORER, "print", of("index"), of("embed"), of("index")),
     "caption": lambda of, folder: _make("caption", CAPTIONER, "print", of("index")),
+    "screen": lambda of, folder: _make(
+        "screen", _screen(folder), "spec.screens[0]", of("index"), of("embed"), of("index")
+    ),
     "import": lambda of, folder: _make(
         "import",
         recipe.ImportedColumn.model_validate(
@@ -90,6 +99,8 @@ def write_world(folder: Path) -> Path:
     bad = {f"x{i}": sample(101 + i, jpg=data) for i, data in enumerate(UNREADABLE.values())}
     write_tar(folder / "shards" / f"{BAD}.tar", {"a": sample(100), **bad, "b": sample(103)})
     (folder / "made").mkdir()
+    index = np.random.default_rng(0).normal(size=(30, WIDTH)).astype(np.float16)
+    np.save(folder / "made" / "index.npy", index)
     scores = [f"{uid(i)},{i / 1000}" for i in (*range(SHARDS * SAMPLES), 100, *(101, 102), 103)]
     (folder / "made" / "scores.csv").write_text("uid,value\n" + "\n".join(scores))
     return folder

@@ -145,6 +145,13 @@ def mixtures(count: int, rules: int = 2, text: str = "blip2") -> list[Object]:
 
 SCALE = {"model": "ViT-B-32", "batchSize": 4096, "learningRate": 5e-4, "warmup": 500, "samples": 12_800_000}
 NAME63 = "n" * 63
+SCREENS: list[Object] = [
+    {"name": "nsfw", "kind": "imageNsfw", "weights": "/data/head.pth", "dropAbove": 0.9},
+    {"name": "toxic", "kind": "textNsfw", "model": "org/model", "revision": "main", "label": "nsfw", "text": "raw"},
+    {"name": "eval", "kind": "duplicates", "index": "gs://bucket/eval.npy", "dropAbove": 1},
+    {"name": "faces", "kind": "faces", "blur": True},
+    {"name": "yunet", "kind": "faces", "weights": "/data/yunet.onnx"},
+]
 
 GOOD_CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -206,6 +213,13 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
     "how it is cut": {
         "spec.compute": {"shardsPerTask": 1, "decoders": 0, "batchSize": {"caption": 64}, "deadlineHours": 1}
     },
+    "every kind of screen": {"spec.screens": SCREENS},
+    "a screen by an imported text": {"spec.screens": [{**SCREENS[1], "text": "published"}]},
+    "a rule by a screen": {
+        "spec.screens": SCREENS[:1],
+        "spec.mixtures.0.rules.0.where.1": {"score": "nsfw", "atLeast": 0.5},
+    },
+    "nulls of a screen's other kinds": {"spec.screens": [{**SCREENS[0], "model": None, "blur": None, "text": None}]},
     "a seed of 32 bits": {"spec.train.seed": 2**32 - 1, "spec.captioners.0.seed": 1},
     "read back from a cluster": {"metadata.labels": None, "status": {"phase": "Running"}},
 }
@@ -404,6 +418,28 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("a text joined with a number", {"spec.mixtures.0.rules.2.text": {"concat": ["raw", 5]}}, SCHEMA,
      f"{AT2}.text.concat[1]: found 5"),
     ("65 best texts", {"spec.mixtures.0.rules.2.text": {"bestOf": ["raw"] * 65}}, SCHEMA, f"{AT2}.text.bestOf: found "),
+    ("a screen of no kind", {"spec.screens": [{"name": "x", "kind": "nsfw"}]}, SCHEMA, "spec.screens[0].kind: found "),
+    ("a head without weights", {"spec.screens": [{"name": "x", "kind": "imageNsfw"}]}, RULE,
+     "spec.screens[0]: found {\"name\": \"x\", \"kind\": \"imageNsfw\"}: kind imageNsfw needs `weights`"),
+    ("weights of an index", {"spec.screens": [{**SCREENS[2], "weights": "x"}]}, RULE, "spec.screens[0]: found "),
+    ("a classifier without a label", {"spec.screens": [{"name": "x", "kind": "textNsfw", "model": "x"}]}, RULE,
+     "spec.screens[0]: found "),
+    ("a blurred text", {"spec.screens": [{**SCREENS[1], "blur": True}]}, RULE, "spec.screens[0]: found "),
+    ("faces by a label", {"spec.screens": [{**SCREENS[3], "label": "x"}]}, RULE, "spec.screens[0]: found "),
+    ("an index on the web", {"spec.screens": [{**SCREENS[2], "index": "http://x/y.npy"}]}, RULE,
+     "spec.screens[0].index: found \"http://x/y.npy\""),
+    ("a screen called raw", {"spec.screens": [{**SCREENS[0], "name": "raw"}]}, RULE,
+     "spec.screens[0].name: raw is taken"),
+    ("a screen called as a captioner", {"spec.screens": [{**SCREENS[0], "name": "blip2"}]}, RULE,
+     "spec.screens[0].name: blip2 is taken"),
+    ("a screen called as a filter", {"spec.screens": [{**SCREENS[0], "name": "english"}]}, RULE,
+     "spec.screens[0].name: english is taken"),
+    ("a screen of captions", {"spec.screens": [{**SCREENS[1], "text": "blip2"}]}, RULE,
+     "spec.screens[0].text: blip2 is no text that is there before captions; there is raw, published"),
+    ("a screen as a flag", {"spec.screens": SCREENS[:1], "spec.mixtures.0.rules.0.where.1": {"flag": "nsfw"}}, POLICY,
+     "spec.mixtures[0].rules[0].where[1].flag: nsfw is no flag; there is in1k, english, in21k"),
+    ("a threshold as a text", {"spec.screens": [{**SCREENS[0], "dropAbove": "0.9"}]}, SCHEMA,
+     "spec.screens[0].dropAbove: found \"0.9\""),
     ("a scale as a number", {"spec.train.scale": 5}, POLICY, "spec.train.scale: found 5"),
     ("a scale as a list", {"spec.train.scale": ["small"]}, POLICY, "spec.train.scale: found [\"small\"]"),
     ("a scale of nothing", {"spec.train.scale": {}}, SCHEMA, "spec.train.scale: found {}: expected a scale's name or"),

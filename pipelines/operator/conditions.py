@@ -57,7 +57,7 @@ def with_condition(
 
 
 def events(before: Mapping[str, Any], after: Mapping[str, Any], warnings: Sequence[tuple[str, str]]) -> list[Event]:
-    """One Event per condition that took on another status or reason.
+    """An Event for each condition that took on another status or reason; one for two that say the same.
 
     Args:
         warnings: (type, status) of what is bad news.
@@ -67,7 +67,7 @@ def events(before: Mapping[str, Any], after: Mapping[str, Any], warnings: Sequen
         old = condition(before, new["type"])
         if (old.get("status"), old.get("reason")) != (new["status"], new["reason"]):
             found.append(Event(new["reason"], new["message"], (new["type"], new["status"]) in warnings))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def timestamp(moment: datetime) -> str:

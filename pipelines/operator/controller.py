@@ -218,6 +218,7 @@ def operate(settings: Settings) -> None:
     controller = Controller(world, lease)
     with serving(settings.port, controller.metrics.registry, controller.unhealthy, controller.unready):
         lease.start()
+        threading.Thread(target=world.kfp.prepare, name="compile", daemon=True).start()
         try:
             with controller.working():
                 asyncio.run(watch(controller, settings))

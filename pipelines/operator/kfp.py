@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.pool.errors import TemporaryError
+from components.pool.errors import PermanentError, TemporaryError
 from pipelines.kubeflow.client import Endpoint, KfpRun, Pipelines
 from pipelines.operator.settings import Settings
 
@@ -34,6 +34,7 @@ class Kfp:
     """The pipeline, compiled; called once."""
     _clients: dict[str | None, tuple[float, Pipelines | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _compiling: threading.Lock = field(default_factory=threading.Lock)
     _down_until: float = 0.0
     _pause: float = SHORTEST
     _down: str = ""
@@ -59,17 +60,17 @@ class Kfp:
     def submit(self, namespace: str, name: str, parameters: Mapping[str, Any]) -> str:
         """Start a run of our pipeline, of the version with this operator's content; its id."""
         account = self.settings.kfp_service_account
-        package = self._compiled()
-        return self._ask(namespace, lambda client: client.submit(package, name, parameters, EXPERIMENT, account))
+        self.prepare()
+        return self._ask(namespace, lambda client: client.submit(self._package, name, parameters, EXPERIMENT, account))
 
     def namespace_of(self, namespace: str) -> str:
         """Where the pods of an object's KFP run are: KFP's own namespace, or with several users the object's."""
         return self._ask(namespace, lambda client: namespace if client.multi_user else self.settings.kfp_namespace)
 
-    def _compiled(self) -> str:
-        with self._lock:
+    def prepare(self) -> None:
+        """Compile the pipeline, which takes seconds, before somebody waits for it."""
+        with self._compiling:
             self._package = self._package or self.package()
-            return self._package
 
     def _ask(self, namespace: str, question: Callable[[Pipelines], T]) -> T:
         """Raises TemporaryError while KFP is away, at once where another found that a moment ago."""
@@ -108,5 +109,7 @@ def compiled(images: str, tag: str | None) -> str:
         path = Path(folder) / "pipeline.yaml"
         command = [sys.executable, "-m", "pipelines.cli", "pipeline", "compile", "--output", str(path)]
         options = ["--images", images, *(["--tag", tag] if tag else [])]
-        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run([*command, *options], check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise PermanentError(f"the pipeline can't be compiled: {' '.join(done.stderr.split())[-500:]}")
         return path.read_text(encoding="utf-8")

@@ -26,6 +26,30 @@ PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)(?:/namespaces/(?P<ns>[^/]+))?/(?P<kind>[^/]+)(?P<rest>/.+)?"
 )
 CUSTOM = ("recaptions", "recaptionschedules")
+DISCOVERY: dict[str, dict[str, Any]] = {
+    "/version": {"major": "1", "minor": "33"},
+    "/api": {"versions": ["v1"]},
+    "/apis": {
+        "groups": [
+            {"name": group, "preferredVersion": {"version": version}, "versions": [{"version": version}]}
+            for group, version in (("recaption.dev", "v1alpha1"), ("apiextensions.k8s.io", "v1"))
+        ]
+    },
+    "/api/v1": {"resources": [{"name": "namespaces", "kind": "Namespace", "namespaced": False}]},
+    "/apis/apiextensions.k8s.io/v1": {
+        "resources": [{"name": "customresourcedefinitions", "kind": "CustomResourceDefinition", "namespaced": False}]
+    },
+    "/apis/recaption.dev/v1alpha1": {
+        "resources": [
+            {"name": "recaptions", "kind": "Recaption", "namespaced": True},
+            {"name": "recaptionschedules", "kind": "RecaptionSchedule", "namespaced": True},
+        ]
+    },
+}
+"""As far as kopf looks; each resource can be listed and watched."""
+for _found in DISCOVERY.values():
+    for _resource in _found.get("resources", ()):
+        _resource |= {"singularName": _resource["kind"].lower(), "verbs": ["list", "watch", "patch", "get"]}
 
 Object = dict[str, Any]
 
@@ -43,6 +67,7 @@ class Api:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
         self.kinds = {"jobs", "pods", "events", "workflows", "leases", *CUSTOM}
+        self.kinds |= {"namespaces", "customresourcedefinitions"}
         self.objects: dict[str, dict[str, Object]] = {}
         self.changed = threading.Condition(threading.RLock())
         self.version = 1
@@ -237,6 +262,8 @@ class Handler(BaseHTTPRequestHandler):
                 if api.away == "reset":
                     return self._cut()
                 raise Refused(503, "the server is currently unable to handle the request")
+            if url.path in DISCOVERY:
+                return self._send(200, json.dumps(DISCOVERY[url.path]))
             found = PATH.fullmatch(url.path)
             if not found:
                 raise Refused(404, "page not found")

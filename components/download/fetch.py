@@ -27,7 +27,7 @@ from components.download.optout import opted_out
 from components.download.reasons import REASONS, Failed, of_status
 from components.download.retry_after import seconds_of
 from components.download.robots import check_robots
-from components.download.slots import SMALL, Slot, Slots
+from components.download.slots import PATIENCE, SMALL, Slot, Slots
 from components.download.urls import parse_url
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,11 @@ class Fetcher:
             host.check()
             if robots:
                 await check_robots(url, host, self._read)
-            async with host.places:
+            async with host.place():
                 host.check()
                 await host.turn()
                 host.check()
-                await slot.take()
+                await slot.take(0.0 if host.failures else PATIENCE)
                 try:
                     found = await self._request(url, host, slot, limit)
                 except Failed as failure:

@@ -1,15 +1,16 @@
 """What is known of each host: its places, its pace, and whether it is worth a try.
 
 Candidates wait for their host before they take a slot, so a host with many of them holds up nobody else. One that
-fails again and again is closed for a while: its other candidates get the same reason without a try.
+fails again and again is closed for a while: its other candidates get the same reason without a try. One that nobody has
+heard from yet is asked by one candidate at a time, so that a dead one costs two connections, not one per candidate.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,9 @@ class Host:
     """Seconds between two requests."""
     users: int = 0
     """Candidates that are at this host or wait for it."""
+    heard_of: bool = False
     failures: int = 0
+    """One after the other."""
     closed_for: str = ""
     closed_until: float = 0.0
     next_at: float = 0.0
@@ -42,6 +45,17 @@ class Host:
     robots: Any = None
     """Its rules, once they have been read (robots.py)."""
     robots_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    first: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """One of the host's places; the only one until it has been heard of."""
+        async with self.places:
+            async with self.first:
+                if not self.heard_of:
+                    yield
+                    return
+            yield
 
     def check(self) -> None:
         """Raises Failed where the host is closed."""
@@ -56,7 +70,7 @@ class Host:
             await asyncio.sleep(at - _now())
 
     def answered(self) -> None:
-        self.failures = 0
+        self.heard_of, self.failures = True, 0
 
     def failed(self, failure: Failed) -> None:
         """Note a failure; whatever came over HTTP is an answer."""
@@ -66,7 +80,7 @@ class Host:
         self.next_at = max(self.next_at, _now() + failure.pause)
         limit = CLOSING.get(failure.reason)
         if limit is None:
-            self.failures = 0
+            self.answered()
             return
         self.failures += 1
         if self.failures >= limit:

@@ -1,9 +1,9 @@
 """Slots: how many images may be on their way at once.
 
 A slot is taken before connecting and given back when the image is resized, so bytes in memory are bounded and a slow
-processor slows the network down. Connecting to a dead address takes seconds and holds no bytes: after PATIENCE such a
-slot is lent to another candidate, and taken back, at once and over the count, when the connection is made after all.
-So dead hosts cost the others a fraction of a second per host, not their timeouts.
+processor slows the network down. Connecting to a dead address takes seconds and holds no bytes: after PATIENCE (at once
+where the host has failed before) its slot is lent to another candidate, and taken back, over the count, when the
+connection is made after all. So a dead host costs the others a tenth of a second, not its timeouts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
-PATIENCE = 0.2  # seconds; most connections are made within, on the same continent
+PATIENCE = 0.1  # seconds; on one continent most connections are made within
 MAX_LENT = 4096  # each is a file descriptor and some kB
 SMALL = 1 << 20  # bytes; a longer image needs one of the few LARGE places besides
 LARGE = 16
@@ -66,11 +66,11 @@ class Slot:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.release()
 
-    async def take(self) -> None:
-        """Before connecting."""
+    async def take(self, patience: float = PATIENCE) -> None:
+        """Before connecting, which may take `patience` seconds before the slot is lent."""
         await self.slots.take()
         self.held, self.connected = True, False
-        self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._lend)
+        self._timer = asyncio.get_running_loop().call_later(patience, self._lend)
 
     def connect(self) -> None:
         """The connection is there."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("worker", "mix", "reshard", "storage")
+BENCHES = ("worker", "mix", "reshard", "storage", "download")
 
 
 def main(names: list[str]) -> None:

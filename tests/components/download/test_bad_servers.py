@@ -38,6 +38,7 @@ PAGES = {
     "silent": (misbehave.silent, "timeout"),
     "drip": (misbehave.drip, "timeout"),
     "endless": (misbehave.endless, "too_large"),
+    "endless-head": (misbehave.endless_head, "bad_response"),
     "announced": (Answer(b"", headers={"Content-Length": "99999999"}), "too_large"),
     "cut-short": (misbehave.cut_short, "incomplete"),
     "longer": (Answer(jpeg(), headers={"Content-Length": "100"}), "bad_response"),
@@ -95,6 +96,11 @@ def test_a_host_that_does_not_answer(pool: Pool) -> None:
         (record,) = pool.download([*urls, gone.url("/refused.jpg")])
     assert record.failures == {"connect": 51}
     assert record.seconds < 5  # 50 timeouts of 0.5 s, four at once, would take over 6: the host is closed after two
+
+
+def test_tls_that_never_comes(web: Web, pool: Pool) -> None:
+    (record,) = pool.download([f"https://127.0.0.1:{web.port}/"])
+    assert pool.reasons(record) == ["connect"]
 
 
 def test_tls(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

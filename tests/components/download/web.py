@@ -149,6 +149,14 @@ async def drip(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)
 
 
+async def endless_head(writer: asyncio.StreamWriter) -> None:
+    """Header lines for ever."""
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"X-More: " + b"x" * 4000 + b"\r\n")
+        await writer.drain()
+
+
 async def silent(writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(3600)
 

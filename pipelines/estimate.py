@@ -33,7 +33,7 @@ TRAINING = {"small": (12.8e6, 4.0), "medium": (128e6, 40.0), "large": (1.28e9, 9
 TEXT_TOWER = 13.0  # an image costs this many texts in CLIP ViT-L/14 (FLOPs of its two towers)
 WIDTHS = {"ViT-B-32": 512, "ViT-B-16": 512, "ViT-L-14": 768}  # float16 numbers of an embedding
 # Per sample; an embedding has its numbers beside them.
-BYTES = {"index": 110, "embed": 32, "score": 26, "caption": 70, "import": 30, "filter": 20, "screen": 26}
+BYTES = {"index": 110, "embed": 32, "score": 26, "caption": 70, "import": 30, "filter": 20, "screen": 26, "faces": 30}
 PROBE = 2  # shards whose headers are read when the pool was never indexed
 COUNTED = 2_000  # shards of a pool whose demand a plan counts exactly: some minutes for 20 million samples
 
@@ -208,7 +208,7 @@ def _in_hours(hours: float | None) -> str:
 
 def _hours(spec: schema.Spec, node: Node, samples: float) -> float | None:
     kind, name = node.spec.stage, node.key.partition(":")[2]
-    if kind in ("index", "import", "filter") or not samples:
+    if kind in ("index", "import", "filter", "faces") or not samples:
         return 0.0
     if kind == "screen":
         return None if node.spec.params["kind"] == "textNsfw" else 0.0
@@ -238,7 +238,7 @@ def stage_table() -> Table:
 
 def stage_rows() -> list[tuple[str, str, str, str, str]]:
     """Name, summary, reads, writes, needs of every stage, in pipeline order as far as it is fixed."""
-    columns = ["index", "import", "filter", "embed", "score", "screen", "caption"]
+    columns = ["index", "import", "filter", "faces", "embed", "score", "screen", "caption"]
     order = [*columns, "mix", "analyze", "reshard", "train", "evaluate", "report"]
     found = sorted(stages().values(), key=lambda s: (order.index(s.name) if s.name in order else 99, s.name))
     return [(s.name, s.summary, ", ".join(s.reads), _writes(s), _needs(s)) for s in found]

@@ -61,6 +61,11 @@ def _nodes(recipe: schema.Recipe, manifest: str) -> list[Node]:
     nodes += [
         Node(f"filter:{f.name}", _make("filter", f, f"spec.filters[{i}]", index)) for i, f in enumerate(spec.filters)
     ]
+    nodes += [
+        Node(f"faces:{s.name}", _make("faces", s, f"spec.screens[{i}]", index))
+        for i, s in enumerate(spec.screens)
+        if s.kind == "faces"
+    ]
     weights = model_fingerprint(spec.scorer.model, None, "spec.scorer.model")
     if spec.scorer.weights:
         weights += "/" + model_fingerprint(spec.scorer.weights, None, "spec.scorer.weights")

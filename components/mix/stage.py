@@ -76,7 +76,7 @@ class MixStep(Step):
         texts, scores, flags = columns_of(t.mixture for t in tallies)
         scores |= {name for name in texts if f"score:{name}" in run.nodes}  # for the mean cosines
         read_always = {schema.RAW} if f"score:{schema.RAW}" in run.nodes else set()
-        read_always |= {name for name, _ in run.spec.dropping}
+        read_always |= {*run.spec.blurring, *(name for name, _ in run.spec.dropping)}
         require_finished(run, columns, _keys(run, texts, scores | read_always, flags))
         thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
 
@@ -85,7 +85,7 @@ class MixStep(Step):
             index = index.filter(pc.is_null(index.column("error")))
             readable = _readable(run, columns, shard, index)
             uids = readable.column("uid").combine_chunks()
-            kept, lost = screened(run, columns, shard, uids, run.spec.dropping)
+            kept, lost = screened(run, columns, shard, uids, run.spec.dropping, run.spec.blurring)
             left = readable.filter(pa.array(kept)) if lost else readable
             values = read_values(run, columns, shard, left, texts, scores, flags)
             lost = {UNREADABLE: index.num_rows - readable.num_rows, **lost}

@@ -32,15 +32,16 @@ class Geometry:
 
     size: tuple[int, int]
     """Height, width in pixels."""
-    mode: Literal["crop", "squash", "longest"]
-    """crop: short side to size, then centre crop; squash: ignore the aspect; longest: fit inside and pad."""
+    mode: Literal["crop", "squash", "longest", "inside"]
+    """crop: short side to size, then centre crop; squash: ignore the aspect; longest: fit inside and pad; inside: fit
+    inside, never enlarge, so that every image has a shape of its own."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     fill: int = 0
     """Grey level of the padding of `longest`."""
 
 
 def decode(data: bytes, geometry: Geometry) -> Pixels:
-    """(H, W, 3) uint8 of the geometry's size.
+    """(H, W, 3) uint8 of the geometry's size; of mode `inside`, at most of that size.
 
     Raises:
         ImageError: with a short reason, the same for every image of its kind.
@@ -112,6 +113,9 @@ def _fit(image: Image.Image, geometry: Geometry) -> Image.Image:
     w, h = image.size
     if geometry.mode == "squash":
         return image.resize((width, height), resample)
+    if geometry.mode == "inside":
+        scale = min(1, width / w, height / h)
+        return image.resize((max(1, round(w * scale)), max(1, round(h * scale))), resample) if scale < 1 else image
     if geometry.mode == "longest":
         scale = min(width / w, height / h)
         inner = image.resize((max(1, round(w * scale)), max(1, round(h * scale))), resample)

@@ -269,6 +269,11 @@ class Spec(Model):
         """(name, highest score that stays) of the screens that drop samples."""
         return [(s.name, s.drop_above) for s in self.screens if s.drop_above is not None]
 
+    @property
+    def blurring(self) -> list[str]:
+        """The screens whose faces are blurred in the training sets."""
+        return [s.name for s in self.screens if s.blur]
+
 
 OBJECT_META = (  # the keys of Kubernetes' ObjectMeta: those that it writes into an object itself, too
     "annotations", "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName",

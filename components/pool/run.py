@@ -127,6 +127,7 @@ class Run:
                     else {f"score:{c.score}": self.score(c.score).hash}
                 )
         used |= {f"screen:{name}": f"{self.score(name).hash} > {most!r}" for name, most in self.spec.dropping}
+        used |= {f"blurred:{name}": self.score(name).hash for name in self.spec.blurring}
         rules = mixture.model_dump(mode="json", exclude={"name"})
         return f"mixtures/{mixture.name}-{content_hash([rules, used, self.index.hash, self.pool.manifest])}"
 

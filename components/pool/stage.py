@@ -29,6 +29,7 @@ DTYPES: dict[str, pa.DataType] = {
     "int32": pa.int32(),
     "int64": pa.int64(),
     "string": pa.string(),
+    "boxes": pa.list_(pa.list_(pa.float32())),  # [x0, y0, x1, y1] each, in [0, 1] of width and height
 }
 
 
@@ -79,6 +80,8 @@ class Batch:
     uids: list[str]
     images: Pixels | None = None
     """(B, H, W, 3) uint8 of the stage's geometry, where the stage reads `image`."""
+    pictures: Sequence[Pixels] = ()
+    """Instead of `images`, where the geometry's mode is `inside`: B arrays of different height and width."""
     inputs: Mapping[str, pa.Table] = field(default_factory=dict)
     """By role: the rows of that input column; a row absent there is null."""
     tar: BinaryIO | None = None

@@ -153,19 +153,28 @@ def read_values(
 
 
 def screened(
-    run: Run, columns: Columns, shard: Shard, uids: pa.Array, dropping: Iterable[tuple[str, float]]
+    run: Run,
+    columns: Columns,
+    shard: Shard,
+    uids: pa.Array,
+    dropping: Iterable[tuple[str, float]],
+    blurring: Iterable[str] = (),
 ) -> tuple[Bools, dict[str, int]]:
     """Which samples the screens leave, (N,) bool, and by reason how many the first screen that says no takes away.
 
-    A sample without a score stays. Compared as float32, as rules compare.
+    A sample without a score stays, except where faces that nobody has looked for would have to be blurred. Compared as
+    float32, as rules compare.
     """
-    kept = np.ones(len(uids), bool)
-    reasons = {}
-    for name, most in dropping:
-        scores = _floats(align(columns.read(run.score(name), shard, ["score"]), uids), "score")
-        bad = kept & (scores > np.float32(most))
-        reasons[f"screen {name}: above {most:g}"] = int(bad.sum())
-        kept &= ~bad
+    kept, reasons = np.ones(len(uids), bool), {}
+
+    def read(name: str) -> Scores:
+        return _floats(align(columns.read(run.score(name), shard, ["score"]), uids), "score")
+
+    bad = [(f"screen {name}: above {most:g}", read(name) > np.float32(most)) for name, most in dropping]
+    bad += [(f"screen {name}: not looked at, so nothing can be blurred", np.isnan(read(name))) for name in blurring]
+    for reason, samples in bad:
+        reasons[reason] = int((kept & samples).sum())
+        kept &= ~samples
     return kept, reasons
 
 

@@ -121,10 +121,12 @@ def _computed_batch(stage: ColumnStage, batch: Batch, pixels: list[Pixels | str]
         return _table(stage, found["uid"], found, found["error"])
     good, errors = _sift(batch, pixels)
     if len(good) < len(batch.uids) or pixels:
-        images = np.stack([p for p in pixels if not isinstance(p, str)]) if pixels and good else None
+        pictures = [p for p in pixels if not isinstance(p, str)]
+        shaped = stage.geometry is not None and stage.geometry.mode == "inside"
+        images = np.stack(pictures) if pictures and not shaped else None
         inputs = {role: table.take(pa.array(good, pa.int64())) for role, table in batch.inputs.items()}
         uids = [batch.uids[i] for i in good]
-        readable = Batch(batch.shard, uids, images, inputs, counts=batch.counts)
+        readable = Batch(batch.shard, uids, images, pictures if shaped else (), inputs, counts=batch.counts)
     else:
         readable = batch
     values: Mapping[str, Sequence[Any]] = stage.process(readable) if good else {f.name: [] for f in stage.fields}

@@ -18,6 +18,11 @@ plus `uid`, `source` (which text was chosen), `rule` (which rule chose it) and `
 image). `sample_ids.npy` lists the uids, sorted, as DataComp's subset files do. `dataset.json` has the SHA-256 of every
 tar."""
 
+_BLURRED = """
+
+**Faces are blurred**, as far as a detector found them: those images are JPEGs of quality 95, re-encoded, and every
+`.json` has the boxes as `face_bboxes` (DataComp's name): `[x0, y0, x1, y1]` in shares of width and height."""
+
 _LICENCE = """\
 The images and their original texts belong to their authors; this data set grants no right to them. Synthetic texts
 fall under the terms of the models that wrote them. People may be shown or named: nothing was removed beyond what the
@@ -35,7 +40,7 @@ def card(run: Run, mixture: schema.Mixture, dataset: Mapping[str, Any]) -> str:
         f"{dataset['bytes']:,} bytes. Made by recaption {dataset['code']}, run `{run.name}`.",
         f"## Texts\n\n{_texts(run, mixture, dataset)}",
         f"## Rules\n\n{_rules(run, mixture)}",
-        f"## Format\n\n{_FORMAT}",
+        f"## Format\n\n{_FORMAT}{_BLURRED if run.spec.blurring else ''}",
         f"## Recipe\n\n```yaml\n{schema.dump_recipe(run.recipe).rstrip()}\n```",
         f"## Licence\n\n{_LICENCE}",
     ]

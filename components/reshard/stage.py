@@ -32,7 +32,7 @@ Layout = Sequence[Sequence[Segment]]
 
 
 class ReshardStep(Step):
-    """Copies image bytes as they are; every output tar is written by one core, whole or not at all.
+    """Copies image bytes as they are, but for faces to be blurred; a tar is written by one core, whole or not at all.
 
     Task t of n writes every n-th tar of all mixtures, numbered through; `run` writes the rest and what describes them.
     """
@@ -87,7 +87,8 @@ def reshard(run: Run, mixture: schema.Mixture) -> None:
 
 def _work(run: Run, mixture: schema.Mixture) -> Work:
     folders = run.mixture_folder(mixture), run.dataset_folder(mixture)
-    return Work(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, *folders)
+    blur = tuple(run.score(name) for name in run.spec.blurring)
+    return Work(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, *folders, blur)
 
 
 def _is_whole(storage: Storage, folder: str, sizes: Mapping[str, int]) -> bool:

@@ -17,12 +17,14 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.pool.columns import Columns, ColumnSpec
+from components.pool.columns import Columns, ColumnSpec, align
 from components.pool.errors import PermanentError, TemporaryError
+from components.pool.images import ImageError
 from components.pool.shards import Shard
+from components.pool.stage import DTYPES
 from components.pool.storage import Storage, open_storage
-from components.reshard.layout import Segment, read_selection, tar_name
 from components.pool.tar import BLOCK, TarWriter
+from components.reshard.layout import Segment, read_selection, tar_name
 
 INDEX_FIELDS = ("text", "offset", "size", "json_offset", "json_size", "error")
 
@@ -55,6 +57,8 @@ class Work:
     index: ColumnSpec
     mixture: str
     dataset: str
+    blur: tuple[ColumnSpec, ...] = ()
+    """Columns of boxes that are blurred in the images."""
 
 
 class Resharder:
@@ -113,11 +117,23 @@ class Resharder:
         places = index.take(at)
         for name in ("caption", "offset", "size", "json_offset", "json_size"):
             chosen = chosen.append_column(name, places.column(name))
+        if self.work.blur:
+            chosen = chosen.append_column("boxes", self._boxes(shard, chosen.column("uid").combine_chunks()))
         order = pa.table({"offset": chosen.column("offset"), "row": pa.array(range(chosen.num_rows))})
         rows: list[dict[str, Any]] = chosen.take(
             pc.sort_indices(order, sort_keys=[("offset", "ascending"), ("row", "ascending")])
         ).to_pylist()
         return rows
+
+    def _boxes(self, shard: Shard, uids: pa.Array) -> pa.Array:
+        """Of each sample the boxes of all columns, in their order."""
+        columns = [
+            align(self.columns.read(spec, shard, ["boxes"]), uids).column("boxes").to_pylist()
+            for spec in self.work.blur
+        ]
+        return pa.array(
+            [[box for boxes in row for box in boxes] for row in zip(*columns, strict=True)], DTYPES["boxes"]
+        )
 
 
 def done_name(number: int) -> str:
@@ -133,11 +149,22 @@ def _members(tar: BinaryIO, shard: Shard, row: Mapping[str, Any]) -> list[tuple[
         name: _read(tar, shard, row["uid"], *place) for name, place in sorted(places.items(), key=lambda item: item[1])
     }
     image = found["image"]
+    if row.get("boxes"):
+        image = _blurred(image, shard, row)
     return [
         (_extension(image), image),
         ("json", _metadata(found.get("json"), row)),
         ("txt", row["text"].encode()),
     ]
+
+
+def _blurred(image: memoryview, shard: Shard, row: Mapping[str, Any]) -> memoryview:
+    from components.reshard.blur import blurred  # OpenCV, which most training sets don't need
+
+    try:
+        return memoryview(blurred(bytes(image), row["boxes"]))
+    except ImageError as error:
+        raise PermanentError(f"shard {shard.tar}: uid {row['uid']}: {error}, but its faces were found") from error
 
 
 def _read(tar: BinaryIO, shard: Shard, uid: str, offset: int, size: int) -> memoryview:
@@ -182,6 +209,8 @@ def _metadata(original: memoryview | None, row: Mapping[str, Any]) -> bytes:
     fields = value if isinstance(value, dict) else {}
     fields.setdefault("caption", row["caption"])
     fields |= {"uid": row["uid"], "source": row["source"], "rule": row["rule"]}
+    if "boxes" in row:
+        fields["face_bboxes"] = row["boxes"]  # DataComp's name
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 

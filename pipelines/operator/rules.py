@@ -36,9 +36,7 @@ def screen_keys(kind: str) -> Rule:
     """Which keys a screen of this kind has and may have."""
     needs, may = TAKES[kind]
     said = [f"has(self.{key})" for key in needs]
-    said += [
-        "!self.blur" if key == "blur" else f"!has(self.{key})" for key in SCREEN_KEYS if key not in (*needs, *may)
-    ]
+    said += ["!self.blur" if key == "blur" else f"!has(self.{key})" for key in SCREEN_KEYS if key not in (*needs, *may)]
     return {"rule": f"self.kind != '{kind}' || ({' && '.join(said)})", "message": keys_said(kind)}
 
 

@@ -63,6 +63,7 @@ MAKERS: Mapping[str, Callable[[Upstream, Path], ColumnSpec]] = {
     "screen": lambda of, folder: _make(
         "screen", _screen(folder), "spec.screens[0]", of("index"), of("embed"), of("index")
     ),
+    "faces": lambda of, folder: _make("faces", recipe.Screen(name="x", kind="faces"), "spec.screens[0]", of("index")),
     "import": lambda of, folder: _make(
         "import",
         recipe.ImportedColumn.model_validate(
@@ -182,6 +183,7 @@ def test_the_schema_is_the_declared_one(made: Made) -> None:
         "int32": pa.int32(),
         "int64": pa.int64(),
         "bool": pa.bool_(),
+        "boxes": pa.list_(pa.list_(pa.float32())),
     }
     schemas = [pq.read_schema(made.file(shard)) for shard in made.pool.shards]
     assert all(schema.equals(schemas[0]) for schema in schemas), "an empty or a bad shard has another schema"

@@ -1,0 +1,1 @@
+"""faces: where faces are in an image. Nothing is blurred here: `reshard` does that."""

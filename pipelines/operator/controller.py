@@ -46,6 +46,9 @@ AT_REST = ("Suspended", "Succeeded", "Failed", "Refused")
 LOOKS = 10.0  # per second, over all objects: beyond that each waits longer
 STILL = 120.0  # seconds that a due object may wait for a worker
 STUCK = 900.0  # seconds that one look may take: of a storage that is away, 120 s a request
+PARTING = (
+    20.0  # seconds that looks under way are given at the end: the pod has 30, and the Lease is given up after them
+)
 OUTAGE = 20.0  # seconds of the API server that one look waits out; the queue has the longer breath
 WATCH = 300  # seconds after which a watch is begun anew
 
@@ -57,7 +60,7 @@ class Controller:
         self.world, self.lease, self.queue = world, lease, DueQueue()
         self.objects: dict[Key, Object] = {}
         self.listed = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stop = threading.Event()
         sources = Sources(
             recaptions=lambda: self.of(RECAPTIONS),
@@ -91,16 +94,21 @@ class Controller:
         self._tell_schedule(thing)
 
     def list_all(self) -> None:
-        """Everything anew, what is no longer there included."""
+        """Everything anew, what is no longer there included; what the watch tells meanwhile is newer, and stands."""
         namespaces = self.world.settings.watched or ("",)
-        for resource in KINDS:
-            found = [thing for n in namespaces for thing in self.world.cluster.within(n).find(resource)[0]]
-            for thing in found:
-                self.seen(resource, {**thing, "apiVersion": API, "kind": KINDS[resource][0]})
-            there = {key_of(resource, thing) for thing in found}
-            for thing in self.of(resource):
-                if key_of(resource, thing) not in there:
-                    self.gone(resource, thing)
+        for resource, (kind, _) in KINDS.items():
+            with self._lock:
+                before = {key: thing for key, thing in self.objects.items() if key[0] == resource}
+            listed = [thing for n in namespaces for thing in self.world.cluster.within(n).find(resource)[0]]
+            found = {key_of(resource, thing): {**thing, "apiVersion": API, "kind": kind} for thing in listed}
+            for key in dict.fromkeys((*found, *before)):
+                with self._lock:
+                    if self.objects.get(key) is not before.get(key):
+                        continue
+                    if key in found:
+                        self.seen(resource, found[key])
+                    else:
+                        self.gone(resource, before[key])
         self.listed = time.monotonic()
 
     @contextmanager
@@ -114,13 +122,14 @@ class Controller:
         finally:
             self._stop.set()
             self.queue.close()
+            end = time.monotonic() + PARTING
             for thread in threads:
-                thread.join(30)
+                thread.join(max(0.0, end - time.monotonic()))
 
     def unhealthy(self) -> list[str]:
         """What only a restart mends."""
         found = []
-        if self.lease.acts and self.queue.overdue > STILL:
+        if self.lease.acts and self.queue.busy < WORKERS and self.queue.overdue > STILL:
             found.append(f"an object waits for {self.queue.overdue:.0f} s to be looked at")
         if self.queue.longest > STUCK:
             found.append(f"one look takes {self.queue.longest:.0f} s")
@@ -152,7 +161,10 @@ class Controller:
             key = self.queue.take()
             if key is None:
                 return
-            self._look(key)
+            if self.lease.acts:  # it may be lost while one waits for something to do
+                self._look(key)
+            else:
+                self.queue.done(key, 0.0)
 
     def _look(self, key: Key) -> None:
         with self._lock:

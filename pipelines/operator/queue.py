@@ -75,6 +75,12 @@ class DueQueue:
             return max((0.0, *(time.monotonic() - at for at in waiting)))
 
     @property
+    def busy(self) -> int:
+        """How many looks are under way."""
+        with self._changed:
+            return len(self._busy)
+
+    @property
     def longest(self) -> float:
         """Seconds since the oldest look under way began; 0 where none is."""
         with self._changed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 
+from components.pool.errors import PermanentError
 from components.pool.storage import Storage
 
 
@@ -26,9 +27,7 @@ def claim(storage: Storage, path: str, by: str) -> str:
 
 def claimed_by(storage: Storage, path: str) -> str | None:
     """Who holds a claim; None where nobody does."""
-    if storage.size(path) is None:
-        return None
-    return str(json.loads(storage.read(path))["by"])
+    return _read(storage, path, "by")
 
 
 def point(storage: Storage, by: str, run: str) -> None:
@@ -38,5 +37,17 @@ def point(storage: Storage, by: str, run: str) -> None:
 
 def planned_by(storage: Storage, by: str) -> str | None:
     """The name of the run that this claimant has planned last; None where it never got so far."""
-    path = f"claims/{by}.json"
-    return str(json.loads(storage.read(path))["run"]) if storage.size(path) is not None else None
+    return _read(storage, f"claims/{by}.json", "run")
+
+
+def _read(storage: Storage, path: str, key: str) -> str | None:
+    """None where there is no such file. Raises PermanentError: it is none of ours."""
+    if storage.size(path) is None:
+        return None
+    try:
+        return str(json.loads(storage.read(path))[key])
+    except (ValueError, TypeError, KeyError) as error:
+        expected = json.dumps({key: "…"}, ensure_ascii=False)
+        raise PermanentError(
+            f"{storage.uri}/{path}: expected {expected}; it is none of recaption's: delete it"
+        ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -25,6 +25,7 @@ from pipelines.kubeflow.parameters import parameters
 from pipelines.operator.asked import asked
 from pipelines.operator.conditions import Object, events
 from pipelines.operator.decide import BAD_NEWS, STOPPED, Act, Problem, Seen, decide, is_settled, is_under_way
+from pipelines.operator.mirror import best_of, mirrored
 from pipelines.operator.world import World
 from pipelines.operator.writing import set_finalizer, tell, where, write_status
 
@@ -83,7 +84,8 @@ def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen
         runs = _kfp_runs(thing, attempt, world)
         storage = world.storage(thing["spec"]["storage"])
         known = thing["status"].get("run", "").rpartition("/")[2]
-        name = known or next(filter(None, (planned_by(storage, run.id) for run in runs)), "")
+        ids = dict.fromkeys((*(run.id for run in runs), *filter(None, [attempt.get("runId")])))  # that one may be gone
+        name = known or next(filter(None, (planned_by(storage, run_id) for run_id in ids)), "")
         seen = replace(seen, runs=runs)
         return _look_into(seen, storage, name) if name else seen
     except RecaptionError as error:
@@ -103,14 +105,26 @@ def _kfp_runs(thing: Object, attempt: Mapping[str, Any], world: World) -> tuple[
 
 def _look_into(seen: Seen, storage: Storage, name: str) -> Seen:
     folder, uri = f"runs/{name}", f"{storage.uri}/runs/{name}"
-    seen = replace(seen, run=uri, progress=_read(storage, f"{folder}/status.json"))
+    seen = replace(seen, run=uri, progress=_read(storage, f"{folder}/status.json", lambda found: mirrored(uri, found)))
     if len(seen.runs) != 1 or seen.runs[0].state in STOPPED:
         seen = replace(seen, holder=claimed_by(storage, f"{folder}/claim.json"))
-    return replace(seen, results=_read(storage, f"{folder}/results.json")) if seen.finished else seen
+    if not seen.finished:
+        return seen
+    return replace(seen, results=_read(storage, f"{folder}/results.json", lambda found: best_of(found.get("rows", ()))))
 
 
-def _read(storage: Storage, path: str) -> dict[str, Any]:
-    return dict(json.loads(storage.read(path))) if storage.size(path) is not None else {}
+def _read(storage: Storage, path: str, use: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Empty where there is no such file. Raises PermanentError: it is of no use, which must be known before it is."""
+    if storage.size(path) is None:
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(storage.read(path))
+        use(found)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PermanentError(
+            f"{storage.uri}/{path}: not as recaption writes it ({error}); what else writes there?"
+        ) from error
+    return found
 
 
 def perform(act: Act, thing: Object, seen: Seen, world: World) -> tuple[Object | None, Object]:

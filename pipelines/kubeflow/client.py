@@ -74,7 +74,7 @@ class Pipelines:
         """Ids of our pipeline and of the version with this content, which are made where they are missing."""
         name = version_name(package)
         with _one_line(self.endpoint.host), _quiet():
-            pipeline_id = self.client.get_pipeline_id(NAME) or self._create_pipeline()
+            pipeline_id = self._pipeline() or self._create_pipeline()
             return pipeline_id, self._version(pipeline_id, name) or self._upload(pipeline_id, name, package)
 
     def submit(
@@ -91,7 +91,7 @@ class Pipelines:
                 version_id=version_id,
                 service_account=account,
             )
-            return str(run.run_id)
+            return _id(run.run_id)
 
     def find(self, name: str) -> list[KfpRun]:
         """All runs of this name, oldest first."""
@@ -156,19 +156,24 @@ class Pipelines:
                 version_id=version_id,
                 service_account=account,
             )
-            return str(made.recurring_run_id), True
+            return _id(made.recurring_run_id), True
+
+    def _pipeline(self) -> str | None:
+        """Of a KFP with several users: in the namespace; kfp's own look-up by name asks for those shared by all."""
+        found = self.client.list_pipelines(namespace=self.endpoint.namespace, filter=_named(NAME)).pipelines or []
+        return next((_id(p.pipeline_id) for p in found if p.display_name == NAME), None)
 
     def _create_pipeline(self) -> str:
         body = kfp_server_api.V2beta1Pipeline(
             display_name=NAME, name=NAME, description=ABOUT, namespace=self.endpoint.namespace
         )
         try:
-            return str(self.client.pipelines.pipeline_service_create_pipeline(body).pipeline_id)
+            return _id(self.client.pipelines.pipeline_service_create_pipeline(body).pipeline_id)
         except kfp_server_api.ApiException as error:
-            found = self.client.get_pipeline_id(NAME) if error.status == 409 else None  # another was faster
+            found = self._pipeline() if error.status == 409 else None  # another was faster
             if found is None:
                 raise
-            return str(found)
+            return found
 
     def _version(self, pipeline_id: str, name: str) -> str | None:
         found = self.client.list_pipeline_versions(pipeline_id, filter=_named(name)).pipeline_versions or []
@@ -179,7 +184,7 @@ class Pipelines:
             path = Path(folder) / "pipeline.yaml"
             path.write_text(package, encoding="utf-8")
             try:
-                return str(self.client.upload_pipeline_version(str(path), name, pipeline_id).pipeline_version_id)
+                return _id(self.client.upload_pipeline_version(str(path), name, pipeline_id).pipeline_version_id)
             except kfp_server_api.ApiException as error:
                 found = self._version(pipeline_id, name) if error.status == 409 else None
                 if found is None:
@@ -187,7 +192,7 @@ class Pipelines:
                 return found
 
     def _experiment(self, name: str) -> str:
-        return str(self.client.create_experiment(name, namespace=self.endpoint.namespace).experiment_id)
+        return _id(self.client.create_experiment(name, namespace=self.endpoint.namespace).experiment_id)
 
     def _recurring(self, experiment_id: str, name: str) -> list[Any]:
         found = self.client.list_recurring_runs(experiment_id=experiment_id, filter=_named(name)).recurring_runs or []
@@ -198,11 +203,18 @@ def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
+def _id(value: Any) -> str:
+    """Raises ValueError: kfp's client makes an object without an id of any page that comes with 200."""
+    if not value:
+        raise ValueError("the answer is no KFP API server's; is it a login page?")
+    return str(value)
+
+
 def _run(found: Any) -> KfpRun:
     error = found.error.message if found.error and found.error.message else ""
     created = found.created_at
     when = created if isinstance(created, str) else created.isoformat() if created else ""
-    return KfpRun(str(found.run_id), str(found.state or "PENDING"), when, " ".join(error.split()))
+    return KfpRun(_id(found.run_id), str(found.state or "PENDING"), when, " ".join(error.split()))
 
 
 def _code(body: Any) -> Any:

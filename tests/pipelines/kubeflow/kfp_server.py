@@ -34,6 +34,7 @@ class Kfp:
         self.refuses: set[str] = set()
         """Actions on a run, `terminate` or `retry`, that get 400."""
         self.multi_user = False
+        """Then pipelines and experiments belong to a namespace: a name is taken there alone, and listed there alone."""
         self.hidden = 0
         """So many listings miss what is there: another client is creating it at this moment."""
 
@@ -58,7 +59,7 @@ class Kfp:
         return self.create(kind, json.loads(body)) if method == "POST" else self.list(kind, query)
 
     def create(self, kind: str, thing: dict[str, Any]) -> Answer:
-        names = [other["display_name"] for other in self.held[kind]]
+        names = [other["display_name"] for other in self.of(kind, thing.get("namespace"))]
         if kind in ("pipelines", "versions", "experiments") and thing["display_name"] in names:
             return 409, {"message": "already exists"}
         key = {"versions": "pipeline_version_id", "recurringruns": "recurring_run_id"}.get(kind, f"{kind[:-1]}_id")
@@ -82,12 +83,17 @@ class Kfp:
             return 200, {}
         return 200, found
 
+    def of(self, kind: str, namespace: str | None) -> list[dict[str, Any]]:
+        """What there is; of several users' what this namespace has."""
+        owned = self.multi_user and kind in ("pipelines", "experiments")
+        return [t for t in self.held[kind] if not owned or (t.get("namespace") or "") == (namespace or "")]
+
     def list(self, kind: str, query: dict[str, list[str]]) -> Answer:
         if self.hidden:
             self.hidden -= 1
             return 200, {}
         wanted = json.loads(query["filter"][0])["predicates"][0]["stringValue"]
-        found = [thing for thing in self.held[kind] if thing["display_name"] == wanted]
+        found = [thing for thing in self.of(kind, query.get("namespace", [""])[0]) if thing["display_name"] == wanted]
         names = {"versions": "pipeline_versions", "recurringruns": "recurringRuns"}
         return 200, {names.get(kind, kind): found} if found else {}
 

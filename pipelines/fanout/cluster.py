@@ -99,7 +99,7 @@ class Cluster:
                 return False
             if answer.code == 404:
                 raise PermanentError(f"{resource}: {_not_there(resource, self.namespace, answer)}") from answer
-            raise
+            raise TemporaryError(f"can't create {resource} now: {answer.message}") from answer
         return True
 
     def get(self, resource: str, name: str) -> Object | None:

@@ -53,7 +53,8 @@ class DumpLists:
         try:
             answer = _listed(index)
             with self._lock:
-                self._answers[index] = answer
+                fresh = {i: a for i, a in self._answers.items() if answer.at - a.at < self.kept}
+                self._answers = {**fresh, index: answer}
             return answer
         finally:
             with self._lock:

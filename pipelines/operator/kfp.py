@@ -74,33 +74,44 @@ class Kfp:
 
     def _ask(self, namespace: str, question: Callable[[Pipelines], T]) -> T:
         """Raises TemporaryError while KFP is away, at once where another found that a moment ago."""
-        if (wait := self._down_until - time.monotonic()) > 0:
-            raise TemporaryError(f"{self._down}; asked again in {wait:.0f} s")
+        self._check()
         try:
             answer = question(self._client(namespace))
         except TemporaryError as error:
             with self._lock:
-                self._down, self._down_until = str(error), time.monotonic() + self._pause
-                self._pause = min(2 * self._pause, LONGEST)
-                self._clients.clear()
+                if time.monotonic() >= self._down_until:  # else another found it just now
+                    self._down, self._down_until = str(error), time.monotonic() + self._pause
+                    self._pause = min(2 * self._pause, LONGEST)
+                    self._clients.clear()
             raise
         self._down, self._pause = "", SHORTEST
         return answer
 
+    def _check(self) -> None:
+        if (wait := self._down_until - time.monotonic()) > 0:
+            raise TemporaryError(f"{self._down}; asked again in {wait:.0f} s")
+
     def _client(self, namespace: str) -> Pipelines:
         """In a KFP with one user nothing may name a namespace."""
         with self._lock:
+            self._check()  # who had the lock before may have waited for KFP in vain
             client = self._made(None)
             return self._made(namespace) if client.multi_user else client
 
     def _made(self, namespace: str | None) -> Pipelines:
         made, client = self._clients.get(namespace, (0.0, None))
         if client is None or time.monotonic() - made > FRESH:
-            token = self.settings.token_file
-            secret = token.read_text(encoding="utf-8").strip() if token else None
+            secret = _secret(self.settings.token_file) if self.settings.token_file else None
             client = Pipelines(Endpoint(self.settings.endpoint, secret, self.settings.ca, namespace))
             self._clients[namespace] = (time.monotonic(), client)
         return client
+
+
+def _secret(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemporaryError(f"RECAPTION_KFP_TOKEN_FILE {file}: {error}; mount the token there") from error
 
 
 def compiled(images: str, tag: str | None) -> str:

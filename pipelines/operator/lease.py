@@ -55,6 +55,8 @@ class Lease:
                 self._take()
             except RecaptionError as error:
                 log.warning("lease %s: %s", NAME, error)
+            except Exception:  # without this thread the operator would never act again
+                log.exception("lease %s: a bug; again in %.0f s", NAME, self.renew)
             if self.acts != before:
                 log.info("lease %s: %s", NAME, "this operator acts" if self.acts else "another operator acts")
             if self._stop.wait(self.renew):
@@ -67,14 +69,15 @@ class Lease:
         if found is None:
             mine = not released and self.cluster.create(LEASES, self._body({}))
         else:
-            holder, version = found["spec"].get("holderIdentity"), found["metadata"]["resourceVersion"]
+            spec, version = found.get("spec", {}), found["metadata"]["resourceVersion"]
+            holder = spec.get("holderIdentity")
             if self._seen[0] != version:
                 self._seen = (version, time.monotonic())
-            stale = time.monotonic() - self._seen[1] > found["spec"].get("leaseDurationSeconds", self.duration)
+            stale = time.monotonic() - self._seen[1] > spec.get("leaseDurationSeconds", self.duration)
             if holder not in (None, "", self.identity) and not stale:
                 self._until = 0.0
                 return
-            body = self._body(found["spec"], released)
+            body = self._body(spec, released)
             body["metadata"]["resourceVersion"] = version
             mine = self.cluster.patch(LEASES, NAME, body) is not None and not released
         self._until = asked + self.duration - min(MARGIN, self.duration / 3) if mine else 0.0

@@ -12,6 +12,8 @@ from pipelines.operator.dumplists import DumpLists
 from pipelines.operator.kfp import Kfp
 from pipelines.operator.settings import Settings
 
+MANY = 256  # storages whose connections are kept
+
 
 def _now() -> datetime:
     return datetime.now(UTC)
@@ -30,6 +32,10 @@ class World:
 
     def storage(self, uri: str) -> Storage:
         """The storage at this address; its connections are kept. Raises PermanentError like open_storage."""
-        if uri not in self.storages:
-            self.storages[uri] = open_storage(uri)
-        return self.storages[uri]
+        found = self.storages.get(uri)
+        if found is None:
+            found = open_storage(uri)
+            if len(self.storages) >= MANY:
+                self.storages.clear()
+            self.storages[uri] = found
+        return found

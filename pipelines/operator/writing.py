@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from components.pool.errors import PermanentError
+from components.pool.errors import RecaptionError
 from components.pool.shards import content_hash
 from pipelines.fanout.cluster import EVENTS, Cluster
 from pipelines.operator.conditions import Event, Object, timestamp
@@ -63,7 +63,7 @@ def tell(cluster: Cluster, thing: Object, event: Event, now: datetime) -> None:
     log.log(logging.WARNING if event.warning else logging.INFO, "%s: %s: %s", where(thing), event.reason, event.message)
     try:
         cluster.within(thing["metadata"]["namespace"]).create(EVENTS, event_of(thing, event, now))
-    except PermanentError as error:  # a namespace that is being deleted takes no new objects
+    except RecaptionError as error:  # a namespace that is being deleted takes no new objects, a full quota none either
         log.info("%s: no Event: %s", where(thing), error)
 
 

@@ -13,6 +13,7 @@ import random
 import ssl
 import zlib
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Self
 
 import aiohttp
@@ -143,7 +144,7 @@ class Fetcher:
             async with (
                 asyncio.timeout(self.options.timeout) as deadline,
                 self._session.get(
-                    url, headers=headers, allow_redirects=False, trace_request_ctx=slot, proxy=None
+                    url, headers=headers, allow_redirects=False, trace_request_ctx=(slot, host), proxy=None
                 ) as answer,
             ):
                 return await self._answer(answer, slot, limit, deadline)
@@ -189,10 +190,10 @@ class Fetcher:
         return bytes(body)
 
 
-async def _connected(_session: object, context: object, _params: object) -> None:
-    slot = getattr(context, "trace_request_ctx", None)
-    assert isinstance(slot, Slot)
+async def _connected(_session: object, context: SimpleNamespace, _params: object) -> None:
+    slot, host = context.trace_request_ctx
     slot.connect()
+    host.connected()
 
 
 def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:

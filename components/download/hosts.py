@@ -1,8 +1,8 @@
 """What is known of each host: its places, its pace, and whether it is worth a try.
 
 Candidates wait for their host before they take a slot, so a host with many of them holds up nobody else. One that
-fails again and again is closed for a while: its other candidates get the same reason without a try. One that nobody has
-heard from yet is asked by one candidate at a time, so that a dead one costs two connections, not one per candidate.
+fails again and again is closed for a while: its other candidates get the same reason without a try. One that has not
+been reached yet is tried by one candidate at a time, so that a dead one costs two connections, not one per candidate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Host:
     """Seconds between two requests."""
     users: int = 0
     """Candidates that are at this host or wait for it."""
-    heard_of: bool = False
+    reached: bool = False
     failures: int = 0
     """One after the other."""
     closed_for: str = ""
@@ -49,13 +49,23 @@ class Host:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """One of the host's places; the only one until it has been heard of."""
+        """One of the host's places; the only one until it has been reached."""
         async with self.places:
-            async with self.first:
-                if not self.heard_of:
-                    yield
-                    return
-            yield
+            if not self.reached:
+                await self.first.acquire()
+                if self.reached:
+                    self.first.release()
+            try:
+                yield
+            finally:
+                if not self.reached:
+                    self.first.release()
+
+    def connected(self) -> None:
+        """Somebody answers there: by the first candidate, before it gives its place back."""
+        if not self.reached:
+            self.reached = True
+            self.first.release()
 
     def check(self) -> None:
         """Raises Failed where the host is closed."""
@@ -70,7 +80,7 @@ class Host:
             await asyncio.sleep(at - _now())
 
     def answered(self) -> None:
-        self.heard_of, self.failures = True, 0
+        self.failures = 0
 
     def failed(self, failure: Failed) -> None:
         """Note a failure; whatever came over HTTP is an answer."""

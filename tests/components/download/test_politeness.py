@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.download import fetch, hosts
+from components.download.addresses import Guard
 from components.download.hosts import CLOSING, Hosts
 from components.download.options import Options
 from components.download.reasons import REASONS, Failed
@@ -36,6 +39,29 @@ def test_so_many_requests_at_once_to_one_host(web: Web, pool: Pool) -> None:
     assert record.samples == 12
     assert web.most_at_once == 3
     assert web.connections <= 3  # they are used again
+
+
+def test_a_slow_first_image_holds_up_only_itself(web: Web, pool: Pool) -> None:
+    web.pages = {"/slow": Answer(jpeg(), delay=1.0), "/": Answer(jpeg())}
+    (record,) = pool.download([web.url("/slow")] + [web.url()] * 8, read_timeout=5.0, timeout=5.0)
+    assert record.samples == 9
+    assert web.requests[-1].at - web.requests[0].at < 0.9
+
+
+def test_a_dead_host_is_tried_twice(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    open_socket = Guard.open_socket
+
+    def counted(self: Guard, info: Any) -> socket.socket:
+        tried.append(info)
+        return open_socket(self, info)
+
+    monkeypatch.setattr(Guard, "open_socket", counted)
+    with Web() as gone:
+        pass
+    (record,) = pool.download([gone.url()] * 30, per_host_connections=8)
+    assert record.failures == {"connect": 30}
+    assert len(tried) == 2
 
 
 def test_so_many_requests_a_second_to_one_host(web: Web, pool: Pool) -> None:

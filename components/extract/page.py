@@ -11,14 +11,18 @@ import re
 from collections.abc import Iterator
 
 import webencodings
-from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from components.extract.records import NO_IMAGE, UNREADABLE, Record
 from components.extract.rules import Image, Page
+from components.extract.tags import BASE, IMG, PICTURE, SOURCE, read_tags
 
 # Where lazy loading keeps the URL: lazysizes, WordPress's plugins, jQuery Lazy Load, in order of use
 LAZY = ("data-src", "data-lazy-src", "data-original", "data-lazy", "data-original-src", "data-url")
-LAZY_SETS = ("data-srcset", "data-lazy-srcset")
+SETS = ("srcset", "data-srcset", "data-lazy-srcset")
+
+Offer = tuple[str, float, str]
+"""URL, number and unit (w or x) of one entry of a srcset."""
+
 PRESCAN = 1024  # bytes in which HTML looks for <meta charset>
 _META = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _CHARSET = re.compile(rb"""(?im)^content-type:[^\r\n]*charset\s*=\s*["']?([\w.:-]+)""")
@@ -34,37 +38,45 @@ def images_of(record: Record) -> tuple[Page, list[Image]] | str:
         return UNREADABLE
     if b"<img" not in body and b"<IMG" not in body and b"<Img" not in body:
         return UNREADABLE if body[:2] == b"\x1f\x8b" else NO_IMAGE  # Common Crawl stores pages decompressed
-    tree = LexborHTMLParser(_text(head, body))
-    base = tree.css_first("base[href]")
-    images = [_image(node) for node in tree.css("img")]
-    page = Page(record.url, (base.attributes.get("href") or "") if base else None)
+    page = Page(record.url)
+    images: list[Image] = []
+    sources: list[Offer] | None = None  # the best of the open <picture>
+    for name, attributes in read_tags(_text(head, body)):
+        if name == IMG:
+            images.append(_image(attributes, sources or []))
+        elif name == BASE:
+            page.base = page.base or attributes.get("href")
+        elif name != SOURCE:
+            sources = [] if name == PICTURE else None
+        elif sources is not None:
+            best = _largest([*sources, *_offers(attributes)])
+            sources = [best] if best else []
     return (page, images) if images else NO_IMAGE
 
 
-def _image(node: LexborNode) -> Image:
-    attributes = node.attributes
-    sizes = [(attributes.get(name) or "").strip().removesuffix("px") for name in ("width", "height")]
-    sets = [attributes.get(name) for name in ("srcset", *LAZY_SETS)]
-    if node.parent is not None and node.parent.tag == "picture":
-        for source in node.parent.css("source"):
-            sets += [source.attributes.get(name) for name in ("srcset", *LAZY_SETS)]
-    url = largest(", ".join(s for s in sets if s)) or _lazy(attributes) or attributes.get("src")
+def _image(attributes: dict[str, str], sources: list[Offer]) -> Image:
+    sizes = [attributes.get(name, "").strip().removesuffix("px") for name in ("width", "height")]
+    best = _largest([*_offers(attributes), *sources])
+    url = best[0] if best else _lazy(attributes) or attributes.get("src")
     return Image(url, attributes.get("alt"), all(size in ("0", "1") for size in sizes))
 
 
-def _lazy(attributes: dict[str, str | None]) -> str | None:
+def _offers(attributes: dict[str, str]) -> list[Offer]:
+    return [offer for name in SETS if (value := attributes.get(name)) for offer in parse_srcset(value)]
+
+
+def _largest(offers: list[Offer]) -> Offer | None:
+    """The most pixels: by width in px (w), else by density (x); the first of equals."""
+    wide = [offer for offer in offers if offer[2] == "w"]
+    return max(wide or offers, key=lambda offer: offer[1], default=None)
+
+
+def _lazy(attributes: dict[str, str]) -> str | None:
     return next((value for name in LAZY if (value := attributes.get(name))), None)
 
 
-def largest(srcset: str) -> str | None:
-    """Of a srcset the URL with the most pixels: by width in px (w), else by density (x); the first of equals."""
-    found = list(_candidates(srcset))
-    wide = [entry for entry in found if entry[2] == "w"]
-    return max(wide or found, key=lambda entry: entry[1])[0] if found else None
-
-
-def _candidates(srcset: str) -> Iterator[tuple[str, float, str]]:
-    """URL, number and unit of each; without descriptor 1x. HTML's algorithm "parse a srcset attribute"."""
+def parse_srcset(srcset: str) -> Iterator[Offer]:
+    """Without data: URIs; without descriptor 1x. HTML's algorithm "parse a srcset attribute"."""
     at = 0
     while found := _URL.match(srcset, at):
         url, at = found[1], found.end()

@@ -11,6 +11,7 @@ import html
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 from urllib.parse import urljoin
 
 MOST_URL = 2083  # characters; what browsers' and CDNs' limits have in common
@@ -33,8 +34,7 @@ _HOST = re.compile(r"https?://[^/?#\s\\]+", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """An image as a page names it."""
 
     url: str | None
@@ -71,12 +71,12 @@ class Page:
 
 def candidate(page: Page, image: Image) -> tuple[str, str] | str:
     """The absolute URL and the text, or why the image is no candidate."""
-    text = clean_text(image.text or "")
     url = resolve(page, image.url or "")
     if not url.startswith("http"):  # a reason
         return url
     if image.pixel:
         return PIXEL
+    text = clean_text(image.text or "")
     if not text:
         return NO_TEXT
     return (url, text) if len(text) <= MOST_TEXT else LONG_TEXT

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from fastwarc import WarcRecordType
-
 from components.extract import page, wat
 from components.extract.members import Damage
 from components.extract.records import Record as Page
@@ -24,7 +22,7 @@ from components.pool.web import open_source
 
 log = logging.getLogger(__name__)
 
-KINDS = {"wat": (WarcRecordType.metadata, wat.images_of), "warc": (WarcRecordType.response, page.images_of)}
+KINDS = {"wat": (b"metadata", wat.images_of), "warc": (b"response", page.images_of)}
 WITH_IMAGES = "with images"
 MOST_DAMAGES = 1000  # places that a record lists; it counts all
 REPLACEMENT = "\ufffd"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("worker", "mix", "reshard", "storage", "download")
+BENCHES = ("worker", "mix", "reshard", "storage", "download", "extract", "dedup")
 
 
 def main(names: list[str]) -> None:

@@ -7,13 +7,15 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
 
 from components.extract import page, wat
-from components.extract.page import largest
+from components.extract.page import parse_srcset
 from components.extract.records import NO_IMAGE, UNREADABLE, Record
-from components.extract.rules import Image
+from components.extract.rules import Image, unescape
+from components.extract.tags import read_tags
 from tests.components.extract.archives import envelope, img, wat_page
 
 URL = "https://site.example/blog/"
@@ -108,8 +110,8 @@ def test_an_html_page() -> None:
     assert not isinstance(found, str)
     assert found[0].start == "https://site.example/root/"
     assert found[1] == [
-        Image("a.jpg", "Tom & Jerry"), Image("b.jpg", "b"), Image("c.jpg", "c"), Image("lazy.jpg", "lazy"),
-        Image(None, "nothing"), Image(None, None), Image("p.gif", "pixel", pixel=True), Image("w.gif", "line"),
+        Image("a.jpg", "Tom &amp; Jerry"), Image("b.jpg", "b"), Image("c.jpg", "c"), Image("lazy.jpg", "lazy"),
+        Image(None, "nothing"), Image("", ""), Image("p.gif", "pixel", pixel=True), Image("w.gif", "line"),
     ]  # fmt: skip
 
 
@@ -133,6 +135,7 @@ def test_the_largest_url_of_an_image(tag: str, url: str) -> None:
     ("srcset", "url"),
     [
         ("a.jpg", "a.jpg"),
+        ("a.jpg 1x, b.jpg 1200w", "b.jpg"),
         ("a.jpg 1x, b.jpg 2.5x,c.jpg", "b.jpg"),
         ("https://x/w_1,h_2/a.jpg 100w, https://x/w_5,h_2/a.jpg 500w", "https://x/w_5,h_2/a.jpg"),
         ("a,b.jpg 2x", "a,b.jpg"),
@@ -146,12 +149,54 @@ def test_the_largest_url_of_an_image(tag: str, url: str) -> None:
     ],
 )
 def test_srcset(srcset: str, url: str | None) -> None:
-    assert largest(srcset) == url
+    assert [image.url for image in of_html(f'<img srcset="{srcset}">')] == [url]
 
 
 @pytest.mark.parametrize("piece", ["a", ",", " ", "a ,", "a b", "a 1", "1", "1.", "a 1w, "])
 def test_a_long_srcset_takes_no_quadratic_time(piece: str) -> None:
-    largest("a " + piece * 200_000)  # minutes if it did: the time limit of a test
+    list(parse_srcset("a " + piece * 200_000))  # minutes if it did: the time limit of a test
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<div>", "<img ", "<a ", "<!--", "<!-", "<", "</", "<a b=\"", "<img a='", "<script>", "<title><a>", "<b a=1>",
+     "<i><p>", "<picture>", "<!", "x", "<source srcset='a 2x'>"],
+)  # fmt: skip
+def test_a_page_that_is_made_to_be_slow_is_not(piece: str) -> None:
+    assert of_html("<img src=a>" + piece * 200_000)[0] == Image("a", None)
+
+
+@pytest.mark.parametrize("piece", ["a=1 ", "a = ", " ", "=", "a ", "/", "a=' ' "])
+def test_a_tag_that_is_made_to_be_slow_is_not(piece: str) -> None:
+    assert of_html("<img src=a " + piece * 200_000 + ">")[0].url == "a"
+
+
+html = st.recursive(
+    st.text("ab<&\"'= \n").map(lambda text: text.replace("<", "< "))
+    | st.sampled_from(["<!-- <img src=x> -->", "<!---->", "<!doctype html>", "<script>'<img src=y>'</script>", "<br/>",
+                       "<title><img src=z></title>", "<style>a > b {}</style>", "<!-- > -- <img> --!>",
+                       "<input alt='>'>"])
+    | st.builds(
+        lambda name, attributes, end: f"<{name}{''.join(attributes)}{end}",
+        st.sampled_from(["img", "IMG", "Img", "imgx", "image-x", "img-x", "source", "base"]),
+        st.lists(st.sampled_from([" src=a", " SRC='b c'", ' src="c>d"', " alt", " alt=''", " alt = \"x\ny\"", "/src=e",
+                                  " data-x=<img", " alt=a/b", " alt='&amp;lt;'", "\nsrc=f", ' alt="<img src=q>"'])),
+        st.sampled_from([">", " >", " />", "\n>"]),
+    ),
+    lambda inner: st.builds(
+        lambda name, parts: f"<{name} title='<img src=t>'>{''.join(parts)}</{name}>",
+        st.sampled_from(["div", "p", "picture", "noscript", "a", "span"]), st.lists(inner, max_size=4)),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.lists(html, max_size=5).map("".join))
+@settings(deadline=None)
+def test_the_tags_are_those_that_a_parser_finds(body: str) -> None:
+    text = f"<!doctype html><body>{body}</body>"
+    ours = [{n: unescape(v) for n, v in attributes.items()} for name, attributes in read_tags(text) if name == "img"]
+    nodes = LexborHTMLParser(text).css("img")
+    assert ours == [{n: v or "" for n, v in node.attributes.items()} for node in nodes]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,9 @@ class Controller:
     def gone(self, resource: str, thing: Object) -> None:
         key = key_of(resource, thing)
         with self._lock:
+            kept = self.objects.get(key)
+            if kept and kept["metadata"]["uid"] != thing["metadata"]["uid"]:
+                return  # kopf tells of one uid at a time: another object of that name may be there by now
             self.objects.pop(key, None)
         self.queue.forget(key)
         self._tell_schedule(thing)
@@ -107,6 +110,8 @@ class Controller:
                         continue
                     if key in found:
                         self.seen(resource, found[key])
+                        if phase(found[key]) not in AT_REST:  # in case that it is due no more
+                            self.queue.add(key, LIST_EVERY)
                     else:
                         self.gone(resource, before[key])
         self.listed = time.monotonic()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import islice
 from math import inf
 
 from components.discover.dumps import claim_path, claimed, wanted
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 STEPS = 32  # acts of one turn: a start takes four, and every dump that another has claimed meanwhile as many
 SOON = 5.0  # seconds
+LOOKED = 100_000  # objects that are looked at for a tar: it may be any bucket
 
 
 def reconcile(thing: Object, world: World) -> float:
@@ -96,7 +98,7 @@ def _probed(thing: Object, seen: Seen) -> Seen:
     try:
         for dump in seen.wanted or ():
             shards = recipe_for(thing, dump).spec.pool.shards
-            if any(entry.path.endswith(".tar") for entry in open_storage(shards).list()):
+            if any(entry.path.endswith(".tar") for entry in islice(open_storage(shards).list(), LOOKED)):
                 return replace(seen, ready=dump)
     except RecaptionError as error:
         return replace(seen, trouble=_storage_trouble(error))

@@ -48,7 +48,7 @@ class Settings:
                 "such as http://ml-pipeline.kubeflow:8888"
             )
         port = given.get("RECAPTION_PORT") or "8080"
-        if not port.isdecimal():
+        if not port.isdecimal() or int(port) > 65535:
             raise PermanentError(f"RECAPTION_PORT: found {port}; expected a port such as 8080")
         token = given.get("RECAPTION_KFP_TOKEN_FILE")
         return cls(

@@ -15,16 +15,18 @@ from typing import Any
 import pytest
 import yaml
 
-from components.pool.errors import TemporaryError
+from components.pool.errors import PermanentError, TemporaryError
 from pipelines.fanout.cluster import EVENTS, RECAPTIONS, Cluster
 from pipelines.kubeflow.client import KfpRun
 from pipelines.operator import controller as module
+from pipelines.operator import dumplists
 from pipelines.operator.conditions import Object
 from pipelines.operator.controller import WORKERS, Controller
 from pipelines.operator.decide import BOUND, LATER, RETRY, Seen, decide
 from pipelines.operator.dumplists import DumpLists
 from pipelines.operator.kfp import SHORTEST, Kfp
 from pipelines.operator.lease import NAME, Lease
+from pipelines.operator.settings import Settings
 from tests.pipelines.fanout.api_server import Refused
 from tests.pipelines.operator.place import Place, until
 from tests.pipelines.operator.test_faults import at
@@ -119,6 +121,33 @@ def test_an_edit_during_a_listing_stands(here: Place, monkeypatch: pytest.Monkey
     During(monkeypatch, happens)
     made.list_all()
     assert [thing["spec"]["suspend"] for thing in made.of(RECAPTIONS)] == [True]
+
+
+def test_another_object_of_the_same_name_outlives_the_news_of_the_first_ones_end(here: Place) -> None:
+    """kopf tells each uid's news in a thread of its own."""
+    here.apply()
+    made, old = idle(here), json.loads(json.dumps(here.object()))
+    made.seen(RECAPTIONS, old)
+    with here.api.changed:
+        here.api.remove("recaptions", "test")
+    here.apply()
+    made.seen(RECAPTIONS, json.loads(json.dumps(here.object())))
+    made.gone(RECAPTIONS, old)
+    assert len(made.of(RECAPTIONS)) == 1
+    assert made.queue.take() == (RECAPTIONS, "research", "test")
+
+
+def test_a_listing_finds_what_is_due_no_more(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API server that is just starting says 404 of what it will have in a moment."""
+    monkeypatch.setattr(module, "LIST_EVERY", 0.05)
+    here.apply()
+    made = idle(here)
+    made.list_all()
+    key = made.queue.take()
+    assert key
+    made.queue.done(key, inf)
+    made.list_all()
+    assert made.queue.take() == key
 
 
 @pytest.mark.parametrize(
@@ -358,6 +387,30 @@ def test_a_slow_look_does_not_keep_the_process_from_ending(here: Place, monkeypa
         began = time.monotonic()
     assert time.monotonic() - began < 2
     go.set()
+
+
+def test_an_index_without_an_end_keeps_nobody_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = threading.Event()
+    monkeypatch.setattr(dumplists, "list_dumps", lambda _: end.wait(20) and ["CC-MAIN-2026-30"])
+    lists = DumpLists(patience=0.05)
+    assert [lists.get(str(i)) for i in range(dumplists.MOST + 1)] == [None] * (dumplists.MOST + 1)
+    assert threading.active_count() < dumplists.MOST + 10
+    monkeypatch.setattr(dumplists, "LONGEST", 0.0)
+    with pytest.raises(TemporaryError, match="no end"):
+        lists.get("0")
+    monkeypatch.setattr(dumplists, "LONGEST", 300.0)
+    end.set()
+    until(lambda: lists.get("0") == ["CC-MAIN-2026-30"])
+
+
+def test_an_index_that_is_no_address() -> None:
+    with pytest.raises(PermanentError, match=r"dumps http://\[x: "):
+        DumpLists().get("http://[x")
+
+
+def test_a_port_that_there_can_not_be() -> None:
+    with pytest.raises(PermanentError, match="RECAPTION_PORT: found 99999"):
+        Settings.from_environment({"KF_PIPELINES_ENDPOINT": "http://kfp", "RECAPTION_PORT": "99999"})
 
 
 def test_lists_of_dumps_nobody_asks_for_are_forgotten(tmp_path: Path) -> None:

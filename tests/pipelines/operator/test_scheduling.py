@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from math import inf
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from kubernetes import client
 
 from components.discover import dumps
 from components.pool.errors import PermanentError, TemporaryError
+from components.pool.storage import Entry
 from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, Cluster
 from pipelines.kubeflow import steps
 from pipelines.kubeflow.parameters import parameters
 from pipelines.kubeflow.steps import ExecutorInput
+from pipelines.operator import scheduling
 from pipelines.operator.dumplists import DumpLists
 from pipelines.operator.schedules import OFTEN, SOON
 from tests.components.discover.test_dumps import NEWEST_FIRST, index
@@ -181,6 +184,19 @@ def test_a_dump_without_shards_is_not_claimed(here: Scheduled) -> None:
     assert started(here) == []
     here.tomorrow()
     assert started(here) == [MAY]
+
+
+def test_a_bucket_of_other_things_is_not_listed_to_its_end(here: Scheduled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a recipe names: Common Crawl's own bucket has hundreds of thousands of objects of a dump."""
+
+    class Endless:
+        def list(self) -> Iterator[Entry]:
+            yield from (Entry(f"{i}.warc.gz", 1) for i in count())
+
+    monkeypatch.setattr(scheduling, "open_storage", lambda _: Endless())
+    here.apply()
+    here.tomorrow()
+    assert (started(here), here.reason()) == ([], "NoShards")
 
 
 def test_an_older_dump_whose_shards_are_there_goes_first(here: Scheduled) -> None:

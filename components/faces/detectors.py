@@ -15,7 +15,8 @@ from components.pool.images import Pixels
 
 CASCADE = "7b0c967d9abbdfbde025eb9c786947d151b6426040d07a8f9562ed8fd90724b4"  # SHA-256 of the file below
 CASCADE_FILE = "haarcascade_frontalface_alt2.xml"
-SCALE, NEIGHBOURS = 1.1, 5  # of OpenCV's tutorials: between two sizes that are looked at; detections that make a face
+SCALE, NEIGHBOURS = 1.1, 5  # as usual: between two sizes that are looked at; detections that make a face
+SMALLEST = (30, 30)  # pixels: who is smaller is hardly known; looking for them too takes half as long again
 CONFIDENCE, OVERLAP, MOST = 0.6, 0.3, 5000  # YuNet's: rather a box too many, since a missed face stays as it is
 
 Boxes = list[list[float]]
@@ -37,7 +38,8 @@ def cascade() -> Detector:
 
     def detect(pixels: Pixels) -> Boxes:
         grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
-        return _relative(np.asarray(classifier.detectMultiScale(grey, SCALE, NEIGHBOURS)).reshape(-1, 4), pixels)
+        found = classifier.detectMultiScale(grey, SCALE, NEIGHBOURS, minSize=SMALLEST)
+        return _relative(np.asarray(found).reshape(-1, 4), pixels)
 
     return detect
 

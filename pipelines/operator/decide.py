@@ -159,7 +159,7 @@ def _attempt(thing: Object, recipe: Recipe) -> Object:
     if have.get("hash") == hashed["hash"]:
         failed = status.get("phase") == "Failed" and not is_under_way(thing)
         other = _retry(thing) != status.get("retried", "") or have["compute"] != hashed["compute"]
-        anew = have.get("refused") and not thing["spec"].get("suspend")  # KFP could not resume it
+        anew = have.get("refused") and not thing["spec"].get("suspend")  # KFP could not resume it, or we ended it
         if not (failed and other) and not anew:
             return have
     number = status.get("attempts", 0) + 1  # never counted back: a KFP run's name stands for one attempt
@@ -223,9 +223,9 @@ def _follow(thing: Object, seen: Seen, chosen: KfpRun, waits: str) -> Decision:
 
 
 def _stop(thing: Object, seen: Seen, reason: str, message: str) -> Decision:
-    """End the KFP run, then put away what it left."""
+    """End the KFP run, then put away what it left; should the change be taken back meanwhile, another one goes on."""
     status = {**_with(thing, seen, "Running", False, reason, message), "phase": "Pending"}
-    return _put_down(thing, seen, status)
+    return _put_down(thing, seen, {**status, "kfp": {**status["kfp"], "refused": True}})
 
 
 def _suspend(thing: Object, seen: Seen) -> Decision:

@@ -97,7 +97,10 @@ RECAPTION = thing(
         runId=text("KFP's id of it."),
         state=text("What KFP says of it."),
         link=text("Where KFP's UI shows it."),
-        refused={"type": "boolean", "description": "KFP could not let it go on after a suspension."},
+        refused={
+            "type": "boolean",
+            "description": "It can't go on: KFP could not resume it, or what the object asks for was changed.",
+        },
     ),
     attempts=whole("How many KFP runs were made of this object."),
     retried=text("The value of the annotation recaption.dev/retry that was acted upon."),

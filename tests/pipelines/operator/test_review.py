@@ -147,6 +147,7 @@ def test_a_listing_finds_what_is_due_no_more(here: Place, monkeypatch: pytest.Mo
     assert key
     made.queue.done(key, inf)
     made.list_all()
+    until(lambda: made.queue.overdue > 0)
     assert made.queue.take() == key
 
 
@@ -219,6 +220,25 @@ def test_a_kfp_run_that_is_deleted_before_its_plan_was_seen_leaves_no_claim(here
     here.play()
     here.look()
     assert here.phase() == "Running"
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+def test_an_edit_that_is_taken_back_while_the_run_is_being_ended(here: Place, suspended: bool) -> None:
+    start(here)
+    mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
+    here.apply(mixtures=[{**mixtures[0], "name": "other"}])
+    here.look()
+    here.apply(mixtures=mixtures, suspend=suspended)
+    here.look()
+    here.play()
+    here.look()
+    assert here.phase() == ("Suspended" if suspended else "Running")
+    here.apply(suspend=False)
+    here.look()
+    here.play()
+    here.look()
+    assert here.phase() == "Running"
+    assert sorted(run["state"] for run in here.runs()) == ["CANCELED", "RUNNING"]
 
 
 def test_in_a_kfp_of_several_users_a_namespace_has_more_than_one_run(here: Place) -> None:

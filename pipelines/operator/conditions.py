@@ -57,7 +57,7 @@ def with_condition(
 
 
 def events(before: Mapping[str, Any], after: Mapping[str, Any], warnings: Sequence[tuple[str, str]]) -> list[Event]:
-    """An Event for each condition that took on another status or reason; one for two that say the same.
+    """An Event for each condition that took on another status or reason; one, the bad news, for two of one reason.
 
     Args:
         warnings: (type, status) of what is bad news.
@@ -67,7 +67,8 @@ def events(before: Mapping[str, Any], after: Mapping[str, Any], warnings: Sequen
         old = condition(before, new["type"])
         if (old.get("status"), old.get("reason")) != (new["status"], new["reason"]):
             found.append(Event(new["reason"], new["message"], (new["type"], new["status"]) in warnings))
-    return list(dict.fromkeys(found))
+    bad = {event.reason for event in found if event.warning}
+    return list(dict.fromkeys(event for event in found if event.warning or event.reason not in bad))
 
 
 def timestamp(moment: datetime) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from math import inf
 from typing import Any
@@ -31,6 +31,7 @@ LATER = 15.0  # after a question that was not answered
 BOUND = 600.0  # seconds that a deletion may wait for KFP and storage
 
 STOPPED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+STOPPED_SO = "stopped; what is done is kept"
 OF_A_RUN = (
     *("stage", "progress", "rate", "stages", "run", "report", "datasets", "best", "bestResult"),
     *("startTime", "completionTime", "cleaned"),
@@ -197,9 +198,8 @@ def _go_on(thing: Object, seen: Seen, suspend: bool) -> Decision:
         if status["kfp"].get("runId"):
             return _failed(thing, seen, "KFPRunDeleted", f"KFP no longer has run {status['kfp']['runId']}")
         return Decision(_suspended(thing, seen, "not started")) if suspend else Decision(status, Act.SUBMIT)
-    kfp = {**status["kfp"], "runId": chosen.id, "state": chosen.state, "link": f"{seen.link}{chosen.id}"}
     fields, waits = mirrored(seen.run, seen.progress)
-    status = {**status, "kfp": kfp, **fields}
+    status = {**status, "kfp": _kfp(status, seen, chosen), **fields}
     status.setdefault("startTime", timestamp(parse_time(chosen.created) if chosen.created else seen.now))
     thing = {**thing, "status": status}
     if chosen.state not in STOPPED:
@@ -210,6 +210,10 @@ def _go_on(thing: Object, seen: Seen, suspend: bool) -> Decision:
     if chosen.state == "CANCELED" and is_true(thing, "Suspended"):
         return _suspend(thing, seen) if suspend else _resume(thing, seen)
     return _ended(thing, seen, chosen)
+
+
+def _kfp(status: Object, seen: Seen, chosen: KfpRun) -> Object:
+    return {**status["kfp"], "runId": chosen.id, "state": chosen.state, "link": f"{seen.link}{chosen.id}"}
 
 
 def _follow(thing: Object, seen: Seen, chosen: KfpRun, waits: str) -> Decision:
@@ -229,7 +233,7 @@ def _stop(thing: Object, seen: Seen, reason: str, message: str) -> Decision:
 
 
 def _suspend(thing: Object, seen: Seen) -> Decision:
-    return _put_down(thing, seen, _suspended(thing, seen, "stopped; what is done is kept"))
+    return _put_down(thing, seen, _suspended(thing, seen, STOPPED_SO))
 
 
 def _put_down(thing: Object, seen: Seen, status: Object) -> Decision:
@@ -266,7 +270,7 @@ def _ended(thing: Object, seen: Seen, chosen: KfpRun) -> Decision:
 
 
 def _complete(thing: Object, seen: Seen) -> Decision:
-    status = {**thing["status"], "phase": "Succeeded", "stage": "", "rate": ""}
+    status = {**thing["status"], "phase": "Succeeded", "stage": "", "progress": "", "rate": ""}
     status |= {"datasets": list(seen.results.get("datasets", ())), "report": f"{seen.run}/report.html"}
     status |= best_of(seen.results.get("rows", ()))
     status.setdefault("completionTime", timestamp(seen.now))
@@ -294,24 +298,40 @@ def _end(thing: Object, seen: Seen) -> Decision:
         return Decision(dict(thing.get("status", {})))
     if not is_under_way(thing):
         return Decision(status, Act.LET_GO)
-    if (seen.problem or seen.live) and (seen.now - parse_time(meta["deletionTimestamp"])).total_seconds() > BOUND:
+    until = parse_time(meta["deletionTimestamp"]) + timedelta(seconds=BOUND)
+    if ((seen.problem or seen.live) and seen.now > until) or _is_hopeless(thing, seen):
         left = seen.problem.message if seen.problem else f"KFP run {seen.live[0].id} is {seen.live[0].state}"
         return Decision(
             status, Act.LET_GO, event=Event("GaveUp", f"deleted with its KFP run not put away: {left}", True)
         )
+    message = f"it is deleted: first its KFP run ends, and what that left goes; until {timestamp(until)} at most"
+    status = _with({**thing, "status": status}, seen, "Running", is_true(status, "Running"), "Ending", message)
     if seen.problem:
         return _unanswered({**thing, "status": status}, seen, seen.problem)
     decision = _put_down(thing, seen, status)
     return Decision(status, Act.LET_GO) if decision.act is None and not seen.live else decision
 
 
+def _is_hopeless(thing: Object, seen: Seen) -> bool:
+    """Whether the storage refuses, always did, and no KFP run is left to be ended: waiting mends nothing."""
+    refused = seen.problem is not None and seen.problem.reason == "Refused"
+    return refused and bool(seen.runs) and not seen.live and not thing["status"].get("run")
+
+
 def _unanswered(thing: Object, seen: Seen, problem: Problem) -> Decision:
+    """What KFP says is shown, and a KFP run that has to end is ended, also while the storage is away."""
     known = condition(thing, "Reachable")
     if known.get("status") == "False" and known["reason"] == problem.reason:
         problem = Problem(problem.reason, known["message"])  # the same in other words is not worth a write
     status = _with(thing, seen, "Reachable", False, problem.reason, problem.message)
     status.setdefault("phase", "Pending")
-    return Decision(status, wait=LATER)
+    if seen.chosen and is_under_way(thing):
+        status["kfp"] = _kfp(status, seen, seen.chosen)
+    deleted, suspend = "deletionTimestamp" in thing["metadata"], thing["spec"].get("suspend")
+    if suspend and seen.live and not deleted:
+        status = _suspended({**thing, "status": status}, seen, STOPPED_SO)
+    ends = (suspend or deleted) and any(run.state != "CANCELING" for run in seen.live)
+    return Decision(status, Act.TERMINATE if ends else None, LATER)
 
 
 def is_under_way(thing: Object) -> bool:
@@ -325,7 +345,10 @@ def _is_anothers(seen: Seen) -> bool:
 
 
 def _whose(seen: Seen) -> str:
-    return f"run {seen.run} is executed by KFP run {seen.holder}: another object asks for the same"
+    return (
+        f"run {seen.run} is executed by KFP run {seen.holder}, whose name in KFP begins with its object's: "
+        "another object asks for the same; delete one of them"
+    )
 
 
 def _retry(thing: Object) -> str:

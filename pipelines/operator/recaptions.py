@@ -81,12 +81,11 @@ def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen
     if problem or not attempt or is_settled(thing) or not is_under_way(thing):
         return seen
     try:
-        runs = _kfp_runs(thing, attempt, world)
+        seen = replace(seen, runs=_kfp_runs(thing, attempt, world))  # known also where the storage is away
         storage = world.storage(thing["spec"]["storage"])
         known = thing["status"].get("run", "").rpartition("/")[2]
-        ids = dict.fromkeys((*(run.id for run in runs), *filter(None, [attempt.get("runId")])))  # that one may be gone
-        name = known or next(filter(None, (planned_by(storage, run_id) for run_id in ids)), "")
-        seen = replace(seen, runs=runs)
+        ids = dict.fromkeys([*(run.id for run in seen.runs), attempt.get("runId", "")])  # that one may be gone
+        name = known or next(filter(None, (planned_by(storage, run_id) for run_id in ids if run_id)), "")
         return _look_into(seen, storage, name) if name else seen
     except RecaptionError as error:
         reason = "Refused" if isinstance(error, PermanentError) else "NoAnswer"

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from math import inf
 
@@ -88,6 +90,72 @@ def test_the_storage_is_away(here: Place, error: RecaptionError) -> None:
     here.look()
     assert here.phase() == "Running"
     assert here.reason("Reachable") == "True Answered"
+
+
+@contextmanager
+def refusing(here: Place) -> Iterator[None]:
+    """The storage lets the operator not in."""
+    whole = here.world.storages.pop(next(iter(here.world.storages)))
+
+    class Refuses:
+        def __getattr__(self, name: str) -> object:
+            raise PermanentError("no bucket")
+
+    here.world.storages[whole.uri] = Refuses()  # type: ignore[assignment]
+    yield
+    here.world.storages[whole.uri] = whole
+
+
+def test_a_run_is_suspended_also_while_the_storage_refuses(here: Place) -> None:
+    start(here)
+    with refusing(here):
+        here.apply(suspend=True)
+        here.look()
+        assert here.runs()[0]["state"] == "CANCELING"
+        here.play()
+        here.look()
+        assert here.status()["kfp"]["state"] == "CANCELED"
+        assert here.phase() == "Suspended"
+    here.look()
+    assert here.phase() == "Suspended"
+    here.apply(suspend=False)
+    here.look()
+    here.play()
+    here.look()
+    assert here.phase() == "Running"
+    assert len(here.runs()) == 1
+
+
+def test_a_deleted_one_ends_its_run_also_while_the_storage_refuses(here: Place) -> None:
+    start(here)
+    with refusing(here):
+        here.delete()
+        here.look()
+        assert here.runs()[0]["state"] == "CANCELING"
+        assert here.phase() == "Ending"
+        assert here.reason("Running") == "True Ending"
+        here.play()
+        assert here.look() == LATER, "its Jobs are to be put away once the storage is there"
+    here.look()
+    assert here.object() is None
+
+
+def test_one_whose_storage_always_refused_is_let_go_when_its_run_has_ended(here: Place) -> None:
+    here.apply(suspend=True)
+    here.look()
+    here.world.storage(here.spec()["storage"])
+    with refusing(here):
+        here.apply(suspend=False)
+        here.look()
+        here.runs()[0]["state"] = "FAILED"
+        here.look()
+        assert here.phase() == "Pending"
+        assert here.status()["kfp"]["state"] == "FAILED", "what KFP says is shown"
+        assert here.status()["kfp"]["link"].endswith(here.runs()[0]["run_id"])
+        here.delete()
+        here.look()
+    assert here.object() is None
+    assert here.events()[-1] == "GaveUp"
 
 
 def test_the_api_server_restarts(here: Place) -> None:

@@ -151,6 +151,7 @@ def test_a_failed_run_starts_again_by_annotation_once(here: Place) -> None:
     assert failed["reason"] == "KFPRunFailed"
     assert "stage embed failed" in failed["message"]
     assert f"kubectl annotate --overwrite recaption test -n research {RETRY}=" in failed["message"]
+    assert [e["type"] for e in here.api.of("events") if e["reason"] == "KFPRunFailed"] == ["Warning"], "told once"
     for _ in range(2):
         here.apply(annotations={RETRY: "1"})
         here.look()
@@ -234,7 +235,7 @@ def test_two_of_the_same_recipe_run_it_once(here: Place) -> None:
     here.play()
     here.look("test2")
     assert here.phase("test2") == "Failed"
-    assert "another object asks for the same" in here.status("test2")["conditions"][-1]["message"]
+    assert "another object asks for the same; delete one of them" in here.status("test2")["conditions"][-1]["message"]
     assert here.jobs() == ["left"], "the other one's Jobs are left alone"
     here.delete("test2")
     here.look("test2")

@@ -1,7 +1,7 @@
 """Exact deduplication across a dump: each pair once, in shards of 10,000, a task per partition of the uids.
 
-A uid's rows all lie in one partition, so partitions know nothing of each other. Memory is bounded by BUDGET whatever a
-partition's size: a larger one is worked through in several passes, each over a range of its uids.
+A uid's rows all lie in one partition, so partitions know nothing of each other. Memory is bounded (by some four times
+BUDGET, and a segment) whatever a partition's size: a larger one takes several passes, each over a range of its uids.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Dedup:
                 table = read_segment(self.storage, self.work, segment)
                 return table if passes == 1 else _copied(cut(table.combine_chunks(), some)[0])
 
-            tables = list(ahead(read, segments))
+            # Several at once only where all of them fit
+            tables = list(ahead(read, segments) if passes == 1 else map(read, segments))
             if tables:
                 table, gone = sort_once(pa.concat_tables(tables))
                 del tables

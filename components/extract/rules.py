@@ -107,7 +107,7 @@ def resolve(page: Page, url: str) -> str:
 
 
 def _join(page: Page, url: str) -> str:
-    """Quick where urljoin would say the same (it drops the ? of an empty query, though)."""
+    """Quick where urljoin would say the same (though it drops a ? or ; with nothing after it)."""
     if "\\" in url:
         path, mark, query = url.partition("?")
         url = path.replace("\\", "/") + mark + query

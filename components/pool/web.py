@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import BinaryIO, Protocol, TypeVar, cast
 
@@ -110,14 +110,16 @@ class WebSource:
 
 def _kept(answer: requests.Response) -> BinaryIO:
     """The whole body, in a file that is gone when it is closed."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115
-    size = 0
-    while data := answer.raw.read(CHUNK, decode_content=False):
-        file.write(data)
-        size += len(data)
-    if size != int(answer.headers.get("Content-Length", size)):
-        raise ConnectionError(f"got {size} of {answer.headers['Content-Length']} bytes")
-    file.seek(0)
+    with ExitStack() as unless_whole:
+        file = unless_whole.enter_context(tempfile.TemporaryFile())
+        size = 0
+        while data := answer.raw.read(CHUNK, decode_content=False):
+            file.write(data)
+            size += len(data)
+        if size != int(answer.headers.get("Content-Length", size)):
+            raise ConnectionError(f"got {size} of {answer.headers['Content-Length']} bytes")
+        file.seek(0)
+        unless_whole.pop_all()
     return cast(BinaryIO, file)
 
 

@@ -85,7 +85,7 @@ def test_the_base_of_a_page(base: str | None, expected: str) -> None:
     assert resolve(Page(PAGE.url, base), "a.jpg") == expected
 
 
-segments = st.text("ab.:;@!$,=~-_%20é", max_size=4)
+segments = st.text("ab.:@!$,=~-_%20é", max_size=4)
 relative = st.builds(
     lambda start, parts, query: start + "/".join(parts) + query,
     st.sampled_from(["", "/", "./", "../", "//h.example/", "../../", "?"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ from typing import Any
 import kfp_server_api
 import urllib3
 from kfp.client import Client
+from kfp.client import client as kfp_client
 
 from components.pool.errors import PermanentError, TemporaryError
 from pipelines.kubeflow.cron import check_cron
@@ -24,6 +24,8 @@ CONNECT, READ = 5, 30  # seconds of one attempt; an unreachable endpoint is give
 RETRIES = urllib3.Retry(total=3, backoff_factor=0.5, allowed_methods=None, redirect=0, read=0, status=0)
 RETRIED = (408, 429, 500, 502, 503, 504)
 NOT_FOUND = 5  # gRPC's code, as KFP's answers have it
+
+kfp_client.print = lambda *_, **__: None  # its links: we say what happened. To turn stdout away silences all threads
 
 
 @dataclass(frozen=True)
@@ -262,8 +264,8 @@ def _bounded(request: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without kfp's links and warnings: we say what happened."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    """Without kfp's warnings."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

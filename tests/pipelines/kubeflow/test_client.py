@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,3 +196,17 @@ def test_compile_writes_both_forms(tmp_path: Path) -> None:
     assert [o["kind"] for o in yaml.safe_load_all(manifests.read_text())] == ["Pipeline", "PipelineVersion"]
     with pytest.raises(PermanentError, match="cannot write /dev/null/x"):
         call("compile", "--output", "/dev/null/x")
+
+
+def test_while_kfp_is_waited_for_others_are_heard(served: tuple[str, Kfp], capsys: pytest.CaptureFixture[str]) -> None:
+    """The doctor prints its table, whether KFP has answered or not."""
+    host, kfp = served
+    kfp.delay = 0.5
+    thread = threading.Thread(target=lambda: Pipelines(Endpoint(host)).submit("a: {}\n", "run", {}, "experiment"))
+    thread.start()
+    while thread.is_alive():
+        print("heard")
+        time.sleep(0.05)
+    printed = capsys.readouterr().out.splitlines()
+    assert set(printed) == {"heard"}, "kfp itself isn't"
+    assert len(printed) > 20

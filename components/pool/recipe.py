@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from components.pool.compute import Compute
 from components.pool.fields import Address, Count, Model, Name, Nulls, ObjectName, Seed, Share, Text, Whole, by_key
@@ -152,18 +160,26 @@ class ScoreCondition(Model):
         | None
     ) = None
     """At least this number, or the threshold of another rule of this mixture."""
+    at_most: float | None = None
+    """At most this number, as of a screen."""
 
     @model_validator(mode="after")
     def _one(self) -> ScoreCondition:
-        if (self.top is None) == (self.at_least is None):
-            raise ValueError("give exactly one of `top` and `atLeast`")
+        if [self.top, self.at_least, self.at_most].count(None) != 2:
+            raise ValueError("give exactly one of `top`, `atLeast` and `atMost`")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an `atMost` that is not there: mixtures were named by their conditions before there was one."""
+        written: dict[str, Any] = handler(self)
+        return {k: v for k, v in written.items() if v is not None or k not in ("at_most", "atMost")}
 
 
 class FlagCondition(Model):
     """A flag that must have a value."""
 
-    beside = ("score", "top", "atLeast")
+    beside = ("score", "top", "atLeast", "atMost")
 
     flag: Name
     """An imported flag or a filter."""

@@ -169,6 +169,8 @@ def _holds(condition: schema.Condition, mixture: schema.Mixture, values: Values,
         return _unknown(values.rows)
     scores = values.scores[condition.score]
     there = np.isfinite(scores)
+    if condition.at_most is not None:
+        return _known(there & (scores <= np.float32(condition.at_most)))
     source = lender(condition, mixture)
     if source.top is None:
         assert isinstance(condition.at_least, float)

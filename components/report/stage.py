@@ -107,6 +107,8 @@ def _in_words(rule: schema.Rule) -> str:
             conditions.append(f"{'' if c.equals else 'not '}{c.flag}")
         elif c.top is not None:
             conditions.append(f"score {c.score} is among the pool's top {c.top * 100:g} %")
+        elif c.at_most is not None:
+            conditions.append(f"score {c.score} ≤ {c.at_most:g}")
         elif isinstance(c.at_least, schema.RuleThreshold):
             conditions.append(f"score {c.score} ≥ the threshold of “{c.at_least.rule}”")
         else:

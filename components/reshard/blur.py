@@ -18,6 +18,8 @@ from PIL import Image
 
 from components.pool.images import Pixels, open_rgb
 
+cv2.setNumThreads(1)  # a tar has one core
+
 GROWTH = SIGMA = 0.1  # of the longer side
 QUALITY = 95  # of the JPEG: img2dataset's
 

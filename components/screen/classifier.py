@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from components.models.devices import Pieces, half_precision, pick_device
 from components.models.loading import loading
@@ -58,6 +59,7 @@ def load_classifier(model: str, revision: str | None, label: str) -> Classifier:
         TemporaryError: as `loading`.
     """
     what = f"screen {model}"
+    disable_progress_bar()  # the worker loop has its own
     with loading(what):
         module = AutoModelForSequenceClassification.from_pretrained(model, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)

@@ -74,8 +74,9 @@ CHECKS = {
   + ('concat' in rule.text ? 'concat' : 'bestOf') + '; ').join('')"""
     ),
     "conditionShapes": each_condition(
-        f"""(has(condition.top) != has(condition.atLeast) || has(condition.flag) ? ''
-: {CONDITION}: give exactly one of `top` and `atLeast`; ')
+        f"""(has(condition.flag)
+|| [has(condition.top), has(condition.atLeast), has(condition.atMost)].exists_one(x, x) ? ''
+: {CONDITION}: give exactly one of `top`, `atLeast` and `atMost`; ')
 + (!has(condition.atLeast) ? ''
 : has(condition.flag) ? {CONDITION}.atLeast: unknown key; allowed are flag, equals; '
 : type(condition.atLeast) == int || type(condition.atLeast) == double ? ''

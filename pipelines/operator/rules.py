@@ -87,8 +87,8 @@ RULES: dict[str, list[Rule]] = {
     "ScoreCondition|FlagCondition": [
         {"rule": "has(self.score) != has(self.flag)", "message": "expected {score: …} or {flag: …}"},
         {
-            "rule": "has(self.flag) ? !has(self.top) : !has(self.equals)",
-            "message": "`top` and `atLeast` go with a score, `equals` with a flag",
+            "rule": "has(self.flag) ? !has(self.top) && !has(self.atMost) : !has(self.equals)",
+            "message": "`top`, `atLeast` and `atMost` go with a score, `equals` with a flag",
         },
     ],
     "Toleration": [

@@ -126,6 +126,8 @@ def _holds_by_hand(c: Mapping[str, Any], mixture: Mapping[str, Any], sample: Sam
     if c["score"] not in sample.scores:
         return False
     score = np.float32(sample.scores[c["score"]])
+    if "atMost" in c:
+        return bool(score <= np.float32(c["atMost"]))
     at_least = c.get("atLeast")
     if isinstance(at_least, Mapping):
         rule = next(r for r in mixture["rules"] if r.get("name") == at_least["rule"])

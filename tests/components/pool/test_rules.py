@@ -60,7 +60,7 @@ def mixtures(draw: st.DrawFn, name: str = "m", most: int = 4) -> dict[str, Any]:
         )
         where = []
         for _ in range(draw(st.integers(0, 2))):
-            kind = draw(st.sampled_from(["top", "atLeast", "flag"]))
+            kind = draw(st.sampled_from(["top", "atLeast", "atMost", "flag"]))
             if kind == "flag":
                 where.append({"flag": draw(st.sampled_from(FLAGS)), "equals": draw(st.booleans())})
             else:
@@ -141,7 +141,7 @@ def test_the_best_share_is_datacomps(pool: list[Sample], share: float, score: st
 
 
 @pytest.mark.parametrize("nothing", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("condition", [{"top": 1.0}, {"atLeast": -1.0}, {"atLeast": {"rule": "all"}}])
+@pytest.mark.parametrize("condition", [{"top": 1.0}, {"atLeast": -1.0}, {"atMost": 1.0}, {"atLeast": {"rule": "all"}}])
 def test_what_is_no_score_never_matches(nothing: float, condition: dict[str, Any]) -> None:
     rules = [{"text": "raw", "where": [{"score": "a", **condition}]},
              {"name": "all", "text": "b", "where": [{"score": "a", "top": 1.0}]}]  # fmt: skip
@@ -154,7 +154,8 @@ def test_what_is_no_score_never_matches(nothing: float, condition: dict[str, Any
 
 def test_a_number_is_compared_as_the_score_is_kept() -> None:
     pool = [Sample(0, {"raw": "r"}, {"raw": 0.7})]  # as float32 it is 0.699999988
-    assert ours(checked({"name": "m", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 0.7}]}]}), pool)
+    for bound in ("atLeast", "atMost"):
+        assert ours(checked({"name": "m", "rules": [{"text": "raw", "where": [{"score": "raw", bound: 0.7}]}]}), pool)
 
 
 def test_the_best_text_of_an_image() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -33,6 +34,7 @@ from tests.pools import indexed, jpeg, sample, uid, write_shard, write_tar
 SCORER = Scorer(model=f"local-dir:{WEIGHTS / 'scorer'}")
 SAMPLES = 8
 TEXTLESS, UNREADABLE_IMAGE = 2, 3
+CLEAN = 0.19  # of the classifier: about half of the texts have a higher score
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +188,10 @@ def recipe(pool: Path, out: Path, mixtures: list[dict[str, Any]] | None = None, 
         {"name": "kept", "rules": [{"text": "raw"}]},
         {"name": "toxic", "rules": [{"text": "raw", "where": [{"score": "toxic", "top": 0.5}]}]},
         {"name": "blip", "rules": [{"text": "blip"}]},
+        {
+            "name": "clean",
+            "rules": [{"text": "raw", "where": [{"score": "toxic", "atMost": CLEAN}]}, {"text": "blip"}],
+        },
     ]
     return recipe_text(out, pool / "shards", mixtures, **{"screens": screens, **changes})
 
@@ -222,6 +228,19 @@ def test_rules_use_a_screens_score(run: Run) -> None:
     index = run.columns.read(run.index, run.pool.shards[0])
     scores = read_values(run, run.columns, run.pool.shards[0], index, [], ["toxic"], []).scores["toxic"]
     assert 0 < threshold["threshold"] <= scores.max()
+
+
+def test_a_text_that_is_no_good_is_replaced(run: Run) -> None:
+    """What `dropAbove` can't: the image stays, with a caption."""
+    [clean] = [m for m in run.spec.mixtures if m.name == "clean"]
+    folder = Path(run.storage.uri, run.mixture_folder(clean))
+    rows = [row for s in run.pool.shards for row in pq.read_table(folder / f"{s.name}.parquet").to_pylist()]
+    sources = {row["uid"]: row["source"] for row in rows}
+    node = run.nodes["screen:toxic"].spec
+    scores = {r["uid"]: r["score"] for s in run.pool.shards for r in run.columns.read(node, s).to_pylist()}
+    assert sources == {u: "raw" if scores[u] <= np.float32(CLEAN) else "blip" for u in sources}
+    assert set(sources.values()) == {"raw", "blip"}
+    assert f"score toxic ≤ {CLEAN:g}" in run.storage.read(f"{run.folder}/report.html").decode()
 
 
 def test_what_is_dropped_is_not_captioned(run: Run) -> None:

@@ -219,6 +219,13 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
         "spec.screens": SCREENS[:1],
         "spec.mixtures.0.rules.0.where.1": {"score": "nsfw", "atLeast": 0.5},
     },
+    "at most": {
+        "spec.screens": SCREENS[:1],
+        "spec.mixtures.0.rules.0.where": [{"score": "nsfw", "atMost": 0.5}, {"score": "raw", "top": 0.3}],
+    },
+    "at most a whole number, and nulls": {
+        "spec.mixtures.0.rules.0.where.1": {"score": "l14", "atMost": 1, "atLeast": None, "top": None}
+    },
     "nulls of a screen's other kinds": {"spec.screens": [{**SCREENS[0], "model": None, "blur": None, "text": None}]},
     "a seed of 32 bits": {"spec.train.seed": 2**32 - 1, "spec.captioners.0.seed": 1},
     "read back from a cluster": {"metadata.labels": None, "status": {"phase": "Running"}},
@@ -385,6 +392,12 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     # shapes of what is one thing or another
     ("a share and a threshold", {f"{WHERE0}.atLeast": 0.5}, POLICY, f"{AT0}: found "),
     ("neither a share nor a threshold", {f"{WHERE0}.top": GONE}, POLICY, f"{AT0}: found {{\"score\": \"raw\"}}: give"),
+    ("at most and at least at once", {"spec.mixtures.0.rules.0.where.0": {"score": "raw", "top": 0.1, "atMost": 0.5}},
+     POLICY, f"{AT0}: found "),
+    ("at most of a flag", {"spec.mixtures.0.rules.0.where.1": {"flag": "english", "atMost": 0.5}}, RULE,
+     "spec.mixtures[0].rules[0].where[1].atMost: unknown key; allowed are flag, equals"),
+    ("at most a rule's threshold", {"spec.mixtures.0.rules.1.where.0": {"score": "blip2", "atMost": {"rule": "good"}}},
+     SCHEMA, "spec.mixtures[0].rules[1].where[0].atMost: found {\"rule\": \"good\"}"),
     ("a threshold as a text", {f"{AT2.replace('[', '.').replace(']', '')}.where.0.atLeast": "0.25"}, POLICY,
      f"{AT2}.where[0].atLeast: found \"0.25\": Input should be a valid number"),
     ("a threshold as a truth", {"spec.mixtures.0.rules.2.where.0.atLeast": True}, POLICY,

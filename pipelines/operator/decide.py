@@ -217,7 +217,7 @@ def _kfp(status: Object, seen: Seen, chosen: KfpRun) -> Object:
 
 
 def _follow(thing: Object, seen: Seen, chosen: KfpRun, waits: str) -> Decision:
-    if is_true(thing, "Suspended"):
+    if is_true(thing, "Suspended") and chosen.state != "CANCELING":  # that one is resumed once it has ended
         thing = {**thing, "status": _with(thing, seen, "Suspended", False, "Resumed", "the KFP run goes on")}
     status = {**thing["status"], "phase": "Running", "cleaned": False}
     reason = "Waiting" if waits else "Canceling" if chosen.state == "CANCELING" else "KFPRun"

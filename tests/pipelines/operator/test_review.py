@@ -241,6 +241,20 @@ def test_an_edit_that_is_taken_back_while_the_run_is_being_ended(here: Place, su
     assert sorted(run["state"] for run in here.runs()) == ["CANCELED", "RUNNING"]
 
 
+def test_a_suspension_that_is_taken_back_while_the_run_is_being_ended(here: Place) -> None:
+    start(here)
+    here.apply(suspend=True)
+    here.look()
+    here.apply(suspend=False)
+    here.look()
+    here.play()
+    for _ in range(2):
+        here.look()
+    assert here.phase() == "Running"
+    assert here.reason("Suspended") == "False Resumed"
+    assert [run["state"] for run in here.runs()] == ["RUNNING"]
+
+
 def test_in_a_kfp_of_several_users_a_namespace_has_more_than_one_run(here: Place) -> None:
     here.kfp.multi_user = True
     start(here)

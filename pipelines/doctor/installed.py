@@ -53,8 +53,8 @@ def workflows(context: Context) -> Finding:
 def trainer(context: Context) -> Finding:
     """Kubeflow Trainer, in a version that takes what we ask it for."""
     if not serves(context, "trainer.kubeflow.org/v1alpha1", "trainjobs"):
-        what = "the cluster has no Kubeflow Trainer: recipes with `train` fail when they come to it"
-        return broken(what, "install Kubeflow Trainer 2.2 or later, then kubectl apply -k manifests/training")
+        remedy = "needed for recipes with `train`: install 2.2 or later, then kubectl apply -k manifests/training"
+        return open_("the cluster has no Kubeflow Trainer", remedy)
     crd = context.get(f"{CRDS}/trainjobs.trainer.kubeflow.org") or {}
     schemas = [v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"] if v["name"] == "v1alpha1"]
     if any("runtimePatches" in schema["properties"]["spec"]["properties"] for schema in schemas):
@@ -77,6 +77,8 @@ def jobset(context: Context) -> Finding:
     """By which Kubeflow Trainer starts its pods."""
     if serves(context, "jobset.x-k8s.io/v1alpha2", "jobsets"):
         return good("jobsets.jobset.x-k8s.io is served")
+    if not serves(context, "trainer.kubeflow.org/v1alpha1", "trainjobs"):
+        return open_("there is no Kubeflow Trainer to need it")
     return broken("the cluster has no JobSet: a TrainJob gets no pods", "install Kubeflow Trainer, which brings JobSet")
 
 

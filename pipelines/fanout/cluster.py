@@ -309,6 +309,8 @@ def connect(namespace: str | None = None) -> Cluster:
         PermanentError: there is none.
     """
     from kubernetes import client, config
+    from urllib3 import disable_warnings
+    from urllib3.exceptions import InsecureRequestWarning
 
     settings = client.Configuration()
     settings.retries = False  # ours know when to stop
@@ -318,6 +320,9 @@ def connect(namespace: str | None = None) -> Cluster:
             config.load_incluster_config(settings)
             return Cluster(client.ApiClient(settings), namespace or IN_POD.read_text().strip())
         config.load_kube_config(client_configuration=settings)
+        if not settings.verify_ssl:  # said once, not with every request
+            log.warning("%s: its certificate isn't verified: the kubeconfig says so", settings.host)
+            disable_warnings(InsecureRequestWarning)
         _, context = config.list_kube_config_contexts()
         return Cluster(client.ApiClient(settings), namespace or context["context"].get("namespace") or "default")
     except (config.ConfigException, OSError) as error:
@@ -336,13 +341,14 @@ def own_workflow(cluster: Cluster) -> Owner | None:
 
 
 def _refusal(answer: _Answer, verb: str, resource: str, namespace: str) -> Exception:
-    place = "" if resource.startswith("/") else f"namespace {namespace}: "
+    place = "" if resource.startswith("/") else f"namespace {namespace}: " if namespace else "all namespaces: "
     if answer.code == 403 and "exceeded quota" in answer.message:
         return QuotaRefused(f"{place}{answer.message}")
     if answer.code == 403 and "is forbidden: User" in answer.message:
         found = re.search(r'User "([^"]+)"', answer.message)
         who = found[1] if found else "this account"
-        return Forbidden(f"{place}{who} may not {verb} {resource}; give it a Role with verb {verb} on {resource}")
+        role = "Role" if namespace else "ClusterRole"
+        return Forbidden(f"{place}{who} may not {verb} {resource}; give it a {role} with verb {verb} on {resource}")
     if answer.code == 401:
         return PermanentError(f"the API server doesn't know who is asking to {verb} {resource}; log in again")
     return PermanentError(f"{place}can't {verb} {resource}: {answer.message}")

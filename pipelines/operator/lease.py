@@ -24,6 +24,8 @@ class Lease:
 
     def __init__(self, cluster: Cluster, identity: str, duration: int = DURATION, renew: float = RENEW) -> None:
         self.cluster, self.identity, self.duration, self.renew = cluster, identity, duration, renew
+        self.holder = ""
+        """Who acts instead, as last heard."""
         self._until = 0.0
         self._seen: tuple[object, float] = (None, 0.0)
         self._stop = threading.Event()
@@ -49,18 +51,24 @@ class Lease:
                 log.info("lease %s: not given up: %s", NAME, error)
 
     def _keep(self) -> None:
+        told = ""
         while True:
-            before = self.acts
             try:
                 self._take()
             except RecaptionError as error:
                 log.warning("lease %s: %s", NAME, error)
             except Exception:  # without this thread the operator would never act again
                 log.exception("lease %s: a bug; again in %.0f s", NAME, self.renew)
-            if self.acts != before:
-                log.info("lease %s: %s", NAME, "this operator acts" if self.acts else "another operator acts")
+            if (state := self._state()) != told:
+                log.info("lease %s: %s", NAME, state)
+                told = state
             if self._stop.wait(self.renew):
                 return
+
+    def _state(self) -> str:
+        if self.acts:
+            return "this operator acts"
+        return f"{self.holder} acts, this operator waits" if self.holder else "this operator doesn't act"
 
     def _take(self, released: bool = False) -> None:
         """Renew what is ours, take what nobody gave a sign of for its duration, by our clock and not the other's."""
@@ -71,6 +79,7 @@ class Lease:
         else:
             spec, version = found.get("spec", {}), found["metadata"]["resourceVersion"]
             holder = spec.get("holderIdentity")
+            self.holder = "" if holder == self.identity else holder or ""
             if self._seen[0] != version:
                 self._seen = (version, time.monotonic())
             stale = time.monotonic() - self._seen[1] > spec.get("leaseDurationSeconds", self.duration)

@@ -281,8 +281,8 @@ REFUSED = {"type": "ReplicaFailure", "status": "True", "message": "pods is forbi
      "namespace kubeflow has no service account recaption", "kubectl apply -n kubeflow -k manifests/pipeline"),
     ("Secret", SECRET, NOT_THERE, State.OPEN, "namespace kubeflow has no Secret recaption", "HF_TOKEN"),
     ("Argo Workflows", "/apis/argoproj.io/v1alpha1", NOT_THERE, State.BROKEN, "no Argo", "install Kubeflow Pipelines"),
-    ("Kubeflow Trainer", TRAINER, NOT_THERE, State.BROKEN,
-     "no Kubeflow Trainer", "install Kubeflow Trainer 2.2 or later, then kubectl apply -k manifests/training"),
+    ("Kubeflow Trainer", TRAINER, NOT_THERE, State.OPEN,
+     "no Kubeflow Trainer", "recipes with `train`: install 2.2 or later, then kubectl apply -k manifests/training"),
     ("Kubeflow Trainer", TRAIN_JOBS, train_jobs("podSpecOverrides"), State.BROKEN, "older than 2.2", "upgrade"),
     ("training runtime", TRAINER, NOT_THERE, State.OPEN, "no Kubeflow Trainer", ""),
     ("training runtime", RUNTIME, NOT_THERE, State.BROKEN,
@@ -302,6 +302,13 @@ def test_one_trouble(check: str, path: str, answer: Any, state: State, what: str
     assert re.search(what, found.what), found
     assert re.search(remedy, found.remedy), found
     assert bool(remedy) == bool(found.remedy)
+
+
+def test_a_cluster_that_trains_nothing_needs_no_trainer() -> None:
+    without = {TRAINER: NOT_THERE, "/apis/jobset.x-k8s.io/v1alpha2": NOT_THERE}
+    with asked(Answers({**healthy(), **without})) as context:
+        found = [find(CHECKS[check], context) for check in ("Kubeflow Trainer", "training runtime", "JobSet")]
+    assert [finding.state for finding in found] == [State.OPEN] * 3
 
 
 def test_the_manifests_operator_is_read_as_it_reads_itself() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -10,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3.exceptions import InsecureRequestWarning
 
 from components.pool.errors import PermanentError, TemporaryError, Terminated, stop_on_sigterm
 from components.pool.run import Run
@@ -304,6 +307,12 @@ def test_a_missing_permission_is_named(world: World, verb: str, resource: str, s
     )
 
 
+def test_a_missing_permission_in_all_namespaces_is_named(world: World) -> None:
+    world.api.forbidden.add(("list", "jobs"))
+    with pytest.raises(PermanentError, match=r"^all namespaces: .* give it a ClusterRole with verb list on jobs.batch"):
+        world.cluster.within("").find(JOBS)
+
+
 def test_a_missing_permission_to_delete_is_named(world: World) -> None:
     world.api.put("jobs", body_of(world))
     world.api.forbidden.add(("delete", "jobs"))
@@ -355,6 +364,25 @@ def test_a_kubeconfig_that_names_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     with pytest.raises(PermanentError, match="no cluster"):
         connect()
+
+
+def test_a_kubeconfig_that_verifies_no_certificate_is_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from kubernetes.config import kube_config
+
+    path = tmp_path / "kubeconfig"
+    cluster = {"name": "c", "cluster": {"server": "https://localhost:1", "insecure-skip-tls-verify": True}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "c"}}
+    known = {"clusters": [cluster], "contexts": [context], "users": [{"name": "c", "user": {"token": "t"}}]}
+    path.write_text(json.dumps({**known, "current-context": "c"}))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    with warnings.catch_warnings(record=True) as told:
+        connect()
+        warnings.warn("a request", InsecureRequestWarning, stacklevel=1)
+    assert not told
+    assert caplog.text.count("https://localhost:1: its certificate isn't verified") == 1
 
 
 def test_a_worker_stops_when_its_launcher_has_gone(world: World) -> None:

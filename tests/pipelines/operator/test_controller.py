@@ -81,7 +81,8 @@ def test_a_deaf_watch_is_made_up_for(here: Place, controller: Controller) -> Non
     assert [thing["metadata"]["name"] for thing in controller.of(RECAPTIONS)] == ["other"]
 
 
-def test_who_does_not_hold_the_lease_does_nothing(here: Place) -> None:
+def test_who_does_not_hold_the_lease_does_nothing(here: Place, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     rival = Lease(here.world.cluster, "rival", duration=30, renew=0.2)
     rival.start()
     until(lambda: rival.acts)
@@ -95,6 +96,7 @@ def test_who_does_not_hold_the_lease_does_nothing(here: Place) -> None:
         time.sleep(1)
         assert not here.runs()
         assert made.unready() == [], "it is ready to take over"
+        assert caplog.text.count("rival acts, this operator waits") == 1
         rival.stop()
         until(here.runs)
     lease.stop()

@@ -76,6 +76,7 @@ def schedule_crd() -> Object:
         column("Time zone", ".spec.timeZone", "Of the schedule.", priority=1),
         column("Active", ".status.active", "Recaptions that are not finished.", priority=1),
         column("Accepted", _reason("Accepted"), "Whether schedule and recipe are valid.", priority=1),
+        column("Listed", _reason("DumpsListed"), "Whether the list of dumps could be read.", priority=1),
         column("Scheduled", _reason("Scheduled"), "What came of the last time.", priority=1),
     ]
     return _crd("RecaptionSchedule", ["rcapsched"], root, columns, [".spec.suspend"])

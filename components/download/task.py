@@ -90,6 +90,7 @@ def download(
                     user_agent=options.user_agent,
                     seconds=time.monotonic() - item.began,
                 )
+                item.spool.close()
                 item.release()
                 progress(0, 1)
     return [records[c.shard] for c in candidates]

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.download import pictures, redrive
+from components.download import pictures, redrive, task
 from components.download.options import Options
 from components.download.reasons import REASONS, Redrive
 from components.download.redrive import plan_redrive
-from components.download.shard import Record, list_finished, read_candidates
-from components.download.task import download
+from components.download.shard import Record, Spool, list_finished, read_candidates
+from components.download.task import OPEN, download
 from components.index.stage import IndexStage
 from components.pool.columns import Columns
 from components.pool.errors import PermanentError, TemporaryError
@@ -189,6 +189,25 @@ def test_what_is_no_table_of_candidates(pool: Pool, table: dict[str, list[Any]])
 def test_a_shard_of_no_candidates(pool: Pool) -> None:
     (record,) = pool.download([])
     assert (record.candidates, record.samples, pool.members(record)) == (0, 0, {})
+
+
+def test_scratch_files_go_with_their_shard(images: Web, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Spool] = []
+
+    class Noted(Spool):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    def opened() -> int:
+        return sum(not spool._file.closed for spool in made)
+
+    seen: list[int] = []
+    monkeypatch.setattr(task, "Spool", Noted)
+    pool.download(*([[images.url("/1")]] * 8), progress=lambda *_: seen.append(opened()))
+    assert len(made) == 8
+    assert 0 < max(seen) <= OPEN
+    assert opened() == 0
 
 
 def test_a_full_disk(images: Web, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import kopf
 
-from components.pool.errors import RecaptionError
+from components.pool.errors import RecaptionError, TemporaryError
 from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, Conflict, connect
 from pipelines.operator import recaptions, scheduling
 from pipelines.operator.conditions import Object
@@ -227,6 +227,7 @@ def operate(settings: Settings) -> None:
 
     Raises:
         PermanentError: there is no cluster, or the port is taken.
+        TemporaryError: the API server no longer knows who is asking.
     """
     cluster = connect(settings.namespace)
     cluster.outage = OUTAGE
@@ -239,6 +240,8 @@ def operate(settings: Settings) -> None:
         try:
             with controller.working():
                 asyncio.run(watch(controller, settings))
+        except kopf.LoginError as error:  # a pod that starts anew reads its token anew
+            raise TemporaryError("the API server doesn't know the operator's token or certificate (401)") from error
         finally:
             lease.stop()
 

@@ -78,7 +78,7 @@ class Api:
         self.quota: str | None = None
         """Refuse to create Jobs with this message."""
         self.away: str | None = None
-        """`reset`: connections are cut; `unavailable`: 503; `lost`: it is done, the answer is cut off, once."""
+        """`reset`: connections are cut; `unavailable`: 503; `stranger`: 401; `lost`: done, the answer cut, once."""
         self.watching = "well"
         """`deaf`: a watch stays open and says nothing; `gone`: 410, the version is too old; `refused`: 500."""
 
@@ -262,6 +262,8 @@ class Handler(BaseHTTPRequestHandler):
                 if api.away == "reset":
                     return self._cut()
                 raise Refused(503, "the server is currently unable to handle the request")
+            if api.away == "stranger":
+                raise Refused(401, "Unauthorized")
             if url.path in DISCOVERY:
                 return self._send(200, json.dumps(DISCOVERY[url.path]))
             found = PATH.fullmatch(url.path)

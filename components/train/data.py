@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import accumulate, islice
 from typing import Any
@@ -30,6 +31,8 @@ from components.train.trainer import UNDECODABLE
 
 log = logging.getLogger(__name__)
 
+SILENCE = 900.0  # seconds for a batch: a bucket that is away is told after 120; a batch that is lost, never
+LONGEST_TEMP = 107 - len("/pymp-12345678/listener-12345678")  # of a Unix socket's path, what Python adds to it
 IMAGES = ("jpg", "png", "jpeg", "webp")
 
 Sample = dict[str, Any]
@@ -112,6 +115,24 @@ class TrainingSet(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         return self.transform(image), self.tokenizer(sample["txt"].decode())[0]
 
 
+class WholeLoader(DataLoader[tuple[torch.Tensor, torch.Tensor]]):
+    """An epoch ends with its last batch, not when the loading processes say so: one that can't hand a batch over (no
+    room for a socket or shared memory) prints a traceback and goes on with the next."""
+
+    num_batches: int
+    num_samples: int
+
+    def __iter__(self) -> Any:
+        found = 0
+        for batch in super().__iter__():
+            found += 1
+            yield batch
+        if found != self.num_batches:
+            raise TemporaryError(
+                f"{found} of {self.num_batches} batches arrived from the loading processes; their error is above"
+            )
+
+
 def get_data(args: Any, transforms: tuple[Any, Any], epoch: int = 0, tokenizer: Any = None) -> dict[str, DataInfo]:
     """What open_clip's trainer calls for its data; `args` are its parsed arguments."""
     shared = SharedEpoch(epoch)
@@ -122,11 +143,17 @@ def get_data(args: Any, transforms: tuple[Any, Any], epoch: int = 0, tokenizer: 
         args.train_data, batches, args.batch_size, (args.seed, args.rank), shared, transforms[0], tokenizer
     )
     # fork: workers inherit the tokenizer and transforms; they use no GPU.
-    loader: Any = DataLoader(
+    if args.workers and len(tempfile.gettempdir()) > LONGEST_TEMP:
+        raise PermanentError(
+            f"TMPDIR {tempfile.gettempdir()}: has more than {LONGEST_TEMP} characters, too many for the sockets by "
+            "which loading processes hand batches over; set a shorter one"
+        )
+    loader: Any = WholeLoader(
         dataset,
         batch_size=None,
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
+        timeout=SILENCE if args.workers else 0,
         multiprocessing_context="fork" if args.workers else None,
     )
     loader.num_batches, loader.num_samples = batches, args.train_num_samples

@@ -19,7 +19,14 @@ from components.pool.errors import RecaptionError, TemporaryError
 
 # RuntimeErrors of torch without a type of their own: a loading process that was killed, a disk that is full, a peer
 # that is gone (gloo's; NCCL's have a type).
-_PASSING = ("exited unexpectedly", "is killed by signal", "PytorchStreamWriter failed", "gloo/transport", "by peer")
+_PASSING = (
+    "exited unexpectedly",
+    "DataLoader timed out",
+    "is killed by signal",
+    "PytorchStreamWriter failed",
+    "gloo/transport",
+    "by peer",
+)
 
 FAILURE = "recaption-failure "  # then {"kind": "memory" | "permanent" | "temporary", "message": …}
 

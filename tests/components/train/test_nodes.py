@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -165,12 +166,13 @@ class Node:
 
     def __init__(self, uri: str, rank: int, port: int, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.disk = tempfile.TemporaryDirectory()  # a short path: sockets lie in it
         (folder / "recaption.py").write_text(RECAPTION)
         environment = {
             **os.environ,
             "PYTHONPATH": os.getcwd(),
             "OMP_NUM_THREADS": "1",
-            "TMPDIR": str(folder),
+            "TMPDIR": self.disk.name,
             "PET_NNODES": "2",
             "PET_NPROC_PER_NODE": "1",
             "PET_NODE_RANK": str(rank),
@@ -183,7 +185,9 @@ class Node:
             self.process = subprocess.Popen(command, env=environment, stderr=log)
 
     def wait(self) -> int:
-        return self.process.wait(timeout=120)
+        code = self.process.wait(timeout=120)
+        self.disk.cleanup()
+        return code
 
 
 def start(uri: str, folder: Path) -> list[Node]:

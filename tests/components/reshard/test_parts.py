@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from components.pool.shards import Shard
 from components.pool.storage import LocalStorage
+from components.pool.tar import TarWriter, header
 from components.reshard.ids import write_sample_ids
 from components.reshard.layout import Selection, lay_out
-from components.pool.tar import TarWriter, header
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 17))

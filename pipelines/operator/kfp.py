@@ -88,8 +88,8 @@ class Kfp:
         return answer
 
     def _check(self) -> None:
-        if (wait := self._down_until - time.monotonic()) > 0:
-            raise TemporaryError(f"{self._down}; asked again in {wait:.0f} s")
+        if self._down_until > time.monotonic():
+            raise TemporaryError(self._down)
 
     def _client(self, namespace: str) -> Pipelines:
         """In a KFP with one user nothing may name a namespace."""

@@ -169,10 +169,10 @@ def test_an_endpoint_that_never_answers_ends_soon(
     host, kfp = served
     monkeypatch.setattr(client, "READ", 1)
     pipelines = Pipelines(Endpoint(host)) if after else None
-    kfp.delay = 3
+    kfp.delay, package = 3, compile_package(tag="1")
     began = time.monotonic()
     with pytest.raises(TemporaryError, match=f"^KFP at {host} can't be reached: [^\n]*timed out[^\n]*$"):
-        (pipelines or Pipelines(Endpoint(host))).register(compile_package(tag="1"))
+        (pipelines or Pipelines(Endpoint(host))).register(package)
     assert time.monotonic() - began < 10
 
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -239,10 +238,9 @@ def test_a_signal_stops_a_run_with_nothing_half_written(
     compute = {"decoders": 1}
     planned(tmp_path / "out", world, [SYNTHETIC], compute=compute)
     recipe = write(tmp_path, recipe_text(tmp_path / "out", world, [SYNTHETIC], compute=compute))
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell don't hear it
-    child = subprocess.Popen(
-        [*COMMAND, "run", str(recipe)], stderr=subprocess.PIPE, text=True, env=PLAIN, preexec_fn=heard
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
+    child = subprocess.Popen([*COMMAND, "run", str(recipe)], stderr=subprocess.PIPE, text=True, env=PLAIN)
+    signal.signal(signal.SIGINT, before)
     try:
         while child.poll() is None and not list((tmp_path / "out").glob("pools/pool/columns/embed.*/*.done.json")):
             time.sleep(0.02)

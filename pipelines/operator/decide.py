@@ -194,6 +194,8 @@ def _begin(thing: Object, seen: Seen, attempt: Object) -> Decision:
 def _go_on(thing: Object, seen: Seen, suspend: bool) -> Decision:
     """The attempt is written down: start its KFP run, follow it, or take note of its end."""
     status, chosen = thing["status"], seen.chosen
+    if status.get("completionTime"):  # its end stands, whatever has become of the KFP run since
+        return _put_down(thing, seen, status)
     if chosen is None:
         if status["kfp"].get("runId"):
             return _failed(thing, seen, "KFPRunDeleted", f"KFP no longer has run {status['kfp']['runId']}")

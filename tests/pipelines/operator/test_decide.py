@@ -149,6 +149,21 @@ def test_what_is_settled_is_left_alone(value: Object, seen: Seen, phase: str) ->
     assert decide(value, seen) == Decision(status)
 
 
+def test_an_end_that_was_written_stands() -> None:
+    """Killed before it was put away, and KFP has lost the run since."""
+    value = after(thing({}), decide(thing({}), Seen(NOW)))
+    run, uri = KfpRun("a", "SUCCEEDED", "2026-11-24T11:00:00Z"), "gs://bucket/recaption/runs/test-1"
+    done = decide(
+        value, Seen(NOW, runs=(run,), run=uri, holder="a", progress={"stages": {"report": {"state": "done"}}})
+    )
+    assert (done.act, done.status["phase"]) == (Act.PUT_AWAY, "Succeeded")
+    later = decide(after(value, done), Seen(NOW, run=uri))
+    assert (later.act, later.status["phase"]) == (Act.PUT_AWAY, "Succeeded")
+    assert not condition(later.status, "Failed")
+    twin = decide(after(value, done), Seen(NOW, runs=(run, KfpRun("b", "RUNNING")), run=uri, holder="a"))
+    assert (twin.act, twin.status["phase"]) == (Act.TERMINATE, "Succeeded")
+
+
 def test_an_attempt_is_counted_and_never_named_twice() -> None:
     names = set()
     value = thing({})

@@ -46,9 +46,7 @@ AT_REST = ("Suspended", "Succeeded", "Failed", "Refused")
 LOOKS = 10.0  # per second, over all objects: beyond that each waits longer
 STILL = 120.0  # seconds that a due object may wait for a worker
 STUCK = 900.0  # seconds that one look may take: of a storage that is away, 120 s a request
-PARTING = (
-    20.0  # seconds that looks under way are given at the end: the pod has 30, and the Lease is given up after them
-)
+PARTING = 20.0  # seconds for looks under way at the end: the pod has 30, and the Lease is given up after them
 OUTAGE = 20.0  # seconds of the API server that one look waits out; the queue has the longer breath
 WATCH = 300  # seconds after which a watch is begun anew
 

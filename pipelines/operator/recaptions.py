@@ -24,7 +24,7 @@ from pipelines.kubeflow.client import KfpRun
 from pipelines.kubeflow.parameters import parameters
 from pipelines.operator.asked import asked
 from pipelines.operator.conditions import Object, events
-from pipelines.operator.decide import BAD_NEWS, STOPPED, Act, Problem, Seen, decide, is_settled, is_under_way
+from pipelines.operator.decide import BAD_NEWS, STOPPED, Act, Problem, Seen, decide, is_under_way
 from pipelines.operator.mirror import best_of, mirrored
 from pipelines.operator.world import World
 from pipelines.operator.writing import set_finalizer, tell, where, write_status
@@ -64,7 +64,7 @@ def reconcile(thing: Object, world: World) -> float:
         except Conflict:
             raise
         except RecaptionError as error:
-            problem = Problem("Refused" if isinstance(error, PermanentError) else "NoAnswer", str(error))
+            problem = _problem(error)
             continue
         if found is None:
             return inf
@@ -77,9 +77,9 @@ def reconcile(thing: Object, world: World) -> float:
 def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen:
     """What `decide` has to know, and no more than that."""
     seen = Seen(world.now(), link=f"{world.settings.ui}/#/runs/details/", problem=problem)
-    attempt = thing.get("status", {}).get("kfp", {})
-    if problem or not attempt or is_settled(thing) or not is_under_way(thing):
+    if problem or not is_under_way(thing):
         return seen
+    attempt = thing["status"]["kfp"]
     try:
         seen = replace(seen, runs=_kfp_runs(thing, attempt, world))  # known also where the storage is away
         storage = world.storage(thing["spec"]["storage"])
@@ -88,8 +88,11 @@ def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen
         name = known or next(filter(None, (planned_by(storage, run_id) for run_id in ids if run_id)), "")
         return _look_into(seen, storage, name) if name else seen
     except RecaptionError as error:
-        reason = "Refused" if isinstance(error, PermanentError) else "NoAnswer"
-        return replace(seen, problem=Problem(reason, str(error)))
+        return replace(seen, problem=_problem(error))
+
+
+def _problem(error: RecaptionError) -> Problem:
+    return Problem("Refused" if isinstance(error, PermanentError) else "NoAnswer", str(error))
 
 
 def _kfp_runs(thing: Object, attempt: Mapping[str, Any], world: World) -> tuple[KfpRun, ...]:
@@ -161,7 +164,8 @@ def submitted(thing: Object, world: World) -> dict[str, Any]:
 
 def _resume(thing: Object, seen: Seen, world: World) -> Object:
     """Claim what the suspension gave up, then let KFP go on; where it can't, another attempt does."""
-    kfp_run = seen.runs[0] if seen.chosen is None else seen.chosen
+    kfp_run = seen.chosen
+    assert kfp_run is not None  # there is nothing to resume otherwise
     if seen.run:
         storage, path = _claim(thing, seen, world)
         holder = claim(storage, path, kfp_run.id)

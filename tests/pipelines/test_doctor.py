@@ -8,13 +8,12 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -35,6 +34,8 @@ from pipelines.kubeflow.client import Endpoint
 from pipelines.operator.crds import recaption_crd, schedule_crd
 from pipelines.operator.policy import binding, policy
 from pipelines.operator.settings import Settings
+from tests.components.pool.faulty import serving
+from tests.pipelines.fanout.api_server import kubeconfig
 from tests.pipelines.kubeflow.kfp_server import kfp_server
 
 ROOT = Path(__file__).parents[2]
@@ -95,16 +96,8 @@ def api_server(answers: Answers) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as address:
+        yield address
 
 
 def ago(seconds: float) -> str:
@@ -558,17 +551,7 @@ def test_a_storage_that_does_not_do_what_commits_need(
 
 def doctor(host: str, folder: Path, *options: str) -> tuple[int, list[str], str]:
     """Exit code, lines, stderr."""
-    context = {"cluster": "c", "user": "u", "namespace": "research"}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "x",
-        "contexts": [{"name": "x", "context": context}],
-        "clusters": [{"name": "c", "cluster": {"server": host}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-    }
-    (folder / "config").write_text(yaml.safe_dump(config))
-    env = {**os.environ, "KUBECONFIG": str(folder / "config"), "COLUMNS": "400"}
+    env = {**os.environ, "KUBECONFIG": str(kubeconfig(folder / "config", host, "research")), "COLUMNS": "400"}
     env.pop("KF_PIPELINES_ENDPOINT", None)
     command = [sys.executable, "-m", "pipelines.cli", "doctor", *options]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)

@@ -14,11 +14,15 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
+import yaml
+
+from tests.components.pool.faulty import serving
 
 VERSION = "1.33"
 GROUPS = {"batch": "jobs", "": "pods", "argoproj.io": "workflows", "trainer.kubeflow.org": "trainjobs"}
@@ -370,27 +374,30 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error here."""
-
-
 @contextmanager
 def api_server(namespace: str = "research") -> Iterator[tuple[Api, str]]:
     """The objects and the address."""
     api = Api(namespace)
-    server = Server(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"api": api}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield api, f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        with api.changed:
-            api.watching = "well"
-            api.version += 1
-            api.changed.notify_all()
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with serving(type("BoundHandler", (Handler,), {"api": api})) as address:
+        try:
+            yield api, address
+        finally:
+            with api.changed:
+                api.watching = "well"
+                api.version += 1
+                api.changed.notify_all()
+
+
+def kubeconfig(path: Path, server: str, namespace: str) -> Path:
+    """Written for another process."""
+    context = {"cluster": "c", "user": "u", "namespace": namespace}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "x",
+        "contexts": [{"name": "x", "context": context}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kubernetes import client
 
 from components.pool.recipe import parse_recipe
@@ -86,23 +85,6 @@ class World:
         """The KFP run's Workflow, from now on this run's owner."""
         self.owner = OWNER
         self.api.put("workflows", {"metadata": {"name": OWNER.name, "uid": OWNER.uid}, "spec": spec})
-
-    def kubeconfig(self, path: Path) -> Path:
-        """For another process."""
-        context = {"cluster": "c", "user": "u", "namespace": self.api.namespace}
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "current-context": "x",
-                    "contexts": [{"name": "x", "context": context}],
-                    "clusters": [{"name": "c", "cluster": {"server": self.address}}],
-                    "users": [{"name": "u", "user": {"token": "t"}}],
-                }
-            )
-        )
-        return path
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from components.pool.errors import PermanentError, TemporaryError, Terminated
 from pipelines import ledger
 from pipelines.fanout import launcher
 from pipelines.fanout.ending import cleanup, sweep
+from tests.pipelines.fanout.api_server import kubeconfig
 from tests.pipelines.fanout.conftest import TASKS, Work, World, plan, uri
 from tests.pipelines.fanout.controller import DISRUPTED, Pod, controlled
 
@@ -119,7 +120,10 @@ def test_a_disruption_costs_no_attempt(world: World) -> None:
 
 def command(world: World, tmp_path: Path, *more: str) -> subprocess.Popen[str]:
     """The launcher as a process of its own."""
-    environment = {**os.environ, "KUBECONFIG": str(world.kubeconfig(tmp_path / "kubeconfig"))}
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", world.address, world.api.namespace)),
+    }
     line = [sys.executable, "-m", "pipelines.cli", "launch", "index", uri(world.run), "--image", world.image, *more]
     return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

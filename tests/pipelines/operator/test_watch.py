@@ -11,8 +11,8 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
+from tests.pipelines.fanout.api_server import kubeconfig
 from tests.pipelines.operator.place import NAMESPACE, Place, until
 
 
@@ -27,21 +27,10 @@ class Operator:
 
     def __init__(self, here: Place, address: str, port: int) -> None:
         self.port, self.log = port, here.folder / "operator.log"
-        kubeconfig = here.folder / "kubeconfig"
-        context = {"cluster": "c", "user": "u", "namespace": NAMESPACE}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "x",
-            "contexts": [{"name": "x", "context": context}],
-            "clusters": [{"name": "c", "cluster": {"server": address}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-        }
-        kubeconfig.write_text(yaml.safe_dump(config))
         settings = here.world.settings
         environment = {
             **os.environ,
-            "KUBECONFIG": str(kubeconfig),
+            "KUBECONFIG": str(kubeconfig(here.folder / "kubeconfig", address, NAMESPACE)),
             "KF_PIPELINES_ENDPOINT": settings.endpoint,
             "RECAPTION_KFP_NAMESPACE": NAMESPACE,
             "RECAPTION_WATCH_NAMESPACES": NAMESPACE,

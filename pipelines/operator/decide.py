@@ -160,8 +160,7 @@ def _attempt(thing: Object, recipe: Recipe) -> Object:
     if have.get("hash") == hashed["hash"]:
         failed = status.get("phase") == "Failed" and not is_under_way(thing)
         other = _retry(thing) != status.get("retried", "") or have["compute"] != hashed["compute"]
-        anew = have.get("refused") and not thing["spec"].get("suspend")  # KFP could not resume it, or we ended it
-        if not (failed and other) and not anew:
+        if not (failed and other) and not have.get("refused"):  # that one KFP could not resume, or we ended it
             return have
     number = status.get("attempts", 0) + 1  # never counted back: a KFP run's name stands for one attempt
     return {**hashed, "name": _name(thing, hashed["hash"], number)}

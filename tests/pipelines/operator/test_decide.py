@@ -164,6 +164,17 @@ def test_an_end_that_was_written_stands() -> None:
     assert (twin.act, twin.status["phase"]) == (Act.TERMINATE, "Succeeded")
 
 
+def test_what_an_edit_ended_is_suspended_when_the_edit_is_taken_back() -> None:
+    """Though KFP has forgotten its run by then."""
+    value = after(thing({}), decide(thing({}), Seen(NOW)))
+    value["status"]["kfp"] |= {"runId": "a", "refused": True}
+    value["status"]["cleaned"] = True
+    value["spec"]["suspend"] = True
+    decision = decide(value, Seen(NOW))
+    assert (decision.act, decision.status["phase"]) == (None, "Suspended")
+    assert not condition(decision.status, "Failed")
+
+
 def test_an_attempt_is_counted_and_never_named_twice() -> None:
     names = set()
     value = thing({})

@@ -336,9 +336,10 @@ def _unanswered(thing: Object, seen: Seen, problem: Problem) -> Decision:
 
 
 def is_under_way(thing: Object) -> bool:
-    """Whether an attempt was written down and has not come to its end."""
+    """Whether an attempt was written down and has not come to its end, be it its own or for an edit."""
     status = thing.get("status", {})
-    return bool(status.get("kfp")) and not (status.get("completionTime") and status.get("cleaned"))
+    kfp = status.get("kfp", {})
+    return bool(kfp) and not (status.get("cleaned") and (status.get("completionTime") or kfp.get("refused")))
 
 
 def _is_anothers(seen: Seen) -> bool:

@@ -173,6 +173,9 @@ def test_what_an_edit_ended_is_suspended_when_the_edit_is_taken_back() -> None:
     decision = decide(value, Seen(NOW))
     assert (decision.act, decision.status["phase"]) == (None, "Suspended")
     assert not condition(decision.status, "Failed")
+    value["spec"]["mixtures"] = SPECS[2]["mixtures"]  # or what it has become is invalid
+    decision = decide(value, Seen(NOW, runs=(KfpRun("a", "SUCCEEDED"),)))
+    assert (decision.act, decision.status["phase"]) == (None, "Refused")
 
 
 def test_an_attempt_is_counted_and_never_named_twice() -> None:

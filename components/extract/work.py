@@ -1,6 +1,6 @@
 """What one extraction is: which files of a dump, read how, into how many partitions; and where its parts lie.
 
-candidates/<dump>-<hash>/plan.json                        this, and the number of tasks
+candidates/<dump>-<hash>/plan.json                        this, and the number of tasks; <dump> is `tables` for tables
 candidates/<dump>-<hash>/spills/<task>.{<sha256>.spill,done.json}        what the tasks extracted
 candidates/<dump>-<hash>/shards/<partition>.{<number>.<sha256>.parquet,done.json}   deduplicated
 candidates/<dump>-<hash>/candidates.json                  the ordered shards, and what became of every candidate
@@ -36,14 +36,17 @@ class Work:
     """Where the files lie: https://…, s3://…, gs://… or a folder. No part of the hash: a mirror has the same."""
     files: tuple[str, ...]
     """Paths below `base`, of one kind."""
-    kind: Literal["wat", "warc"]
+    kind: Literal["wat", "warc", "table"]
     partitions: int
     """Of the uids, by their leading bits; what one dedup task works through."""
+    content: str = ""
+    """Of tables: a hash of what `files` alone doesn't tell, where they lie and how large they are."""
 
     @cached_property
     def folder(self) -> str:
         rules = [VERSION, self.kind, MOST_URL, MOST_TEXT, SHARD]
-        return f"candidates/{self.dump}-{content_hash([rules, self.dump, self.files, self.partitions])}"
+        content = [self.content] if self.content else []
+        return f"candidates/{self.dump}-{content_hash([rules, self.dump, self.files, self.partitions, *content])}"
 
     def spills(self, task: int) -> str:
         return f"{self.folder}/spills/{task:06d}"

@@ -60,9 +60,9 @@ class Record:
     spills: list[Spill]
     files: int
     records: Mapping[str, int]
-    """Pages with images, and the reasons of records without."""
+    """Pages with images, and the reasons of records without; a table's rows."""
     candidates: int
-    """Images seen."""
+    """Images seen, or a table's rows."""
     dropped: Mapping[str, int]
     """By the rules, by reason."""
     lost: Mapping[str, int]
@@ -100,8 +100,12 @@ class Spiller:
         texts.append(text)
         if len(uids) >= CHUNK:
             self._pack()
-            if self._size >= MEMORY:
-                self.flush()
+            self._flush_if_full()
+
+    def add_batch(self, batch: pa.RecordBatch) -> None:
+        """Many at once, as pairs.SCHEMA, in memory of their own."""
+        self._append(batch)
+        self._flush_if_full()
 
     def flush(self) -> None:
         """Write what is in memory."""
@@ -124,10 +128,17 @@ class Spiller:
     def _pack(self) -> None:
         if self._rows[0]:
             batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(self._rows, SCHEMA, strict=True)], SCHEMA)
-            self._batches.append(batch)
-            self._size += batch.nbytes
+            self._append(batch)
             for column in self._rows:
                 column.clear()
+
+    def _append(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        self._size += batch.nbytes
+
+    def _flush_if_full(self) -> None:
+        if self._size >= MEMORY:
+            self.flush()
 
 
 def find_record(storage: Storage, work: Work, task: int) -> Record | None:

@@ -1,4 +1,4 @@
-"""One task of extract: a range of a dump's files → their candidates, sorted, in the storage."""
+"""One task of extract: a range of a dump's files, or of tables → their candidates, sorted, in the storage."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow.compute as pc
+
 from components.extract import page, wat
 from components.extract.members import Damage
 from components.extract.records import Record as Page
 from components.extract.records import read_records
 from components.extract.rules import candidate
 from components.extract.spill import Record, Spiller, commit, find_record
+from components.extract.table import candidates_of
 from components.extract.work import Work
 from components.pool import version
 from components.pool.storage import Storage
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 
 KINDS = {"wat": (b"metadata", wat.images_of), "warc": (b"response", page.images_of)}
 WITH_IMAGES = "with images"
+ROWS = "rows of tables"
 MOST_DAMAGES = 1000  # places that a record lists; it counts all
 REPLACEMENT = "\ufffd"
 
@@ -37,7 +41,7 @@ def extract_task(
         progress: called with the number of files that are through since the last call.
 
     Raises:
-        PermanentError: a file that the dump lists is not there.
+        PermanentError: a file that the dump lists is not there, or a table isn't what its name says.
         TemporaryError: it can't be read now.
     """
     files = work.files_of(task, tasks)
@@ -68,6 +72,9 @@ class Tally:
 
     def read(self, name: str, file: Any, kind: str) -> None:
         """All of one file."""
+        if kind == "table":
+            self._table(name, file)
+            return
         wanted, images_of = KINDS[kind]
         for found in read_records(file, wanted):
             if isinstance(found, Damage):
@@ -92,6 +99,14 @@ class Tally:
             else:
                 self.spiller.add(*kept)
                 self.undecoded += REPLACEMENT in kept[1]
+
+    def _table(self, name: str, file: Any) -> None:
+        for found in candidates_of(file, name):
+            self.records[ROWS] += found.rows
+            self.candidates += found.rows
+            self.dropped.update(found.dropped)
+            self.spiller.add_batch(found.kept)
+            self.undecoded += pc.sum(pc.match_substring(found.kept.column("text"), REPLACEMENT)).as_py() or 0
 
     def _note(self, name: str, damage: Damage) -> None:
         log.warning("%s: %d bytes at %d can't be read (%s)", name, damage.bytes, damage.offset, damage.reason)

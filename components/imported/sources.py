@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -10,17 +9,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from components.pool.errors import PermanentError
 from components.pool.storage import Entry, Storage, open_object, open_storage
+from components.pool.tables import explained, open_table
 from components.pool.uids import canonical_uid
 
 TABLES = (".parquet", ".csv")
 SUBSET = ".npy"
 ROWS = 1 << 18  # rows looked at together: with fewer, finding the wanted ones costs more than reading
-BLOCK = 1 << 24  # bytes of a CSV parsed together: no row may be longer
 CSV_TYPES = {"score": pa.float64(), "text": pa.string(), "flag": pa.bool_()}
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -62,17 +59,14 @@ def rows_of(storage: Storage, path: str, field: str | None, kind: str, wanted: s
     Raises:
         PermanentError: it isn't what its name says, or has no such field.
     """
-    with storage.open(path) as file:
-        try:
-            if field is None:
-                yield from _subset(file, path, wanted)
-                return
-            read = _parquet if path.endswith(".parquet") else _csv
-            yield from _table(read(file, path, field, kind), path, field, wanted)
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
-                raise
-            raise PermanentError(f"import {path}: {' '.join(str(error).split())}") from error
+    with storage.open(path) as file, explained(f"import {path}"):
+        if field is None:
+            yield from _subset(file, path, wanted)
+            return
+        table = open_table(file, path)
+        _require(table.names, field, path)
+        types = {"uid": pa.string(), field: CSV_TYPES[kind]}
+        yield from _table(table.batches(types, ROWS), path, field, wanted)
 
 
 def _table(batches: Iterable[pa.RecordBatch], path: str, field: str, wanted: set[str]) -> Iterator[Found]:
@@ -81,29 +75,6 @@ def _table(batches: Iterable[pa.RecordBatch], path: str, field: str, wanted: set
         uids = _canonical(batch.column("uid"), path)
         rows = pc.indices_nonzero(pc.is_in(uids, value_set=known))
         yield batch.num_rows, uids.take(rows).to_pylist(), batch.column(field).take(rows).to_pylist()
-
-
-def _parquet(file: BinaryIO, path: str, field: str, kind: str) -> Iterable[pa.RecordBatch]:
-    parquet = pq.ParquetFile(file)
-    _require(parquet.schema_arrow.names, field, path)
-    batches: Iterable[pa.RecordBatch] = parquet.iter_batches(ROWS, columns=["uid", field])
-    return batches
-
-
-def _csv(file: BinaryIO, path: str, field: str, kind: str) -> Iterable[pa.RecordBatch]:
-    """Only the two fields, with the types they must have: what other fields hold doesn't matter."""
-    header = file.readline().decode("utf-8-sig", "replace")
-    _require(next(csv.reader([header]), []), field, path)
-    file.seek(0)
-    batches: Iterable[pa.RecordBatch] = pa_csv.open_csv(
-        file,
-        read_options=pa_csv.ReadOptions(block_size=BLOCK),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(
-            include_columns=["uid", field], column_types={"uid": pa.string(), field: CSV_TYPES[kind]}
-        ),
-    )
-    return batches
 
 
 def _subset(file: BinaryIO, path: str, wanted: set[str]) -> Iterator[Found]:

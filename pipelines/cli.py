@@ -123,15 +123,16 @@ def stage(
     from components.pool.run import load_run
     from components.pool.stage import Step
     from pipelines.fanout.worker import followed, own_task
-    from pipelines.groups import FANNED_OUT
+    from pipelines.groups import FANNED_OUT, ingest_of
     from pipelines.ledger import timed
     from pipelines.local import run_column, run_step
     from pipelines.stages import stages as declared
 
     loaded = load_run(run)
-    steps = [s for s, kind in declared().items() if issubclass(kind, Step)]
-    if name not in [*loaded.nodes, *steps]:
-        raise PermanentError(f"stage {name}: run {loaded.name} has {', '.join([*loaded.nodes, *steps])}")
+    before = ingest_of(loaded)
+    steps = [s for s, kind in declared().items() if issubclass(kind, Step) and s not in ("extract", "download")]
+    if name not in [*before, *loaded.nodes, *steps]:
+        raise PermanentError(f"stage {name}: run {loaded.name} has {', '.join([*before, *loaded.nodes, *steps])}")
     if tasks is not None:
         task = own_task(tasks)
     if mixture is not None:
@@ -141,7 +142,7 @@ def stage(
     with followed(loaded, name) if launched else nullcontext():
         if name in loaded.nodes:
             run_column(loaded, loaded.nodes[name], task)
-        elif task is None and name not in FANNED_OUT:  # of those, the launcher keeps the record
+        elif task is None and name not in (*before, *FANNED_OUT):  # of those, the launcher keeps the record
             timed(loaded, name, lambda: run_step(loaded, name))
         else:
             run_step(loaded, name, task)
@@ -250,7 +251,8 @@ def _run(recipe: schema.Recipe) -> None:
 
     planned = plan_run(recipe)
     planned.save()
-    log.info("run %s: %d shards, storage %s", planned.name, len(planned.pool.shards), planned.storage.uri)
+    shards = f"{len(planned.pool.shards)} shards" if planned.is_downloaded else "its pool is downloaded first"
+    log.info("run %s: %s, storage %s", planned.name, shards, planned.storage.uri)
     try:
         run_all(planned)
     except KeyboardInterrupt:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from components.pool.run import Run
 
 GROUPS = (
-    *("index", "embed", "score", "caption", "score-captions"),
+    *("ingest", "index", "embed", "score", "caption", "score-captions"),
     *("mix", "analyze", "reshard", "train", "evaluate", "report"),
 )
 """In an order in which everything can be computed."""
-FANNED_OUT = ("index", "embed", "score", "caption", "score-captions", "reshard", "train", "evaluate")
+FANNED_OUT = ("ingest", "index", "embed", "score", "caption", "score-captions", "reshard", "train", "evaluate")
 """Groups whose work runs in pods of their own: `recaption launch GROUP RUN`; the others are steps of one pod."""
+STAGE = {"ingest": "download", "score-captions": "score"}
+"""Of a group that isn't called as its stage: the stage whose image does its work."""
+
+
+def ingest_of(run: Run) -> list[str]:
+    """The steps that come before a pool's shards are there, in order; none where they were there."""
+    if run.ingest is None:
+        return []
+    rounds = len(run.spec.download.retry) if run.spec.download else 0
+    return ["extract", "extract:dedup", "download", *(f"download:{i}" for i in range(1, rounds + 1))]
 
 
 def groups(run: Run) -> dict[str, list[str]]:
@@ -22,6 +32,7 @@ def groups(run: Run) -> dict[str, list[str]]:
     scores = [key for key in run.nodes if key.startswith("score:")]
     screens = [key for key in run.nodes if key.startswith("screen:")]
     return {
+        "ingest": ingest_of(run),
         "index": [key for key in run.nodes if key == "index" or key.startswith(("import:", "filter:", "faces:"))],
         "embed": ["embed"],
         "score": [key for key in scores if key not in captioned] + screens,

@@ -11,6 +11,7 @@ from typing import Any
 from components.pool.columns import Columns
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
+from pipelines.stages import step
 
 LOOKS = 5  # at status.json, which another launcher may write in the same moment
 READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
@@ -63,9 +64,9 @@ def put(run: Run, key: str, value: Mapping[str, Any]) -> None:
 
 
 def result(run: Run, key: str) -> dict[str, Any]:
-    """Counts of a column's node from its ledger; a step keeps its own record."""
+    """Counts of a column's node from its ledger; what a step says of itself."""
     if key not in run.nodes:
-        return {}
+        return step(key).outcome(run)
     node, columns = run.nodes[key], Columns(run.storage, run.pool.name)
     _read_records(run, columns, node)
     records = [columns.record(node.spec, shard, node.part) for shard in run.pool.shards]

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 
 from components.pool.columns import Columns
@@ -17,8 +19,9 @@ from components.pool.demand import load_demand, write_demand
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
+from components.pool.stage import Step
 from components.pool.worker import run_task
-from pipelines.groups import groups
+from pipelines.groups import groups, ingest_of
 from pipelines.ledger import timed, unfinished
 from pipelines.progress import RELAY, Progress
 from pipelines.stages import column_stage, step
@@ -61,7 +64,7 @@ def run_group(run: Run, name: str) -> None:
 
 
 def _walk(run: Run) -> None:
-    for key in (*run.nodes, *steps_of(run)):
+    for key in (*ingest_of(run), *run.nodes, *steps_of(run)):
         _run_key(run, key)
 
 
@@ -77,13 +80,39 @@ def run_step(run: Run, name: str, task: int | None = None) -> None:
     found = step(name)
     if task is None:
         log.info("%s", name)
-        found.run(run)
+        if found.spread:
+            _spread(run, name, found)
+        with _counted(run, name, found, None):
+            found.run(run)
         return
     tasks = found.count_tasks(run)
     if found.divisible and not 0 <= task < tasks:
         raise PermanentError(f"task {task}: step {name} of run {run.name} has tasks 0 to {tasks - 1}")
     log.info("%s, task %d of %d", name, task, tasks)
-    found.run_task(run, task, tasks)
+    with _counted(run, name, found, task):
+        found.run_task(run, task, tasks)
+
+
+@contextmanager
+def _counted(run: Run, key: str, found: Step, task: int | None) -> Iterator[None]:
+    """Show the progress of a step that counts something."""
+    total = found.count_units(run, task)
+    if not total:
+        yield
+        return
+    with Progress(key, total, found.unit) as progress:
+        found.progress = progress.add
+        yield
+
+
+def _spread(run: Run, key: str, found: Step) -> None:
+    """A process per core, where there are several tasks for several cores."""
+    todo = found.unfinished(run, False)
+    slots = [str(core) for core in range(min(cores(), len(todo)))]
+    if len(slots) > 1:
+        total = sum(found.count_units(run, task) for task in todo)
+        with Progress(key, total, found.unit) as progress:
+            _in_processes(run, key, todo, slots, progress)
 
 
 def run_column(run: Run, node: Node, task: int | None = None) -> None:
@@ -99,7 +128,7 @@ def run_column(run: Run, node: Node, task: int | None = None) -> None:
         return
     with Progress(node.key, sum(len(tasks[i]) for i in todo)) as progress:
         if task is None and len(todo) > 1 and len(slots) > 1:
-            _in_processes(run, node, todo, slots[: len(todo)], progress)
+            _in_processes(run, node.key, todo, slots[: len(todo)], progress)
             return
         for i in todo:
             _in_this_process(run, node, i, progress)
@@ -120,7 +149,7 @@ def _in_this_process(run: Run, node: Node, task: int, progress: Progress) -> Non
     )
 
 
-def _in_processes(run: Run, node: Node, tasks: list[int], slots: list[str], progress: Progress) -> None:
+def _in_processes(run: Run, key: str, tasks: Sequence[int], slots: list[str], progress: Progress) -> None:
     """A process per slot, a GPU (or core), each running one task at a time as a pod would."""
     free: SimpleQueue[str] = SimpleQueue()
     for slot in slots:
@@ -128,22 +157,23 @@ def _in_processes(run: Run, node: Node, tasks: list[int], slots: list[str], prog
 
     def one(task: int) -> None:
         slot = free.get()
-        command = [sys.executable, "-m", "pipelines.cli", "stage", node.key, f"{run.storage.uri}/{run.folder}"]
+        command = [sys.executable, "-m", "pipelines.cli", "stage", key, f"{run.storage.uri}/{run.folder}"]
         environment = {**os.environ, RELAY: "1", "CUDA_VISIBLE_DEVICES": slot, "OMP_NUM_THREADS": "1"}
         child = subprocess.Popen([*command, "--task", str(task)], env=environment, stderr=subprocess.PIPE, text=True)
         children.append(child)
         last = "no message"
         assert child.stderr is not None
-        for line in child.stderr:
-            if not progress.take(line) and line.strip():
-                last = line.strip()
-                if " WARNING " in last:
-                    log.warning("%s task %d: %s", node.key, task, last.partition(" WARNING ")[2])
+        with child.stderr:
+            for line in child.stderr:
+                if not progress.take(line) and line.strip():
+                    last = line.strip()
+                    if " WARNING " in last:
+                        log.warning("%s task %d: %s", key, task, last.partition(" WARNING ")[2])
         child.wait()
         free.put(slot)
         if child.returncode:
             kind = PermanentError if child.returncode == PermanentError.exit_code else TemporaryError
-            raise kind(f"{node.key} task {task}: exit {child.returncode}: {last.removeprefix('error: ')}")
+            raise kind(f"{key} task {task}: exit {child.returncode}: {last.removeprefix('error: ')}")
 
     children: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(len(slots)) as pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,38 +12,48 @@ from components.pool.demand import demand_part
 from components.pool.errors import PermanentError
 from components.pool.fingerprint import files_fingerprint, model_fingerprint
 from components.pool.run import Node, Run
-from components.pool.shards import content_hash, list_pool
-from components.pool.storage import open_storage
+from components.pool.shards import Pool, content_hash, list_pool
+from components.pool.storage import Storage, open_storage
 from components.pool.training import ScaleConfig
+from pipelines.ingest import plan_ingest
 from pipelines.stages import column_stage
 
 
 def plan_run(recipe: schema.Recipe) -> Run:
-    """List the pool and derive everything the recipe needs from it. Writes nothing.
+    """List the pool, or what it is to be downloaded from, and derive everything the recipe needs. Writes nothing.
 
     Raises:
         PermanentError: no shards, a storage among them, a model or evaluation set that isn't there.
+        TemporaryError: Common Crawl can't be reached.
     """
     spec = recipe.spec
-    storage, source = open_storage(spec.storage), open_storage(spec.pool.shards)
+    storage = open_storage(spec.storage)
+    pool, ingest = plan_ingest(spec, storage) if spec.pool.shards is None else (_given(spec, storage), None)
+    nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
+    prints = _fingerprints(spec)
+    content = spec.model_dump(mode="json", exclude=_unsaid(spec))
+    columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
+    name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
+    return Run(name, storage, recipe, pool, nodes, prints, ingest)
+
+
+def _given(spec: schema.Spec, storage: Storage) -> Pool:
+    assert spec.pool.shards is not None  # else they are downloaded
+    source = open_storage(spec.pool.shards)
     if _inside(storage.uri, source.uri):
         raise PermanentError(
             f"spec.storage: {storage.uri} lies in spec.pool.shards {source.uri}, so that the training sets written "
             "there would be the next run's shards; give another folder"
         )
-    pool = list_pool(spec.pool, source)
-    nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
-    prints = _fingerprints(spec)
-    content = spec.model_dump(mode="json", exclude={"storage", "compute", "suspend", *_unsaid(spec)})
-    columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
-    name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
-    tasks = ceil(len(pool.shards) / spec.compute.shards_per_task)
-    return Run(name, storage, recipe, pool, nodes, tasks, prints)
+    return list_pool(spec.pool.name, source, spec.pool.subset)
 
 
-def _unsaid(spec: schema.Spec) -> set[str]:
-    """Keys that came after the first runs were named: left out, they are in no name."""
-    return set() if spec.screens else {"screens"}
+def _unsaid(spec: schema.Spec) -> dict[str, Any]:
+    """What is in no name: how the work is done, and keys that came after the first runs were named, left out."""
+    how = dict.fromkeys(("storage", "compute", "suspend", "download"), True)
+    later = {} if spec.screens else {"screens": True}
+    sources = {key for key in ("urls", "common_crawl") if getattr(spec.pool, key) is None}
+    return {**how, **later, "pool": sources}
 
 
 def _inside(uri: str, folder: str) -> bool:

@@ -68,9 +68,10 @@ def column_stage(name: str) -> type[ColumnStage]:
     return stage
 
 
-def step(name: str) -> Step:
-    """A step, ready to run."""
+def step(key: str) -> Step:
+    """A step, ready to run; of one that a run has several times, the part after the colon."""
+    name, _, part = key.partition(":")
     stage = stages()[name]
     if not issubclass(stage, Step):
         raise PermanentError(f"stage {name} is a column, not a step")
-    return stage()
+    return stage(part)

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from components.index.stage import IndexStage
-from components.pool import recipe
 from components.pool.columns import Columns, ColumnSpec
 from components.pool.shards import Pool, list_pool
 from components.pool.storage import LocalStorage
@@ -69,7 +68,7 @@ def write_shard(folder: Path, shard: int, count: int, start: int | None = None) 
 
 
 def open_pool(folder: Path, name: str = "test") -> Pool:
-    return list_pool(recipe.Pool(name=name, shards=str(folder)), LocalStorage(folder))
+    return list_pool(name, LocalStorage(folder))
 
 
 def indexed(folder: Path, storage: Path) -> tuple[Pool, Columns, ColumnSpec]:

@@ -18,11 +18,11 @@ from urllib.request import Request, urlopen
 from components.pool import version
 from components.pool.claims import claimed_by
 from components.pool.errors import PermanentError, TemporaryError
+from components.pool.sources import INDEX
 from components.pool.storage import Storage, open_object
 
 log = logging.getLogger(__name__)
 
-INDEX = "https://index.commoncrawl.org"
 FILE = "collinfo.json"
 DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")  # the first three, CC-MAIN-2008-2009, 2009-2010 and 2012, are ARC files
 ATTEMPTS = 4

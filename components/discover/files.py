@@ -5,12 +5,12 @@ from __future__ import annotations
 import zlib
 from typing import Literal
 
-from components.discover.dumps import DUMP, INDEX, list_dumps
+from components.discover.dumps import DUMP, list_dumps
 from components.pool.errors import PermanentError
 from components.pool.shards import content_hash
+from components.pool.sources import BASE, INDEX
 from components.pool.web import open_source
 
-BASE = "https://data.commoncrawl.org"  # or s3://commoncrawl, gs://…, a folder: a mirror with the same paths
 LATEST = "latest"
 LIMIT = 64 << 20  # bytes of a list; the real ones have some 10 MB
 
@@ -25,6 +25,7 @@ def find_dump(dump: str = LATEST, index: str = INDEX) -> str:
         TemporaryError: the index can't be reached.
     """
     if dump != LATEST:
+        dump = dump.upper()  # in the names of a schedule's recipe it is in lower case
         if not DUMP.fullmatch(dump):
             raise PermanentError(f"dump {dump}: expected {LATEST}, or an id such as CC-MAIN-2026-43")
         return dump

@@ -23,13 +23,13 @@ from yarl import URL
 
 from components.download.addresses import Guard, Refused, Resolver, Unresolved
 from components.download.hosts import LONGEST_PAUSE, Host, Hosts
-from components.download.options import AGENT, Options
 from components.download.optout import opted_out
 from components.download.reasons import REASONS, Failed, of_status
 from components.download.retry_after import seconds_of
 from components.download.robots import check_robots
 from components.download.slots import PATIENCE, SMALL, Slot, Slots
 from components.download.urls import parse_url
+from components.pool.sources import AGENT, Download
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Fetched:
 class Fetcher:
     """The client of one event loop."""
 
-    def __init__(self, options: Options, slots: Slots, names: AbstractResolver | None = None) -> None:
+    def __init__(self, options: Download, slots: Slots, names: AbstractResolver | None = None) -> None:
         """`names`: who looks names up; None asks the system's name servers."""
         self.options, self.slots = options, slots
         self.hosts = Hosts(options)

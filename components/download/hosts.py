@@ -16,8 +16,8 @@ from typing import Any
 
 from yarl import URL
 
-from components.download.options import Options
 from components.download.reasons import Failed
+from components.pool.sources import Download
 
 CLOSING = {"dns": 1, "private_address": 1, "port": 1, "tls": 1, "dns_failed": 2, "connect": 2, "timeout": 4}
 """After how many failures of a reason, one after the other, a host is closed."""
@@ -103,7 +103,7 @@ class Host:
 class Hosts:
     """The hosts, of which those unused longest are forgotten."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Download) -> None:
         self.options = options
         self._hosts: OrderedDict[tuple[str, str | None, int | None], Host] = OrderedDict()
 

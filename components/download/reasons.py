@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,6 @@ REASONS = {
 }
 
 FORBIDDEN, GONE = (401, 402, 403, 407, 451), (404, 410)
-
-Redrive = Literal["transient", "all"]
 
 
 class Failed(Exception):

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.download.reasons import REASONS, Redrive
-from components.download.shard import LARGEST, Record
-from components.download.task import Candidates
+from components.download.reasons import REASONS
+from components.download.shard import LARGEST, Candidates, Record
+from components.pool.sources import Retry
 from components.pool.storage import Storage
 
 _COLUMNS = ["uid", "url", "text"]
 
 
 def plan_redrive(
-    storage: Storage, finished: Sequence[Record], retry: Redrive, first: int, folder: str
+    storage: Storage, finished: Sequence[Record], retry: Retry, first: int, folder: str
 ) -> list[Candidates]:
     """Write the candidates of a re-drive, 10,000 a shard; to be downloaded beside the finished shards.
 
@@ -41,7 +41,7 @@ def plan_redrive(
     return planned
 
 
-def _failures(storage: Storage, record: Record, retry: Redrive, mended: pa.Array) -> pa.Table:
+def _failures(storage: Storage, record: Record, retry: Retry, mended: pa.Array) -> pa.Table:
     reasons = [name for name, reason in REASONS.items() if reason.transient or retry == "all"]
     table = _read(storage, record, [*_COLUMNS, "error_message"])
     table = table.filter(pc.is_in(table.column("error_message"), value_set=pa.array(reasons)))

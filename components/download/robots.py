@@ -8,8 +8,8 @@ from protego import Protego
 from yarl import URL
 
 from components.download.hosts import Host
-from components.download.options import AGENT
 from components.download.reasons import Failed
+from components.pool.sources import AGENT
 
 LIMIT = 500 << 10  # bytes; RFC 9309 asks for this much at least
 

@@ -47,6 +47,18 @@ IN_JSON = ("uid", "caption", "url", "key", "status", "error_message", *SCHEMA.na
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """What one shard is made from."""
+
+    shard: str
+    """Its name: 8 digits."""
+    path: str
+    """A parquet with uid, url and text, at most 10,000 rows."""
+    redrive: bool = False
+    """They are failures of other shards."""
+
+
+@dataclass(frozen=True)
 class Record:
     """A done.json."""
 

@@ -19,11 +19,11 @@ from aiohttp.abc import AbstractResolver
 
 from components.download.background import emitted
 from components.download.fetch import Fetcher
-from components.download.options import Options
 from components.download.pictures import Pictures
 from components.download.reasons import Failed
-from components.download.shard import Outcome, Record, Spool, commit, finished, read_candidates
+from components.download.shard import Candidates, Outcome, Record, Spool, commit, finished, read_candidates
 from components.download.slots import MAX_LENT, Slot, Slots
+from components.pool.sources import Download
 from components.pool.storage import Storage
 
 OPEN = 3  # shards on their way, the one that is committed among them
@@ -35,21 +35,9 @@ Names = Callable[[], AbstractResolver]
 """Makes, in the event loop, who looks names up."""
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """What one shard is made from."""
-
-    shard: str
-    """Its name: 8 digits."""
-    path: str
-    """A parquet with uid, url and text, at most 10,000 rows."""
-    redrive: bool = False
-    """They are failures of other shards."""
-
-
 def download(
     candidates: Sequence[Candidates],
-    options: Options,
+    options: Download,
     storage: Storage,
     folder: str,
     *,
@@ -113,7 +101,7 @@ class _Item:
 class _Work:
     """What happens in the event loop."""
 
-    def __init__(self, candidates: Sequence[Candidates], options: Options, source: Storage, stack: ExitStack) -> None:
+    def __init__(self, candidates: Sequence[Candidates], options: Download, source: Storage, stack: ExitStack) -> None:
         self.candidates, self.options, self.source, self.stack = candidates, options, source, stack
         self.pending = 0
         """Candidates begun and not settled."""

@@ -49,7 +49,7 @@ def find_tables(urls: str) -> tuple[str, tuple[str, ...], str]:
     storage = open_storage(urls)
     entries = [entry for entry in storage.list() if entry.path.endswith(TABLES)]
     if not entries:
-        raise PermanentError(f"urls {urls}: no {', '.join(TABLES[:-1])} or {TABLES[-1]} there")
+        raise PermanentError(f"{urls}: no {', '.join(TABLES[:-1])} or {TABLES[-1]} there")
     return _found(storage.uri, entries)
 
 

@@ -1,6 +1,6 @@
 """What one extraction is: which files of a dump, read how, into how many partitions; and where its parts lie.
 
-candidates/<dump>-<hash>/plan.json                        this, and the number of tasks; <dump> is `tables` for tables
+candidates/<dump>-<hash>/plan.json                        this; <dump> is `tables` for tables
 candidates/<dump>-<hash>/spills/<task>.{<sha256>.spill,done.json}        what the tasks extracted
 candidates/<dump>-<hash>/shards/<partition>.{<number>.<sha256>.parquet,done.json}   deduplicated
 candidates/<dump>-<hash>/candidates.json                  the ordered shards, and what became of every candidate
@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Literal
 
 from components.extract.rules import MOST_TEXT, MOST_URL
-from components.pool.errors import PermanentError
 from components.pool.shards import content_hash
 from components.pool.storage import Storage
 
@@ -25,6 +24,7 @@ SHARD = 10_000  # candidates of one shard, as DataComp's
 ROWS_OF_FILE = 200_000
 BYTES_OF_ROW = 160
 BUDGET = 128_000_000
+MOST_TASKS, MOST_DEDUP_TASKS = 1000, 256
 
 
 @dataclass(frozen=True)
@@ -58,27 +58,30 @@ class Work:
         """A contiguous range; lengths differ by at most one."""
         return self.files[task * len(self.files) // tasks : (task + 1) * len(self.files) // tasks]
 
-    def save(self, storage: Storage, tasks: int) -> None:
-        """Keep it, and freeze the number of tasks.
+    @property
+    def tasks(self) -> int:
+        """How many share the reading. Every partition reads of every task's spills, so they may not be too many."""
+        return min(len(self.files), MOST_TASKS)
 
-        Raises:
-            PermanentError: it was begun with another number of tasks.
-        """
-        path = f"{self.folder}/plan.json"
-        if storage.create(path, json.dumps({**asdict(self), "tasks": tasks}).encode()):
-            return
-        before = json.loads(storage.read(path))["tasks"]
-        if before != tasks:
-            raise PermanentError(
-                f"{self.folder}: was begun with {before} tasks, now {tasks}; go on with {before}, or delete the folder"
-            )
+    @property
+    def dedup_tasks(self) -> int:
+        """How many share the deduplication: each reads every task's record before its first partition."""
+        return min(self.partitions, MOST_DEDUP_TASKS)
+
+    def partitions_of(self, task: int) -> range:
+        """Of a task of the deduplication."""
+        tasks = self.dedup_tasks
+        return range(task * self.partitions // tasks, (task + 1) * self.partitions // tasks)
+
+    def to_json(self) -> bytes:
+        """What `load_work` reads."""
+        return json.dumps(asdict(self)).encode()
 
 
-def load_work(storage: Storage, folder: str) -> tuple[Work, int]:
-    """What `save` kept, and its number of tasks."""
+def load_work(storage: Storage, folder: str) -> Work:
+    """The extraction that was planned in this folder."""
     value = json.loads(storage.read(f"{folder}/plan.json"))
-    tasks = value.pop("tasks")
-    return Work(**{**value, "files": tuple(value["files"])}), tasks
+    return Work(**{**value, "files": tuple(value["files"])})
 
 
 def partitions_for(files: int) -> int:

@@ -11,6 +11,7 @@ from components.pool.fields import Count, LabelKey, LabelValue, Model, Name, Nul
 Quantity = Annotated[
     str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=18)
 ]  # Kubernetes', in part
+PARALLELISM = 8  # pods at a time, where a recipe doesn't say
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=16), Nulls]
 
 
@@ -55,7 +56,7 @@ class NodePool(Model):
     """Taints of its nodes; those of an accelerator and of the clouds' spot nodes are tolerated anyway."""
     accelerator: Accelerator | None = None
     """Left out: nodes without one."""
-    parallelism: Annotated[int, Field(ge=1, le=10_000), Whole] = 8
+    parallelism: Annotated[int, Field(ge=1, le=10_000), Whole] = PARALLELISM
     """How many pods work at a time."""
     spot: bool = False
     """Nodes that the cloud may take back at any time; that costs no retry."""
@@ -110,3 +111,8 @@ class Compute(Model):
     """In a cluster: what a CLIP is trained on."""
     deadline_hours: Annotated[int, Field(ge=1, le=8760), Whole] = 168
     """In a cluster: after this time a stage is ended, finished or not; running it again goes on."""
+
+    def workers(self, gpu: bool) -> int:
+        """How many pods of GPU stages, or of others, work at a time."""
+        found = [pool.parallelism for pool in self.pools if (pool.accelerator is not None) == gpu]
+        return sum(found) or PARALLELISM

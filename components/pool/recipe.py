@@ -18,32 +18,13 @@ from pydantic import (
 )
 
 from components.pool.compute import Compute
-from components.pool.fields import Address, Count, Model, Name, Nulls, ObjectName, Seed, Share, Text, Whole, by_key
+from components.pool.fields import Address, Model, Name, Nulls, ObjectName, Seed, Share, Text, Whole, by_key
 from components.pool.reading import check, dump_yaml, read_file, read_yaml
 from components.pool.screens import Screen
+from components.pool.sources import Download, Pool
 from components.pool.training import Evaluate, Train
 
 RAW = "raw"  # the text that came with the image
-
-
-class Subset(Model):
-    """Some of a pool's shards."""
-
-    shards: Count
-    """How many shards to take."""
-    seed: Seed = 0
-    """Which ones: the shards with the lowest hash of (seed, name), so a growing pool keeps most of a subset."""
-
-
-class Pool(Model):
-    """The candidate image-text pairs, cut into shards."""
-
-    name: Name
-    """Under which name the pool's columns are kept and shared between recipes."""
-    shards: Address
-    """Folder, gs:// or s3:// prefix of webdataset tars in DataComp's (img2dataset's) layout, used where they are."""
-    subset: Subset | None = None
-    """Use only some shards; left out: all."""
 
 
 class Scorer(Model):
@@ -259,6 +240,8 @@ class Spec(Model):
     """Train a CLIP on each mixture; left out: the training sets are the end."""
     evaluate: Evaluate | None = None
     """Evaluate each trained CLIP zero-shot; needs `train`."""
+    download: Download | None = None
+    """How images are fetched, of a pool with `urls` or `commonCrawl`; left out: politely, by defaults."""
     compute: Compute = Compute()
     """How the work is cut, and which nodes do it; it changes no result."""
     suspend: bool = False
@@ -359,6 +342,8 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
     for i, screen in enumerate(spec.screens):
         if screen.text:
             known(f"screens[{i}].text", screen.text, known_texts, "text that is there before captions")
+    if spec.download and spec.pool.shards is not None:
+        problems.append(f"{root}.download: there is nothing to download, {root}.pool has shards")
     unique("mixtures", [m.name for m in spec.mixtures])
     unique("compute.pools", [p.name for p in spec.compute.pools])
     if spec.compute.train.pool:

@@ -1,5 +1,7 @@
 """A run: one execution of a recipe, and where everything it makes lies.
 
+candidates/<dump>-<hash>/…              URLs and texts that a pool is downloaded from
+pools/<pool>/{shards,retries}/…         its shards, where we downloaded them; <pool> is then <name>-<hash>
 pools/<pool>/manifests/<hash>.json      the ordered shards
 pools/<pool>/columns/<stage>.<label>-<hash>/<shard>.<part>.{<sha256>.parquet,done.json}
 pools/<pool>/demands/<part>.json        which samples a partial column was asked for
@@ -13,6 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 from components.pool import recipe as schema
@@ -45,6 +48,16 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Ingest:
+    """How the images of a pool come to be downloaded."""
+
+    candidates: str
+    """Folder of the extraction that finds their URLs."""
+    plan: bytes | None = None
+    """What the extraction is, to be kept there as plan.json; None where it was."""
+
+
+@dataclass(frozen=True)
 class Run:
     """What a container needs to know; read back from `runs/<name>/`."""
 
@@ -54,10 +67,10 @@ class Run:
     pool: Pool
     nodes: Mapping[str, Node]
     """In the order in which they can be computed."""
-    tasks: int
-    """Frozen when the run was planned."""
     fingerprints: Mapping[str, str]
     """Content of what lies outside the storage and decides a result: model configs, evaluation sets."""
+    ingest: Ingest | None = None
+    """None where the pool's shards were there."""
 
     @property
     def folder(self) -> str:
@@ -66,6 +79,16 @@ class Run:
     @property
     def spec(self) -> schema.Spec:
         return self.recipe.spec
+
+    @property
+    def tasks(self) -> int:
+        """Into how many the columns' work is cut: frozen when the run was planned, as `save` sees to."""
+        return ceil(len(self.pool.shards) / self.spec.compute.shards_per_task)
+
+    @property
+    def is_downloaded(self) -> bool:
+        """Whether the pool's shards are there."""
+        return self.ingest is None or self.storage.size(self.pool.manifest_path) is not None
 
     @cached_property
     def columns(self) -> Columns:
@@ -159,12 +182,15 @@ class Run:
         return claim(self.storage, f"{self.folder}/claim.json", by)
 
     def save(self) -> None:
-        """Keep manifest and plan, once, and the recipe with how it is to be computed this time.
+        """Keep what is known of the pool and the plan, once, and the recipe with how it is to be computed this time.
 
         Raises:
             PermanentError: this run was planned before, otherwise (another number of tasks, say).
         """
-        self.pool.save(self.storage)
+        if self.ingest is None:
+            self.pool.save(self.storage)
+        elif self.ingest.plan is not None:
+            self.storage.create(f"{self.ingest.candidates}/plan.json", self.ingest.plan)
         plan = json.dumps(self.to_json(), indent=1, sort_keys=True).encode()
         recipe = schema.dump_recipe(self.recipe).encode()
         self.storage.create(f"{self.folder}/recipe.yaml", recipe)
@@ -176,12 +202,18 @@ class Run:
                 self.storage.write(f"{self.folder}/recipe.yaml", recipe)
 
     def to_json(self) -> dict[str, Any]:
+        per_task = self.spec.compute.shards_per_task
+        cut = (
+            {"tasks": self.tasks}
+            if self.ingest is None
+            else {"candidates": self.ingest.candidates, "shards_per_task": per_task}
+        )
         return {
             "run": self.name,
             "pool": self.pool.name,
             "source": self.pool.source.uri,
             "manifest": self.pool.manifest,
-            "tasks": self.tasks,
+            **cut,
             "nodes": [node.to_json() for node in self.nodes.values()],
             "fingerprints": dict(self.fingerprints),
         }
@@ -205,17 +237,21 @@ def load_run(uri: str) -> Run:
     recipe = schema.parse_recipe(storage.read(f"runs/{name}/recipe.yaml").decode(), f"{uri}/recipe.yaml")
     pool = load_pool(plan["pool"], plan["manifest"], storage, open_storage(plan["source"]))
     nodes = {value["key"]: Node.from_json(value) for value in plan["nodes"]}
-    return Run(name, storage, recipe, pool, nodes, plan["tasks"], plan["fingerprints"])
+    ingest = Ingest(plan["candidates"]) if "candidates" in plan else None
+    return Run(name, storage, recipe, pool, nodes, plan["fingerprints"], ingest)
 
 
 def _derived(mixture: schema.Mixture, *made_from: object) -> str:
     return f"{mixture.name}-{content_hash(list(made_from))}"
 
 
+CUT = ("tasks", "shards_per_task", "manifest", "source")
+
+
 def _difference(old: bytes, new: bytes) -> str:
     before, after = json.loads(old), json.loads(new)
     changed = [key for key in after if before.get(key) != after[key]]
-    what = ", ".join(f"{k} was {before.get(k)}, is {after[k]}" for k in changed if k in ("tasks", "manifest", "source"))
+    what = ", ".join(f"{k} was {before.get(k)}, is {after[k]}" for k in changed if k in CUT)
     return (
         f"with another plan ({what or 'changed: ' + ', '.join(changed)}); use the same values, or another metadata.name"
     )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import TypeVar
 
-from components.pool import recipe
+from components.pool import sources
 from components.pool.errors import PermanentError
-from components.pool.storage import Storage
+from components.pool.sources import TABLES, Subset
+from components.pool.storage import Storage, open_object, open_storage
+
+T = TypeVar("T")
+LOOKED = 100_000  # objects that are looked at for a tar: it may be any bucket
 
 
 @dataclass(frozen=True)
@@ -34,30 +39,46 @@ class Pool:
 
     name: str
     source: Storage
-    shards: tuple[Shard, ...]
+    manifest: str
+    """Names the ordered shards. Of given shards it is their hash: adding shards makes a new manifest, and so new
+    mixtures. Of shards that are downloaded it is a hash of what they are made from, known before they are there."""
+    find: Callable[[], tuple[Shard, ...]]
 
     @cached_property
-    def manifest(self) -> str:
-        """Hash of the ordered shards: adding shards makes a new manifest, and so new mixtures."""
-        return content_hash([(s.name, s.size) for s in self.shards])
+    def shards(self) -> tuple[Shard, ...]:
+        """Raises PermanentError: they are still to be downloaded."""
+        return self.find()
 
     def save(self, storage: Storage) -> None:
         """Keep the manifest under the storage, once."""
-        value = {"source": self.source.uri, "shards": [asdict(s) for s in self.shards]}
-        storage.create(self.manifest_path, json.dumps(value, indent=1).encode())
+        save_manifest(storage, self, self.shards)
 
     @property
     def manifest_path(self) -> str:
         return f"pools/{self.name}/manifests/{self.manifest}.json"
 
 
+def save_manifest(storage: Storage, pool: Pool, shards: Sequence[Shard], **about: object) -> None:
+    """Keep the ordered shards, once, and what there is to be said about them."""
+    value = {"source": pool.source.uri, **about, "shards": [asdict(s) for s in shards]}
+    storage.create(pool.manifest_path, json.dumps(value, indent=1).encode())
+
+
 def load_pool(name: str, manifest: str, storage: Storage, source: Storage) -> Pool:
-    """The pool as it was when `save` kept that manifest."""
-    value = json.loads(storage.read(f"pools/{name}/manifests/{manifest}.json"))
-    return Pool(name, source, tuple(Shard(**s) for s in value["shards"]))
+    """The pool of a manifest that is kept, or will be."""
+
+    def find() -> tuple[Shard, ...]:
+        if storage.size(pool.manifest_path) is None:
+            raise PermanentError(
+                f"pool {name}: its images are still to be downloaded; `recaption run` on the recipe does that first"
+            )
+        return tuple(Shard(**s) for s in json.loads(storage.read(pool.manifest_path))["shards"])
+
+    pool = Pool(name, source, manifest, find)
+    return pool
 
 
-def list_pool(pool: recipe.Pool, source: Storage) -> Pool:
+def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
     """List the shards that lie there now.
 
     Raises:
@@ -70,22 +91,37 @@ def list_pool(pool: recipe.Pool, source: Storage) -> Pool:
         parquet = f"{stem}.parquet" if f"{stem}.parquet" in sizes else None
         shards.append(Shard(stem.replace("/", "-"), path, sizes[path], parquet))
     if not shards:
-        raise PermanentError(f"pool {pool.name}: no .tar in {source.uri}; give the folder that holds the shards")
+        raise PermanentError(f"pool {name}: no .tar in {source.uri}; give the folder that holds the shards")
     if len({s.name for s in shards}) < len(shards):
-        raise PermanentError(f"pool {pool.name}: two tars in {source.uri} have one name once / becomes -; rename one")
-    if pool.subset:
-        shards = _subset(shards, pool.subset)
-    return Pool(pool.name, source, tuple(shards))
+        raise PermanentError(f"pool {name}: two tars in {source.uri} have one name once / becomes -; rename one")
+    return pool_of(name, source, _subset(shards, subset) if subset else shards)
 
 
-def _subset(shards: list[Shard], subset: recipe.Subset) -> list[Shard]:
+def pool_of(name: str, source: Storage, shards: Sequence[Shard]) -> Pool:
+    """A pool of these shards."""
+    found = tuple(shards)
+    return Pool(name, source, content_hash([(s.name, s.size) for s in found]), lambda: found)
+
+
+def has_begun(pool: sources.Pool) -> bool:
+    """Whether there is something to make a pool of: a shard or a table. A dump that is listed has its files."""
+    place, ends = (pool.shards, (".tar",)) if pool.shards is not None else (pool.urls, TABLES)
+    if place is None:
+        return True
+    if place.endswith(TABLES):
+        storage, name = open_object(place)
+        return storage.size(name) is not None
+    return any(entry.path.endswith(ends) for entry in islice(open_storage(place).list(), LOOKED))
+
+
+def _subset(shards: list[Shard], subset: Subset) -> list[Shard]:
     if subset.shards > len(shards):
         raise PermanentError(f"spec.pool.subset.shards: asks for {subset.shards}, the pool has {len(shards)}")
     by_hash = sorted(shards, key=lambda s: content_hash([subset.seed, s.name]))
     return sorted(by_hash[: subset.shards], key=lambda s: s.name)
 
 
-def tasks_of(shards: Sequence[Shard], count: int) -> list[Sequence[Shard]]:
+def tasks_of(shards: Sequence[T], count: int) -> list[Sequence[T]]:
     """Cut into `count` contiguous ranges whose lengths differ by at most one."""
     cuts = [i * len(shards) // count for i in range(count + 1)]
     return [shards[a:b] for a, b in pairwise(cuts)]

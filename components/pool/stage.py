@@ -131,6 +131,15 @@ class Step(Stage):
 
     divisible: ClassVar[bool] = False
     """Whether pods can share the work: each runs a task of it, in any order, then `run` writes what is left."""
+    spread: ClassVar[bool] = False
+    """Whether its tasks are cut so that on one machine a process per core works best."""
+    unit: ClassVar[str] = ""
+    """What `progress` counts, e.g. files; empty where it counts nothing."""
+
+    def __init__(self, part: str = "") -> None:
+        """`part`: of a step that a run has several times, which one: what follows the colon of `download:2`."""
+        self.part = part
+        self.progress: Callable[[int, int], None] = lambda samples, units: None
 
     @abstractmethod
     def run(self, run: Run) -> None:
@@ -139,6 +148,21 @@ class Step(Stage):
     def count_tasks(self, run: Run) -> int:
         """How many tasks a divisible step has in this run: as many indexes a Job starts."""
         return run.tasks
+
+    def unfinished(self, run: Run, done: bool) -> Sequence[int]:
+        """Which tasks a Job is to do; `done`: whether the run's status says that the step was finished once.
+
+        By default all, or none: what is missing of a step that was done is little, and `run` finds it.
+        """
+        return () if done else range(self.count_tasks(run))
+
+    def count_units(self, run: Run, task: int | None) -> int:
+        """How many units a task has, or all tasks together."""
+        return 0
+
+    def outcome(self, run: Run) -> dict[str, Any]:
+        """What status.json shall say of it besides its time: `samples`, `failures` by reason."""
+        return {}
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:
         """Do what is missing of part `task` of `tasks`; `run` afterwards gives the same bytes as `run` alone."""

@@ -20,8 +20,8 @@ from pipelines.fanout.training import Trainings, train_jobs, untrained
 from pipelines.fanout.trainjobs import KEY as TRAIN
 from pipelines.fanout.trainjobs import train_pool, training_needs
 from pipelines.fanout.watching import FanOut, Pace, Seen
-from pipelines.groups import groups
-from pipelines.stages import column_stage, stages, step
+from pipelines.groups import groups, ingest_of
+from pipelines.stages import column_stage, step
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,11 @@ def keys_of(run: Run, name: str) -> list[str]:
         PermanentError: none of this run.
     """
     grouped = groups(run)
-    keys = grouped.get(name) or [key for key, node in run.nodes.items() if name in (key, node.spec.stage)]
+    named = [key for key, node in run.nodes.items() if name in (key, node.spec.stage)]
+    keys = grouped.get(name) or named or [key for key in ingest_of(run) if name == key]
     if not keys and name not in grouped:
-        raise PermanentError(f"launch {name}: run {run.name} has {', '.join(dict.fromkeys([*grouped, *run.nodes]))}")
+        there = dict.fromkeys([*grouped, *ingest_of(run), *run.nodes])
+        raise PermanentError(f"launch {name}: run {run.name} has {', '.join(there)}")
     for key in keys:
         if key not in run.nodes and key != TRAIN and not step(key).divisible:
             raise PermanentError(f"launch {name}: {key} has no tasks to share; use `recaption stage {key} RUN`")
@@ -72,8 +74,8 @@ def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | No
         return
     if key not in run.nodes:
         declared = step(key)
-        if not again:  # what is missing of a step that was done is little: run() finds and does it
-            _fan_out(run, key, cluster, target, only, pace, range(declared.count_tasks(run)))
+        if todo := declared.unfinished(run, again):
+            _fan_out(run, key, cluster, target, only, pace, todo, declared.count_tasks(run))
         declared.run(run)
         return
     node = run.nodes[key]
@@ -83,20 +85,20 @@ def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | No
     if not todo:
         log.info("%s: done already", key)
         return
-    _fan_out(run, key, cluster, target, only, pace, todo)
+    _fan_out(run, key, cluster, target, only, pace, todo, run.tasks)
     left = ledger.unfinished(run, node)
     if left:
         raise TemporaryError(f"{key}: its Jobs are through, but {len(left)} tasks lack a record; run again to go on")
 
 
 def _fan_out(
-    run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, todo: Sequence[int]
+    run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, todo: Sequence[int], count: int
 ) -> None:
+    """These of the stage's `count` tasks."""
     needs = _needs(run, key)
     work = Work(f"{run.storage.uri}/{run.folder}", key, needs)
     compute, deadline = run.spec.compute, run.spec.compute.deadline_hours * 3600
     pools = pools_for(compute, needs.gpu, only)
-    count = run.tasks if key in run.nodes else len(todo)
     wanted = set(todo)
     bodies = [
         build_job(work, pool, target, tasks, deadline)
@@ -145,4 +147,4 @@ def _follow(run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Se
 
 
 def _needs(run: Run, key: str) -> Needs:
-    return column_stage(run.nodes[key].spec.stage).needs if key in run.nodes else stages()[key].needs
+    return column_stage(run.nodes[key].spec.stage).needs if key in run.nodes else step(key).needs

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from kfp import dsl, kubernetes
 
-from pipelines.groups import FANNED_OUT, GROUPS
+from pipelines.groups import FANNED_OUT, GROUPS, STAGE
 from pipelines.kubeflow.naming import ABOUT, NAME
 from pipelines.kubeflow.parameters import Parameter, parameters
 from pipelines.secrets import SECRET_KEYS
@@ -62,7 +62,7 @@ def _line(run: Any, given: dict[str, Any]) -> None:
 def _nodes(run: Any, given: dict[str, Any]) -> Iterator[tuple[str, Task, Any, float]]:
     """Name, task, image and memory of each node, in order."""
     for name in GROUPS:
-        stage = stages()[name.partition("-")[0]]
+        stage = stages()[STAGE.get(name, name)]
         image = given["gpu_image" if stage.needs.gpu else "cpu_image"]
         if name in FANNED_OUT:
             pods = {"image": image, "account": given["job_service_account"], "secret": given["job_secret"]}

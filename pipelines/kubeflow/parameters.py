@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.discover.dumps import INDEX
 from components.pool import recipe as schema
 from components.pool import version
 from components.pool.errors import PermanentError
 from components.pool.reading import check, dump_yaml, read_yaml
+from components.pool.sources import INDEX
 
 DUMP = "{dump}"
 SOME_DUMP = "CC-MAIN-2000-01"  # stands in while a schedule's recipe is checked

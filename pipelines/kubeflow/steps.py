@@ -19,6 +19,7 @@ from components.discover.dumps import claim_path, list_dumps, unclaimed
 from components.pool.claims import claim, claimed_by, planned_by, point
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Run, load_run
+from components.pool.shards import has_begun
 from components.pool.storage import Storage, open_storage
 from components.report.table import result_table
 from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of
@@ -88,8 +89,8 @@ def _plan_dump(values: Mapping[str, Any], by: str) -> tuple[Run | None, str]:
     reasons = [] if dumps else [f"{values['dumps']} lists no dump"]
     for dump in unclaimed(storage, schedule, dumps, by, values["oldest_dump"]):
         pool = recipe_of(values, dump).spec.pool
-        if not any(entry.path.endswith(".tar") for entry in open_storage(pool.shards).list()):
-            reasons.append(f"dump {dump} has no shards in {pool.shards} yet")
+        if not has_begun(pool):
+            reasons.append(f"dump {dump} has nothing in {pool.shards or pool.urls} yet")
             continue
         run = _planned(values, dump)
         holder = claim(storage, claim_path(schedule, dump), by)

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from components.discover.dumps import INDEX
 from components.pool.errors import PermanentError
 from components.pool.fields import LONGEST_NAME, Address, LabelKey, LabelValue, Model, Nulls, Text, Whole
 from components.pool.reading import check
-from components.pool.recipe import Metadata, Pool, Spec, problems_of
+from components.pool.recipe import Metadata, Spec, problems_of
+from components.pool.sources import INDEX, Pool
 
 PoolName = Annotated[  # a Name in which {dump}, which becomes 15 characters, may stand once
     str,

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from itertools import islice
 from math import inf
 
 from components.discover.dumps import claim_path, claimed, wanted
 from components.pool.claims import claim
 from components.pool.errors import PermanentError, RecaptionError
-from components.pool.storage import open_storage
+from components.pool.shards import has_begun
 from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, QuotaRefused
 from pipelines.operator.conditions import Object
 from pipelines.operator.schedules import Act, Decision, Seen, Trouble, decide
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 
 STEPS = 32  # acts of one turn: a start takes four, and every dump that another has claimed meanwhile as many
 SOON = 5.0  # seconds
-LOOKED = 100_000  # objects that are looked at for a tar: it may be any bucket
 
 
 def reconcile(thing: Object, world: World) -> float:
@@ -97,8 +95,7 @@ def _probed(thing: Object, seen: Seen) -> Seen:
     """With the newest of the wanted dumps that has shards."""
     try:
         for dump in seen.wanted or ():
-            shards = recipe_for(thing, dump).spec.pool.shards
-            if any(entry.path.endswith(".tar") for entry in islice(open_storage(shards).list(), LOOKED)):
+            if has_begun(recipe_for(thing, dump).spec.pool):
                 return replace(seen, ready=dump)
     except RecaptionError as error:
         return replace(seen, trouble=_storage_trouble(error))

@@ -23,9 +23,10 @@ from urllib.request import urlopen
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.download.options import Options
 from components.download.picture import make_picture
-from components.download.task import Candidates, download
+from components.download.shard import Candidates
+from components.download.task import download
+from components.pool.sources import Download
 from components.pool.storage import LocalStorage
 from tests.bench import worker
 from tests.bench.measure import peak_mb, show
@@ -113,7 +114,7 @@ def run(folder: Path, urls: Sequence[str], **options: object) -> tuple[float, in
         todo.append(Candidates(name, f"candidates/{name}.parquet"))
     wanted = {"per_host_rate": 10_000.0, "allow_networks": ["127.0.0.0/8"], **options}
     began = cpu()
-    records = download(todo, Options.model_validate(wanted), LocalStorage(folder), "shards")
+    records = download(todo, Download.model_validate(wanted), LocalStorage(folder), "shards")
     return cpu() - began, sum(record.samples for record in records)
 
 

@@ -23,7 +23,7 @@ from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.quantile import thresholds
 from components.pool.recipe import parse_recipe
 from components.pool.run import Node, Run
-from components.pool.shards import Pool, Shard
+from components.pool.shards import Shard, pool_of
 from components.pool.storage import LocalStorage
 from components.pool.values import score_passes
 from tests.bench.measure import peak_mb, show
@@ -48,7 +48,7 @@ spec:
 def write_run(folder: Path, rows: int) -> Run:
     """A pool whose index, captions and scores are there, without a tar."""
     shards = tuple(Shard(f"{i:08d}", f"{i:08d}.tar", 1, None) for i in range(rows // ROWS_PER_SHARD))
-    pool = Pool("bench", LocalStorage(folder), shards)
+    pool = pool_of("bench", LocalStorage(folder), shards)
     columns = Columns(LocalStorage(folder), "bench")
     index = ColumnSpec("index", "bench", 1, {})
     caption = ColumnSpec("caption", "bench", 1, {}, {"index": index})

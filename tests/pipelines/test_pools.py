@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from components.miniature.pool import write_pool
-from components.pool import recipe
 from components.pool.errors import PermanentError
 from components.pool.recipe import parse_recipe
 from components.pool.run import Run
 from components.pool.shards import list_pool
+from components.pool.sources import Subset
 from components.pool.storage import LocalStorage, Storage, open_storage
 from components.pool.values import coverage
 from pipelines.plan import plan_run
@@ -99,8 +99,7 @@ def test_a_grown_pool_asks_for_the_captions_of_its_new_threshold(tmp_path: Path,
 
 
 def subset(folder: Path, count: int, seed: int) -> list[str]:
-    wanted = recipe.Pool(name="p", shards=str(folder), subset=recipe.Subset(shards=count, seed=seed))
-    return [s.name for s in list_pool(wanted, LocalStorage(folder)).shards]
+    return [s.name for s in list_pool("p", LocalStorage(folder), Subset(shards=count, seed=seed)).shards]
 
 
 def test_a_subset_by_count_and_seed(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.download.options import Options
-from components.download.shard import Record
-from components.download.task import Candidates, download
+from components.download.shard import Candidates, Record
+from components.download.task import download
+from components.pool.sources import Download
 from components.pool.storage import LocalStorage
 from tests.components.download.web import Web
 from tests.pools import uid
@@ -56,7 +56,7 @@ class Pool:
             name = f"{number:08d}"
             write_candidates(self.folder / f"candidates/{name}.parquet", urls, number * 10_000)
             todo.append(Candidates(name, f"candidates/{name}.parquet"))
-        wanted = Options(**(QUICK | {"allow_networks": LOOPBACK} | options))
+        wanted = Download(**(QUICK | {"allow_networks": LOOPBACK} | options))
         more = {"progress": progress} if progress else {}
         return download(todo, wanted, self.storage, "shards", processes=1, names=names, **more)
 

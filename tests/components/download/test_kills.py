@@ -24,8 +24,9 @@ SHARDS, EACH = 3, 30
 WORKER = """
 import sys, tempfile
 from pathlib import Path
-from components.download.options import Options
-from components.download.task import Candidates, download
+from components.pool.sources import Download
+from components.download.shard import Candidates
+from components.download.task import download
 from components.pool.errors import Terminated, stop_on_sigterm
 from components.pool.storage import LocalStorage
 
@@ -35,7 +36,7 @@ if __name__ == "__main__":
     tempfile.tempdir = str(root / "scratch")
     names = sorted(path.stem for path in (root / "candidates").iterdir())
     todo = [Candidates(name, f"candidates/{name}.parquet") for name in names]
-    options = Options(allow_networks=["127.0.0.0/8"], per_host_rate=1000.0, per_host_connections=8)
+    options = Download(allow_networks=["127.0.0.0/8"], per_host_rate=1000.0, per_host_connections=8)
     show = lambda candidates, shards: print(candidates, shards, flush=True)
     try:
         download(todo, options, LocalStorage(root), "shards", processes=1, progress=show)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from components.download import fetch, hosts
 from components.download.addresses import Guard
 from components.download.hosts import CLOSING, Hosts
-from components.download.options import Options
 from components.download.reasons import REASONS, Failed
 from components.download.retry_after import seconds_of
 from components.download.slots import Slot, Slots
 from components.download.urls import parse_url
 from components.pool.errors import PermanentError
 from components.pool.reading import check
+from components.pool.sources import Download
 from tests.components.download import web as misbehave
 from tests.components.download.conftest import Pool
 from tests.components.download.web import Answer, Names, Web
@@ -185,7 +185,7 @@ def test_every_reason_that_closes_a_host_is_one() -> None:
 
 def test_a_host_is_closed_by_failures_in_a_row_and_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
-        with Hosts(Options()).use(parse_url("http://example.org/")) as host:
+        with Hosts(Download()).use(parse_url("http://example.org/")) as host:
             host.failed(Failed("connect"))
             host.answered()
             host.failed(Failed("connect"))
@@ -202,7 +202,7 @@ def test_a_host_is_closed_by_failures_in_a_row_and_for_a_while(monkeypatch: pyte
 
 def test_hosts_that_are_not_in_use_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> int:
-        known = Hosts(Options())
+        known = Hosts(Download())
         with known.use(parse_url("http://kept.org/")) as kept:
             for i in range(50):
                 with known.use(parse_url(f"http://{i}.org/")):
@@ -273,5 +273,5 @@ def test_options_that_make_no_sense() -> None:
         {"timeout": -1.0},
     ):
         with pytest.raises(PermanentError, match="download"):
-            check(Options, wrong, "download")
-    assert check(Options, {"contact": "me@example.org", "allowNetworks": ["10.0.0.0/8"]}, "download").robots is False
+            check(Download, wrong, "download")
+    assert check(Download, {"contact": "me@example.org", "allowNetworks": ["10.0.0.0/8"]}, "download").robots is False

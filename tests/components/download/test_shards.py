@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.download import pictures, redrive, task
-from components.download.options import Options
-from components.download.reasons import REASONS, Redrive
+from components.download.reasons import REASONS
 from components.download.redrive import plan_redrive
 from components.download.shard import Record, Spool, list_finished, read_candidates
 from components.download.task import OPEN, download
@@ -23,6 +22,7 @@ from components.index.stage import IndexStage
 from components.pool.columns import Columns
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.shards import Pool as Shards
+from components.pool.sources import Download, Retry
 from components.pool.storage import LocalStorage
 from components.pool.worker import run_task
 from tests.components.download.conftest import LOOPBACK, QUICK, Pool, write_candidates
@@ -104,7 +104,7 @@ def test_a_text_that_is_missing_or_odd(images: Web, pool: Pool) -> None:
     table = pa.table({"uid": [uid(i) for i in range(3)], "url": [images.url("/0")] * 3, "text": texts})
     write_candidates(pool.folder / "candidates/00000000.parquet", [])
     pq.write_table(table, pool.folder / "candidates/00000000.parquet")
-    options = Options(**(QUICK | {"allow_networks": LOOPBACK}))
+    options = Download(**(QUICK | {"allow_networks": LOOPBACK}))
     (record,) = download(
         [redrive.Candidates("00000000", "candidates/00000000.parquet")], options, pool.storage, "shards"
     )
@@ -249,14 +249,14 @@ def test_decoders_that_die_whatever_the_image(images: Web, pool: Pool, monkeypat
 
 
 @pytest.mark.parametrize("retry", ["transient", "all"])
-def test_a_re_drive_appends_what_succeeds_now(web: Web, pool: Pool, retry: Redrive) -> None:
+def test_a_re_drive_appends_what_succeeds_now(web: Web, pool: Pool, retry: Retry) -> None:
     broken = Answer(status=503)
     web.pages = {"/good": Answer(jpeg(1)), "/down": broken, "/still": broken, "/gone": Answer(status=404)}
     urls = [web.url(path) for path in web.pages]
     first = pool.download(urls, urls)
     before = files(pool.folder)
     web.pages |= {"/down": Answer(jpeg(2)), "/gone": Answer(jpeg(3))}
-    options = Options(**(QUICK | {"allow_networks": LOOPBACK}))
+    options = Download(**(QUICK | {"allow_networks": LOOPBACK}))
 
     def drive(number: int) -> list[Record]:
         planned = plan_redrive(pool.storage, list(list_finished(pool.storage, "shards")), retry, number, "candidates")

@@ -83,7 +83,7 @@ def work_on(base: str, partitions: int = 3, **more: Any) -> Work:
 
 
 def run(storage: LocalStorage, job: Work, tasks: int) -> dict[str, Any]:
-    job.save(storage, tasks)
+    storage.create(f"{job.folder}/plan.json", job.to_json())
     for task in range(tasks):
         extract_task(storage, job, task, tasks)
     dedup = Dedup(storage, job, tasks)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from components.index.stage import IndexStage
-from components.pool import ahead, attempts, recipe
+from components.pool import ahead, attempts
 from components.pool.columns import Columns
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.shards import list_pool
@@ -234,7 +234,7 @@ def test_a_pool_in_a_bucket(bucket: Storage, faults: Faults, tmp_path: Path) -> 
         bucket.upload(path, f"shards/{path.name}")
     faults.share = 0.05
     source = open_storage(f"{bucket.uri}/shards")
-    pool, columns = list_pool(recipe.Pool(name="p", shards=source.uri), source), Columns(bucket, "p")
+    pool, columns = list_pool("p", source), Columns(bucket, "p")
     index = IndexStage.make_spec()
     assert run_task(IndexStage(index), pool, pool.shards, columns).samples == 60
     spec = Brightness.make_spec(index)

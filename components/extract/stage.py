@@ -1,0 +1,112 @@
+"""extract: the URLs and texts of images, from Common Crawl's files or from tables, each pair once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from components.extract.work import Work, load_work
+from components.pool.errors import PermanentError
+from components.pool.run import Run
+from components.pool.stage import Needs, Step
+
+
+class ExtractStep(Step):
+    """A run has it twice: without a part its tasks read files, with the part `dedup` they work through partitions."""
+
+    name = "extract"
+    summary = "find images and their texts in Common Crawl's files or in tables of URLs, each pair once"
+    reads = ("WAT, WARC or tables",)
+    writes = "candidates/<dump>: uid, url, text per shard of 10,000; candidates.json"
+    needs = Needs(memory_gib=2)
+    divisible = True
+    spread = True
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]  # of either part
+        return "partitions" if self.part else "files"
+
+    def run(self, run: Run) -> None:
+        for task in self.unfinished(run, False):
+            self.run_task(run, task, self.count_tasks(run))
+        if self.part:
+            _finish(run)
+
+    def count_tasks(self, run: Run) -> int:
+        work = _work(run)
+        return work.dedup_tasks if self.part else work.tasks
+
+    def unfinished(self, run: Run, done: bool) -> Sequence[int]:
+        if _is_finished(run):
+            return ()
+        work = _work(run)
+        there = {entry.path for entry in run.storage.list(f"{work.folder}/") if entry.path.endswith(".done.json")}
+        records = [self._records(work, task) for task in range(self.count_tasks(run))]
+        return [task for task, needed in enumerate(records) if not there >= needed]
+
+    def count_units(self, run: Run, task: int | None) -> int:
+        if _is_finished(run):
+            return 0
+        work = _work(run)
+        if self.part:
+            return work.partitions if task is None else len(work.partitions_of(task))
+        return len(work.files) if task is None else len(work.files_of(task, work.tasks))
+
+    def run_task(self, run: Run, task: int, tasks: int) -> None:
+        work = _work(run)
+        if not self.part:
+            from components.extract.task import extract_task
+
+            extract_task(run.storage, work, task, tasks, lambda files: self.progress(files, files))
+            return
+        from components.extract.dedup import Dedup
+
+        dedup = Dedup(run.storage, work, work.tasks)
+        for partition in work.partitions_of(task):
+            rows = dedup.run(partition).rows
+            self.progress(rows, 1)
+
+    def outcome(self, run: Run) -> dict[str, Any]:
+        if not self.part or not _is_finished(run):
+            return {}
+        funnel = json.loads(run.storage.read(_result(run)))["funnel"]
+        return {"samples": funnel["kept"], "failures": funnel["dropped"] | funnel["lost"]}
+
+    def _records(self, work: Work, task: int) -> set[str]:
+        """What vouches for a task."""
+        if not self.part:
+            return {f"{work.spills(task)}.done.json"}
+        return {f"{work.shards(partition)}.done.json" for partition in work.partitions_of(task)}
+
+
+def _work(run: Run) -> Work:
+    assert run.ingest is not None  # no other run has this step
+    return load_work(run.storage, run.ingest.candidates)
+
+
+def _result(run: Run) -> str:
+    assert run.ingest is not None
+    return f"{run.ingest.candidates}/candidates.json"
+
+
+def _is_finished(run: Run) -> bool:
+    return run.storage.size(_result(run)) is not None
+
+
+def _finish(run: Run) -> None:
+    """Write what was found; then nobody needs the spills any more, which are larger than all candidates."""
+    work = _work(run)
+    if not _is_finished(run):
+        from components.extract.dedup import finish
+
+        funnel = finish(run.storage, work, work.tasks)["funnel"]
+        if not funnel["kept"]:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in funnel["dropped"].items())
+            raise PermanentError(
+                f"{run.storage.uri}/{_result(run)}: no candidate in {funnel['files']:,} files; of "
+                f"{funnel['candidates']:,} images all were dropped ({reasons or 'there were none'})"
+            )
+    for entry in run.storage.list(f"{work.folder}/spills/"):
+        if entry.path.endswith(".spill"):
+            run.storage.delete(entry.path)

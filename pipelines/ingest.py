@@ -1,0 +1,48 @@
+"""A pool that is still to be downloaded: which files name its images, and what decides its content."""
+
+from __future__ import annotations
+
+from components.discover.files import find_dump, list_files
+from components.extract.table import find_tables
+from components.extract.work import Work, partitions_for
+from components.pool.errors import PermanentError
+from components.pool.recipe import Spec
+from components.pool.run import Ingest
+from components.pool.shards import Pool, content_hash, load_pool
+from components.pool.sources import CommonCrawl, Download
+from components.pool.storage import Storage, open_storage
+
+
+def plan_ingest(spec: Spec, storage: Storage) -> tuple[Pool, Ingest]:
+    """The pool as it will be, and the extraction before it.
+
+    A pool is named by what it is made from: two recipes with one `pool.name` never mix their images. Rounds of `retry`
+    add shards to a pool, so they are in the name of its manifest.
+
+    Raises:
+        PermanentError: no such dump or file.
+        TemporaryError: they can't be listed now.
+    """
+    work, how = _extraction(spec), spec.download or Download()
+    decides = [work.folder, how.robots, how.max_bytes, sorted(how.allow_networks)]
+    name = f"{spec.pool.name}-{content_hash(decides)}"
+    source = open_storage(f"{storage.uri}/pools/{name}")
+    pool = load_pool(name, content_hash([name, how.retry]), storage, source)
+    return pool, Ingest(work.folder, work.to_json())
+
+
+def _extraction(spec: Spec) -> Work:
+    if spec.pool.common_crawl:
+        return _of_dump(spec.pool.common_crawl)
+    assert spec.pool.urls is not None  # a pool has one source
+    try:
+        base, files, content = find_tables(spec.pool.urls)
+    except PermanentError as error:
+        raise PermanentError(f"spec.pool.urls: {error}") from error
+    return Work("tables", base, files, "table", partitions_for(len(files)), content)
+
+
+def _of_dump(wanted: CommonCrawl) -> Work:
+    dump = find_dump(wanted.dump, wanted.index)
+    files = list_files(dump, wanted.files, wanted.base, wanted.sample, wanted.seed)
+    return Work(dump, wanted.base, tuple(files), wanted.files, partitions_for(len(files)))

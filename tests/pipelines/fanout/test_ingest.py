@@ -84,5 +84,5 @@ def test_a_step_that_comes_too_early_is_told_so(world: World, tmp_path: Path, we
     with controlled(world.api), pytest.raises(PermanentError):
         world.launch("download")
     assert ledger.entry(world.run, "download")["state"] == "failed"
-    with pytest.raises(PermanentError, match="launch upload: run .* has ingest, index, .*extract:dedup"):
+    with pytest.raises(PermanentError, match=r"launch upload: run .* has ingest, index, .*extract:dedup"):
         world.launch("upload")

@@ -36,10 +36,9 @@ def _extraction(spec: Spec) -> Work:
         return _of_dump(spec.pool.common_crawl)
     assert spec.pool.urls is not None  # a pool has one source
     try:
-        base, files, content = find_tables(spec.pool.urls)
+        return find_tables(spec.pool.urls)
     except PermanentError as error:
         raise PermanentError(f"spec.pool.urls: {error}") from error
-    return Work("tables", base, files, "table", partitions_for(len(files)), content)
 
 
 def _of_dump(wanted: CommonCrawl) -> Work:

@@ -13,6 +13,7 @@ from components.download.reasons import REASONS
 from components.download.shard import LARGEST, Candidates, Record
 from components.pool.sources import Retry
 from components.pool.storage import Storage
+from components.pool.values import ahead
 
 _COLUMNS = ["uid", "url", "text"]
 
@@ -29,8 +30,11 @@ def plan_redrive(
         first: Number of the first appended shard.
         folder: Where the candidates go in the storage.
     """
-    mended = pa.array([uid for r in finished if r.redrive for uid in _read(storage, r, ["uid"])["uid"].to_pylist()])
-    failed = (_failures(storage, record, retry, mended) for record in finished if not record.redrive)
+    again = [record for record in finished if record.redrive]
+    uids = ahead(lambda record: _read(storage, record, ["uid"])["uid"].combine_chunks(), again)
+    mended = pa.chunked_array(uids, pa.string())
+    first_tries = (record for record in finished if not record.redrive)
+    failed = ahead(lambda record: _failures(storage, record, retry, mended), first_tries)
     planned = []
     for number, table in enumerate(_cut(failed), first):
         sink = io.BytesIO()
@@ -41,11 +45,11 @@ def plan_redrive(
     return planned
 
 
-def _failures(storage: Storage, record: Record, retry: Retry, mended: pa.Array) -> pa.Table:
+def _failures(storage: Storage, record: Record, retry: Retry, mended: pa.ChunkedArray) -> pa.Table:
     reasons = [name for name, reason in REASONS.items() if reason.transient or retry == "all"]
     table = _read(storage, record, [*_COLUMNS, "error_message"])
     table = table.filter(pc.is_in(table.column("error_message"), value_set=pa.array(reasons)))
-    return table.filter(pc.invert(pc.is_in(table.column("uid"), value_set=mended.cast(pa.string())))).select(_COLUMNS)
+    return table.filter(pc.invert(pc.is_in(table.column("uid"), value_set=mended))).select(_COLUMNS)
 
 
 def _read(storage: Storage, record: Record, columns: list[str]) -> pa.Table:

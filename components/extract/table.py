@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 
 from components.extract.pairs import SCHEMA
 from components.extract.rules import LONG_TEXT, LONG_URL, MOST_TEXT, MOST_URL, NO_URL, uid_of
+from components.extract.work import Work, partitions_of_tables
 from components.pool.errors import PermanentError
 from components.pool.shards import content_hash
+from components.pool.sources import TABLES
 from components.pool.storage import Entry, open_object, open_storage
 from components.pool.tables import explained, open_table
 from components.pool.uids import canonical_uid
 
-TABLES = (".parquet", ".csv", ".csv.gz")
 ROWS = 1 << 14  # rows looked at together: few, as a text may be long; with fewer the calls begin to cost
 URL, TEXT, UID = ("url",), ("text", "caption"), ("uid",)  # names of the fields, in any case; the first that is there
 
@@ -35,8 +36,8 @@ class Found:
     """The others, by reason."""
 
 
-def find_tables(urls: str) -> tuple[str, tuple[str, ...], str]:
-    """The one file, or all tables below a folder: where they lie, their paths below it, and a hash of what they are.
+def find_tables(urls: str) -> Work:
+    """The extraction of the one file, or of all tables below a folder.
 
     Raises:
         PermanentError: there is none.
@@ -69,9 +70,10 @@ def candidates_of(file: BinaryIO, path: str) -> Iterator[Found]:
             yield _decided(*columns)
 
 
-def _found(base: str, entries: Sequence[Entry]) -> tuple[str, tuple[str, ...], str]:
+def _found(base: str, entries: Sequence[Entry]) -> Work:
     content = content_hash([base, [(entry.path, entry.size) for entry in entries]])
-    return base, tuple(entry.path for entry in entries), content
+    partitions = partitions_of_tables(sum(entry.size for entry in entries))
+    return Work("tables", base, tuple(entry.path for entry in entries), "table", partitions, content)
 
 
 def _fields(names: Sequence[str], wanted: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ SHARD = 10_000  # candidates of one shard, as DataComp's
 ROWS_OF_FILE = 200_000
 BYTES_OF_ROW = 160
 BUDGET = 128_000_000
+UNPACKED = 3  # bytes of candidates to a byte of a table, if nothing else is in it
 MOST_TASKS, MOST_DEDUP_TASKS = 1000, 256
 
 
@@ -87,3 +88,8 @@ def load_work(storage: Storage, folder: str) -> Work:
 def partitions_for(files: int) -> int:
     """So many that a partition fits into BUDGET, if files are as large as Common Crawl's."""
     return -(-files * ROWS_OF_FILE * BYTES_OF_ROW // BUDGET)
+
+
+def partitions_of_tables(size: int) -> int:
+    """Of tables of so many bytes, packed to a third or with more fields than are read, which is about as much."""
+    return max(1, -(-size * UNPACKED // BUDGET))

@@ -21,7 +21,7 @@ from components.download.task import OPEN, download
 from components.index.stage import IndexStage
 from components.pool.columns import Columns
 from components.pool.errors import PermanentError, TemporaryError
-from components.pool.shards import Pool as Shards
+from components.pool.shards import pool_of
 from components.pool.sources import Download, Retry
 from components.pool.storage import LocalStorage
 from components.pool.worker import run_task
@@ -83,7 +83,7 @@ def test_a_shard(images: Web, pool: Pool) -> None:
 
 def test_the_index_reads_it(images: Web, pool: Pool) -> None:
     records = pool.download([images.url("/0"), images.url("/gone")], [images.url("/1")], [images.url("/gone")] * 3)
-    shards = Shards("test", LocalStorage(pool.folder / "shards"), tuple(r.to_shard("shards/") for r in records))
+    shards = pool_of("test", LocalStorage(pool.folder / "shards"), [r.to_shard("shards/") for r in records])
     columns, spec = Columns(LocalStorage(pool.folder / "out"), "test"), IndexStage.make_spec()
     run_task(IndexStage(spec), shards, shards.shards, columns)
     found = [columns.read(spec, shard).to_pylist() for shard in shards.shards]

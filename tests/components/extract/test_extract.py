@@ -274,13 +274,17 @@ def test_a_missing_spill_and_a_missing_shard_are_seen(tmp_path: Path, base: str)
     assert storage.size(before["shards"][0]["file"]) == before["shards"][0]["bytes"]
 
 
-def test_the_number_of_tasks_is_frozen(tmp_path: Path, base: str) -> None:
+def test_what_was_planned_is_found_again(tmp_path: Path, base: str) -> None:
     storage, job = LocalStorage(tmp_path / "storage"), work_on(base)
-    job.save(storage, 3)
-    job.save(storage, 3)
-    assert load_work(storage, job.folder) == (job, 3)
-    with pytest.raises(PermanentError, match="begun with 3 tasks, now 4; go on with 3"):
-        job.save(storage, 4)
+    storage.create(f"{job.folder}/plan.json", job.to_json())
+    assert load_work(storage, job.folder) == job
+
+
+@pytest.mark.parametrize("partitions", [1, 255, 256, 257, 25_000])
+def test_every_partition_belongs_to_one_task(partitions: int) -> None:
+    job = work_on("", partitions)
+    assert job.dedup_tasks <= 256
+    assert [p for task in range(job.dedup_tasks) for p in job.partitions_of(task)] == list(range(partitions))
 
 
 def test_what_is_not_finished_can_not_be_finished(tmp_path: Path, base: str) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ Row = tuple[str | None, str | None, str | None]
 
 
 def work_on(urls: Path | str, partitions: int = 2) -> Work:
-    base, files, content = find_tables(str(urls))
-    return Work("tables", base, files, "table", partitions, content)
+    return replace(find_tables(str(urls)), partitions=partitions)
 
 
 def extracted(urls: Path, tasks: int = 1) -> tuple[list[tuple[str, str, str]], dict[str, Any]]:
@@ -328,12 +328,20 @@ def test_what_is_found(tmp_path: Path) -> None:
     for name in ("b.csv", "a/c.parquet", "a.csv.gz", "a/c.npz", "_SUCCESS"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    base, files, content = find_tables(str(folder))
-    assert (base, files) == (str(folder), ("a.csv.gz", "a/c.parquet", "b.csv"))
-    assert find_tables(f"{folder}/") == (base, files, content)
-    assert find_tables(f"{folder}/b.csv")[:2] == (base, ("b.csv",))
+    found = find_tables(str(folder))
+    assert (found.base, found.files) == (str(folder), ("a.csv.gz", "a/c.parquet", "b.csv"))
+    assert find_tables(f"{folder}/") == found
+    one = find_tables(f"{folder}/b.csv")
+    assert (one.base, one.files) == (str(folder), ("b.csv",))
     (folder / "b.csv").write_text("x")
-    assert find_tables(str(folder))[2] != content
+    assert find_tables(str(folder)).folder != found.folder
+
+
+def test_larger_tables_are_cut_into_more_partitions(tmp_path: Path) -> None:
+    for size, partitions in ((0, 1), (43_000_000, 2), (430_000_000, 11)):
+        with open(tmp_path / "t.csv", "wb") as file:
+            file.truncate(size)
+        assert find_tables(str(tmp_path)).partitions == partitions
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.csv", "m"])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
+from components.download.reasons import REASONS
 from components.download.rounds import Round, round_of
 from components.download.shard import Candidates
 from components.pool.errors import PermanentError
@@ -63,9 +64,15 @@ class DownloadStep(Step):
 
     def outcome(self, run: Run) -> dict[str, Any]:
         found = self._round(run)
-        said = found.summary(list(found.records()))
-        shards = len(found.candidates())
-        return {"shards": shards, "total": shards, "samples": said["samples"], "failures": said["failures"]}
+        records = list(found.records())
+        said = found.summary(records)
+        return {
+            "shards": len(records),
+            "total": len(records),
+            "samples": said["samples"],
+            "work_seconds": round(sum(record.seconds for record in records), 3),
+            "failures": said["failures"],
+        }
 
     @property
     def _number(self) -> int:
@@ -91,10 +98,12 @@ def _finish(run: Run) -> None:
     assert run.ingest is not None
     shards: list[Shard] = []
     rounds: list[dict[str, Any]] = []
+    agents: set[str] = set()
     for number in range(len(_how(run).retry) + 1):
         found = round_of(run, number)
         records = list(found.records())
         rounds.append(found.summary(records))
+        agents.update(record.user_agent for record in records)
         shards += [found.shard_of(record) for record in records if record.samples or not record.redrive]
     if not any(said["samples"] for said in rounds):
         failed = rounds[0]["failures"]
@@ -102,6 +111,9 @@ def _finish(run: Run) -> None:
         raise PermanentError(
             f"pool {run.pool.name}: none of {rounds[0]['candidates']:,} images could be downloaded ({reasons})"
         )
-    extraction = json.loads(run.storage.read(f"{run.ingest.candidates}/candidates.json"))["funnel"]
+    found_in = json.loads(run.storage.read(f"{run.ingest.candidates}/candidates.json"))
+    extraction = {"dump": found_in["dump"], "kind": found_in["kind"], **found_in["funnel"]}
     extraction.pop("damages")  # candidates.json has them
-    save_manifest(run.storage, run.pool, shards, extraction=extraction, rounds=rounds)
+    occurred = {reason: REASONS[reason].meaning for said in rounds for reason in said["failures"]}
+    about = {"extraction": extraction, "rounds": rounds, "reasons": occurred, "user_agents": sorted(agents)}
+    save_manifest(run.storage, run.pool, shards, **about)

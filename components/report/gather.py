@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -28,50 +27,20 @@ LONGEST = 220  # characters of a text shown
 THUMBNAIL = 192  # pixels of the longest side
 
 
-@dataclass(frozen=True)
-class Funnel:
-    """How many samples came how far, and why not further."""
-
-    candidates: int
-    in_tars: int
-    usable: int
-    shards: int
-    """That are indexed."""
-    reasons: dict[str, int]
-    """Of candidates that are not usable."""
-    notes: dict[str, int]
-    """Of texts and shards: no sample is lost to them."""
-
-    @property
-    def adds_up(self) -> bool:
-        return self.candidates - sum(self.reasons.values()) == self.usable
-
-
-def funnel(run: Run, columns: Columns) -> Funnel:
-    """From the index: failed downloads, then what the tars hold, then what can be used."""
-    counts, rows = _failures(run, columns, run.nodes["index"])
-    reasons = {r: n for r, n in counts.items() if r.startswith(("download: ", "sample: "))}
-    lost = sum(n for r, n in reasons.items() if r.startswith("download: "))
-    broken = sum(n for r, n in reasons.items() if r.startswith("sample: "))
-    notes = {r: n for r, n in counts.items() if r not in reasons}
-    shards = _shards(run, columns, run.nodes["index"])
-    return Funnel(rows + lost, rows, rows - broken, shards, dict(sorted(reasons.items(), key=lambda x: -x[1])), notes)
-
-
 def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
     """Per column: samples asked for, computed, failed by reason."""
     found = []
     for node in run.nodes.values():
         if node.key == "index":
             continue
-        counts, rows = _failures(run, columns, node)
+        counts, rows = failures_of(run, columns, node)
         covered, usable = coverage(run, node.spec)
         failed = sum(counts.values())
         found.append(
             {
                 "key": node.key,
                 "folder": node.spec.folder,
-                "shards": _shards(run, columns, node),
+                "shards": shards_of(run, columns, node),
                 "asked": rows,
                 "done": rows - failed,
                 "failures": dict(counts),
@@ -82,12 +51,13 @@ def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
     return found
 
 
-def _shards(run: Run, columns: Columns, node: Node) -> int:
+def shards_of(run: Run, columns: Columns, node: Node) -> int:
     """How many have this run's part."""
     return sum(node.part in columns.parts(node.spec, shard) for shard in run.pool.shards)
 
 
-def _failures(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], int]:
+def failures_of(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], int]:
+    """(reasons, rows) of all parts of a column."""
     counts: Counter[str] = Counter()
     rows = 0
     for shard in run.pool.shards:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -18,6 +19,8 @@ from components.pool.columns import Columns
 from components.pool.run import Run
 from components.pool.stage import Needs, Step
 from components.report import gather, plots
+from components.report.funnel import Funnel
+from components.report.funnel import funnel as funnel_of
 from components.report.table import read, result_table, results
 
 LIBRARIES = ("torch", "transformers", "open_clip_torch", "webdataset", "clip-benchmark", "pyarrow", "numpy", "pillow")
@@ -52,7 +55,7 @@ def _content(run: Run) -> dict[str, Any]:
     columns = Columns(run.storage, run.pool.name)
     table = result_table(run)
     results = [_result(run, mixture) for mixture in run.spec.mixtures]
-    funnel, done = gather.funnel(run, columns), gather.columns_done(run, columns)
+    funnel, done = funnel_of(run, columns), gather.columns_done(run, columns)
     return {
         "run": run,
         "recipe": schema.dump_recipe(run.recipe),
@@ -62,7 +65,7 @@ def _content(run: Run) -> dict[str, Any]:
         "headings": HEADINGS,
         "mixtures": results,
         "funnel": funnel,
-        "adds_up": _adds_up(funnel, results),
+        "doubts": [*funnel.doubts, *_doubts(funnel, results)],
         "columns": done,
         "gallery": gather.gallery(run, columns),
         "cosines": Markup(plots.histograms(gather.histograms(run), "cosine of image and text")),
@@ -87,12 +90,12 @@ def _result(run: Run, mixture: schema.Mixture) -> dict[str, Any]:
     }
 
 
-def _adds_up(funnel: gather.Funnel, results: list[dict[str, Any]]) -> bool:
-    """Of the pool and of every mixture: what is lost and what is left is what there was."""
-    chosen = [r["chosen"] for r in results if r["chosen"]]
-    return funnel.adds_up and all(
-        c["usable"] == funnel.usable and c["images"] + sum(c["dropped"].values()) == c["usable"] for c in chosen
-    )
+def _doubts(funnel: Funnel, results: list[dict[str, Any]]) -> Iterator[str]:
+    """Of the mixtures: what was chosen and what was dropped is what there was."""
+    for name, chosen in ((r["name"], r["chosen"]) for r in results if r["chosen"]):
+        settled = chosen["images"] + sum(chosen["dropped"].values())
+        if not settled == chosen["usable"] == funnel.usable:
+            yield f"mixture {name}: {settled:,} images chosen or dropped, of {chosen['usable']:,} usable ones"
 
 
 def _in_words(rule: schema.Rule) -> str:
@@ -136,9 +139,7 @@ def _best(table: list[dict[str, object]]) -> dict[str, object]:
     return best
 
 
-def _unfinished(
-    run: Run, funnel: gather.Funnel, done: list[dict[str, Any]], results: list[dict[str, Any]]
-) -> list[str]:
+def _unfinished(run: Run, funnel: Funnel, done: list[dict[str, Any]], results: list[dict[str, Any]]) -> list[str]:
     """What is missing on a page that was asked for before the run's end."""
     shards, trained = len(run.pool.shards), {m.name for m in run.trained}
     missing = {

@@ -14,6 +14,7 @@ from components.pool.sources import INDEX
 
 DUMP = "{dump}"
 SOME_DUMP = "CC-MAIN-2000-01"  # stands in while a schedule's recipe is checked
+NOT_HERE = "not in a cluster, where the downloader must not reach private addresses"
 CAPTIONED = "synthetic"  # how the captioner is called in a recipe made of parameters
 IMAGES = ("operator", "cpu", "gpu")  # targets of images/Dockerfile
 
@@ -36,6 +37,14 @@ RECIPE = (
     ),
     Parameter("pool_name", "", "Name under which the pool's columns are kept and shared between recipes."),
     Parameter("shards", "", "Folder or gs://, s3:// prefix of the pool's webdataset tars in DataComp's layout."),
+    Parameter(
+        "urls", "", "Instead of shards: a .parquet or .csv, or a folder of them, with url and text: to be downloaded."
+    ),
+    Parameter(
+        "common_crawl", "", "Instead of shards: a dump such as CC-MAIN-2026-43, or latest, to be downloaded from."
+    ),
+    Parameter("crawl_files", 0, "How many of the dump's files; 0: all, which are some 100,000."),
+    Parameter("contact", "", "Page or mailbox where those whose images are downloaded reach you; in the user agent."),
     Parameter("scorer_model", "ViT-L-14", "An open_clip model, hf-hub:org/name or local-dir:/folder."),
     Parameter(
         "scorer_weights", "openai", "An open_clip pretrained tag or a checkpoint; empty where the model has them."
@@ -137,14 +146,41 @@ def recipe_of(values: Mapping[str, Any], dump: str | None = None) -> schema.Reci
     where = "recipe" if values["recipe"] else "parameters"
     if (DUMP in text) != (dump is not None):
         what = f"{DUMP} stands only in the recipe of a schedule" if dump is None else f"a schedule's needs {DUMP}"
-        raise PermanentError(f"{where}: {what}, e.g. in spec.pool.name and spec.pool.shards")
+        raise PermanentError(f"{where}: {what}, in spec.pool.name and in shards, urls or commonCrawl.dump")
     if dump is None:
         return schema.parse_recipe(text, where)
     schema.parse_recipe(text.replace(DUMP, dump.lower()), where)  # every mistake is said here: names are lower case
     value = read_yaml(text.replace(DUMP, dump), where)
     for named in (value["metadata"], value["spec"]["pool"]):
         named["name"] = named["name"].lower()
-    return check(schema.Recipe, value, where)
+    recipe = check(schema.Recipe, value, where)
+    source = source_of(recipe)
+    if dump not in source:
+        raise PermanentError(f"{where}: spec.pool: found {source}, without {DUMP}; every dump is a pool of its own")
+    return recipe
+
+
+def source_of(recipe: schema.Recipe) -> str:
+    """Where the pool comes from: an address, or a dump."""
+    pool = recipe.spec.pool
+    return pool.shards or pool.urls or (pool.common_crawl.dump if pool.common_crawl else "")
+
+
+def refuse_networks(recipe: schema.Recipe, root: str = "recipe: spec") -> None:
+    """Raises PermanentError where private addresses are allowed, as on one's own machine they may be."""
+    if recipe.spec.download and recipe.spec.download.allow_networks:
+        raise PermanentError(f"{root}.download.allowNetworks: {NOT_HERE}")
+
+
+def _pool(values: Mapping[str, Any]) -> dict[str, Any]:
+    given = [name for name in ("shards", "urls", "common_crawl") if values[name]]
+    if len(given) != 1:
+        raise PermanentError(f"parameters shards, urls, common_crawl: found {', '.join(given) or 'none'}; give one")
+    if values["crawl_files"] and not values["common_crawl"]:
+        raise PermanentError("parameter crawl_files: it takes some of a dump's files; give common_crawl")
+    crawl = {"dump": values["common_crawl"], "sample": values["crawl_files"] or None}
+    source = {"commonCrawl": crawl} if values["common_crawl"] else {given[0]: values[given[0]]}
+    return {"name": values["pool_name"], **source}
 
 
 def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +194,7 @@ def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     spec: dict[str, Any] = {
         "storage": values["storage"],
-        "pool": {"name": values["pool_name"], "shards": values["shards"]},
+        "pool": _pool(values),
         "scorer": {"model": values["scorer_model"], "weights": values["scorer_weights"] or None},
         "captioners": [captioner] if any(CAPTIONED in name for name in strategies) else [],
         "mixtures": mixtures_of(strategies, values["fraction"]),
@@ -169,6 +205,8 @@ def _composed(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     if values["node_pools"]:
         spec["compute"]["pools"] = values["node_pools"]
+    if values["contact"]:
+        spec["download"] = {"contact": values["contact"]}
     if values["train_scale"]:
         spec["train"] = {"scale": values["train_scale"], "seed": values["train_seed"]}
     if values["evaluate_root"]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from components.pool.reading import check
 from components.pool.recipe import Recipe
+from pipelines.kubeflow.parameters import refuse_networks
 from pipelines.operator.conditions import Object
 
 
 def asked(thing: Object) -> Recipe:
-    """Raises PermanentError: what `recaption validate` says about it, a line per mistake."""
+    """Raises PermanentError: what `recaption validate` says, a line per mistake; or that a cluster refuses it."""
     whole: Object = {key: thing[key] for key in ("apiVersion", "kind", "spec") if key in thing}
-    return check(Recipe, {**whole, "metadata": {"name": thing["metadata"]["name"]}}, "recipe")
+    recipe = check(Recipe, {**whole, "metadata": {"name": thing["metadata"]["name"]}}, "recipe")
+    refuse_networks(recipe)  # the CRD may be an older one, without that rule
+    return recipe

@@ -12,6 +12,7 @@ from components.pool.fields import LONGEST_NAME
 from components.pool.recipe import RAW
 from components.pool.screens import KEYS as SCREEN_KEYS
 from components.pool.screens import TAKES, keys_said
+from pipelines.kubeflow.parameters import NOT_HERE
 
 Rule = dict[str, Any]
 
@@ -19,6 +20,21 @@ ADDRESS: Rule = {
     "rule": "self.contains('://') ? self.matches('^(file://|(gs|s3)://[^/])') : !self.matches('^(gs|s3):')",
     "message": "expected a folder, gs://bucket/path or s3://bucket/path",
 }
+SOURCE: Rule = {
+    "rule": f"self.matches('^https?://[^/]') || ({ADDRESS['rule']})",
+    "message": "expected https://…, a folder, gs://bucket/path or s3://bucket/path",
+}
+NO_NETWORKS: Rule = {"rule": "size(self) == 0", "message": NOT_HERE}
+ONE_SOURCE: list[Rule] = [
+    {
+        "rule": "[has(self.shards), has(self.urls), has(self.commonCrawl)].exists_one(x, x)",
+        "message": "give exactly one of `shards`, `urls` and `commonCrawl`",
+    },
+    {
+        "rule": "!has(self.subset) || has(self.shards)",
+        "message": "`subset` takes some of `shards`; of what is downloaded take fewer files",
+    },
+]
 NOT_RAW: Rule = {"rule": f"self != '{RAW}'", "message": f"{RAW} is taken; every name must be used once"}
 
 
@@ -106,7 +122,17 @@ RULES: dict[str, list[Rule]] = {
             "fieldPath": ".train.pool",
         }
     ],
+    "Pool": ONE_SOURCE,
     "Pool.shards": [ADDRESS],
+    "Pool.urls": [ADDRESS],
+    "CommonCrawl.base": [SOURCE],
+    "Download.contact": [
+        {
+            "rule": """self.matches("^[!-'*-~]+$")""",
+            "message": "expected an address of a page or a mailbox, without spaces and parentheses",
+        }
+    ],
+    "Download.allowNetworks": [NO_NETWORKS],
     "Evaluate.root": [ADDRESS],
     "Spec.storage": [ADDRESS],
     "Spec": [
@@ -140,6 +166,11 @@ RULES: dict[str, list[Rule]] = {
             "message": "there is nothing to evaluate without spec.train",
             "fieldPath": ".evaluate",
         },
+        {
+            "rule": "!has(self.download) || !has(self.pool.shards)",
+            "message": "there is nothing to download, spec.pool has shards",
+            "fieldPath": ".download",
+        },
     ],
 }
 """By model, or by model and key, as schema.structural takes them."""
@@ -151,10 +182,16 @@ CHANGES: dict[str, list[Rule]] = {
 }
 """What may not be changed in a Recaption; in a schedule's template all may, for the dumps to come."""
 
-DUMP = "found it without {dump}; every dump is a pool of its own"
+OF_A_DUMP: Rule = {
+    "rule": "self.contains('{dump}')",
+    "message": "found it without {dump}; every dump is a pool of its own",
+}
 TEMPLATE: dict[str, list[Rule]] = {
-    "TemplatePool.name": [{"rule": "self.contains('{dump}')", "message": DUMP}],
-    "TemplatePool.shards": [ADDRESS, {"rule": "self.contains('{dump}')", "message": DUMP}],
+    "TemplatePool": ONE_SOURCE,
+    "TemplatePool.name": [OF_A_DUMP],
+    "TemplatePool.shards": [ADDRESS, OF_A_DUMP],
+    "TemplatePool.urls": [ADDRESS, OF_A_DUMP],
+    "TemplateCommonCrawl.base": [SOURCE],
     "TemplateSpec.storage": [
         ADDRESS,
         {"rule": "!self.contains('{dump}')", "message": "found {dump} in it; a schedule's runs share one storage"},

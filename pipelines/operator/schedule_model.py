@@ -10,7 +10,7 @@ from components.pool.errors import PermanentError
 from components.pool.fields import LONGEST_NAME, Address, LabelKey, LabelValue, Model, Nulls, Text, Whole
 from components.pool.reading import check
 from components.pool.recipe import Metadata, Spec, problems_of
-from components.pool.sources import INDEX, Pool
+from components.pool.sources import INDEX, CommonCrawl, Pool
 
 PoolName = Annotated[  # a Name in which {dump}, which becomes 15 characters, may stand once
     str,
@@ -24,13 +24,24 @@ Seconds = Annotated[int, Field(ge=0, le=2**31 - 1), Whole]
 Limit = Annotated[int, Field(ge=0, le=1000), Whole]
 
 
+class TemplateCommonCrawl(CommonCrawl):
+    """The dump itself, or a sample of it."""
+
+    dump: Literal["{dump}"]
+    """{dump}: each run has its own."""
+
+
 class TemplatePool(Pool):
     """The candidate image-text pairs of one dump."""
 
     name: PoolName
     """Under which name a dump's columns are kept; {dump} is the dump in lower case, such as cc-main-2026-43."""
-    shards: Address
+    shards: Address | None = None
     """Where a dump's webdataset tars lie; {dump} is the dump, such as CC-MAIN-2026-43."""
+    urls: Address | None = None
+    """Instead of shards: where a dump's tables lie, with the fields url and text, whose images are downloaded first."""
+    common_crawl: TemplateCommonCrawl | None = None
+    """Instead of shards: the dump itself, whose images with a text are downloaded first."""
 
 
 class TemplateSpec(Spec):
@@ -56,7 +67,7 @@ class Template(Model):
     metadata: TemplateMetadata | None = None
     """What each Recaption gets besides its name."""
     spec: TemplateSpec
-    """The recipe: `{dump}` stands in pool.name and pool.shards."""
+    """The recipe: `{dump}` stands in pool.name, and in pool.shards, pool.urls or pool.commonCrawl.dump."""
 
 
 class ScheduleSpec(Model):

@@ -14,6 +14,7 @@ from enum import Enum
 from math import inf
 
 from components.pool.errors import PermanentError
+from pipelines.kubeflow.parameters import source_of
 from pipelines.operator.conditions import (
     Event,
     Object,
@@ -25,10 +26,10 @@ from pipelines.operator.conditions import (
     with_condition,
 )
 from pipelines.operator.decide import RETRY
-from pipelines.operator.timetable import claimant, name_of, timetable_of
+from pipelines.operator.timetable import claimant, name_of, recipe_for, timetable_of
 
 FAILED = ("Failed", "Refused")
-OUTCOMES = ("Started", "UpToDate", "NoShards", "MissedDeadline")  # what came of a tick: it stands until the next
+OUTCOMES = ("Started", "UpToDate", "NotReady", "MissedDeadline")  # what came of a tick: it stands until the next
 TROUBLE = ("StorageRefused", "StorageUnreachable", "NameTaken", "Refused", "MissedDeadline")
 SOON = 60.0  # seconds until what is away is asked again; then as many as it has been away
 OFTEN = 600.0  # seconds between two looks at most: a clock may be set, and a finished Recaption be missed
@@ -39,7 +40,7 @@ class Act(Enum):
     """One thing to do before the next look."""
 
     LIST = "ask which dumps there are, and which are claimed"
-    PROBE = "look for shards of the dumps that are wanted"
+    PROBE = "look for shards or tables of the dumps that are wanted"
     CLAIM = "claim the pending dump"
     CREATE = "make the pending dump's Recaption"
     LOOK = "begin anew"
@@ -67,7 +68,7 @@ class Seen:
     wanted: tuple[str, ...] | None = None
     """The dumps to do that nobody has claimed, newest first."""
     ready: str | None = None
-    """The first of them that has shards; empty: none has."""
+    """The first of them whose pool has begun; empty: none has."""
     holder: str | None = None
     """Who has the pending dump's claim."""
     created: bool = False
@@ -153,7 +154,8 @@ class _Look:
                 self.status["pending"] = self.seen.ready
                 return self.decision(Act.CLAIM)
             missing = wanted[0] if len(wanted) == 1 else f"{wanted[0]} and {len(wanted) - 1} older ones"
-            self.done(False, "NoShards", f"no shards yet of dump {missing}; the next tick looks again")
+            place = source_of(recipe_for(self.thing, wanted[0]))
+            self.done(False, "NotReady", f"dump {missing}: nothing in {place} yet; the next tick looks again")
         elif condition(self.status, "Scheduled").get("reason") not in OUTCOMES:
             self.say("Scheduled", True, "Waiting", "the next tick starts what is wanted then")
         return self.rest()

@@ -92,7 +92,7 @@ def _ask(act: Act, thing: Object, seen: Seen, world: World) -> Seen | None:
 
 
 def _probed(thing: Object, seen: Seen) -> Seen:
-    """With the newest of the wanted dumps that has shards."""
+    """With the newest of the wanted dumps whose pool has begun."""
     try:
         for dump in seen.wanted or ():
             if has_begun(recipe_for(thing, dump).spec.pool):

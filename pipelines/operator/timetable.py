@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from components.pool.errors import PermanentError
 from components.pool.reading import check
 from components.pool.recipe import Recipe
-from pipelines.kubeflow.parameters import DUMP, SOME_DUMP
+from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, refuse_networks
 from pipelines.operator.conditions import Object
 from pipelines.operator.schedule_model import LONGEST_SCHEDULE, RecaptionSchedule, ScheduleSpec
 from pipelines.operator.ticks import Ticks
@@ -44,14 +44,15 @@ def timetable_of(thing: Object) -> Timetable:
             f"metadata.name: found {len(name)} characters; expected at most {LONGEST_SCHEDULE}, for Recaptions called "
             f"{name_of(thing, SOME_DUMP)}"
         )
-    for key, value in (("name", spec.template.spec.pool.name), ("shards", spec.template.spec.pool.shards)):
-        if DUMP not in value:
+    pool = spec.template.spec.pool
+    for key, value in (("name", pool.name), ("shards", pool.shards), ("urls", pool.urls)):
+        if value is not None and DUMP not in value:
             raise PermanentError(
                 f"spec.template.spec.pool.{key}: found {value}, without {DUMP}; every dump is a pool of its own"
             )
     if DUMP in spec.template.spec.storage:
         raise PermanentError(f"spec.template.spec.storage: found {DUMP} in it; a schedule's runs share one storage")
-    recipe_for(thing, SOME_DUMP)
+    refuse_networks(recipe_for(thing, SOME_DUMP), "spec.template.spec")
     return Timetable(spec, Ticks.parse(spec.schedule, spec.time_zone))
 
 

@@ -19,10 +19,22 @@ import pytest
 import yaml
 from kubernetes import client
 
+from pipelines.kubeflow.parameters import NOT_HERE
 from pipelines.operator.conditions import with_condition
 from pipelines.operator.crds import recaption_crd, schedule_crd
 from pipelines.operator.policy import binding, policy
-from tests.pipelines.operator.corpus import ADMITTED, BAD, BASE, GOOD, POLICY, REFUSED, SCHEDULE_BASE, Case, changed
+from tests.pipelines.operator.corpus import (
+    ADMITTED,
+    BAD,
+    BASE,
+    GOOD,
+    POLICY,
+    REFUSED,
+    SCHEDULE_BASE,
+    Case,
+    changed,
+    said,
+)
 
 Object = dict[str, Any]
 BAD_TEXT = changed(BASE, {"spec.mixtures.0.rules.1.text": "blip"})
@@ -214,6 +226,52 @@ def test_what_may_not_change_does_not(server: Server, recaption: str, change: Ob
 def test_what_may_change_changes(server: Server, recaption: str, change: Object) -> None:
     status, answer = server.patch(recaption, {"spec": change})
     assert status == 200, answer["message"]
+
+
+@pytest.fixture
+def crawled(server: Server) -> Iterator[str]:
+    """Path of an object whose pool is downloaded."""
+    path = server.path(f"case-{uuid.uuid4().hex[:8]}")
+    pool = {"name": "crawl", "commonCrawl": {"dump": "latest"}}
+    status, answer = server.create(changed(BASE, {"metadata.name": path.rpartition("/")[2], "spec.pool": pool}))
+    assert status == 201, answer
+    yield path
+    server.ask("DELETE", path)
+
+
+def test_a_download_may_change_and_what_is_downloaded_may_not(server: Server, crawled: str) -> None:
+    answer = server.patch(crawled, {"spec": {"download": {"retry": ["transient"]}}})[1]
+    assert answer["spec"]["download"]["perHostConnections"] == 4
+    assert answer["spec"]["pool"]["commonCrawl"]["base"] == "https://data.commoncrawl.org"
+    assert server.patch(crawled, {"spec": {"download": {"retry": ["transient", "all"]}}})[0] == 200
+    assert server.patch(crawled, {"spec": {"download": None}})[0] == 200
+    for change in ({"dump": "CC-MAIN-2026-43"}, {"sample": 5}, {"seed": 1}, None):
+        status, answer = server.patch(crawled, {"spec": {"pool": {"commonCrawl": change}}})
+        assert status == 422, change
+        assert "spec.pool can't be changed; make another Recaption" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"pool": {"urls": "/x.csv"}}, "spec.pool"),
+        ({"pool": {"subset": {"shards": 1}}}, "spec.pool"),
+        ({"download": {"contact": "a b"}}, "spec.download.contact"),
+        ({"download": {"allowNetworks": ["10.0.0.0/8"]}}, "spec.download.allowNetworks"),
+        ({"pool": {"commonCrawl": None, "shards": "/x"}, "download": {}}, "spec.download"),
+    ],
+)
+def test_what_is_wrong_with_a_download_is_said_in_the_same_words(
+    server: Server, crawled: str, change: Object, field: str
+) -> None:
+    spec = server.ask("GET", crawled)[1]["spec"]
+    for key, value in change.items():
+        merged = {**spec.get(key, {}), **value}
+        spec[key] = {k: v for k, v in merged.items() if v is not None}
+    here = said({**BASE, "spec": spec}) or f"{field}: {NOT_HERE}"
+    causes = server.create({**BASE, "spec": spec}, dry=True)[1]["details"]["causes"]
+    messages = {cause["field"]: cause["message"].rpartition("Invalid value: ")[2] for cause in causes}
+    assert here.rpartition(": ")[2] in messages[field]
 
 
 def test_a_number_that_is_no_default_stays_when_its_key_goes(server: Server) -> None:

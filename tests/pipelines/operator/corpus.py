@@ -112,7 +112,7 @@ def changed(base: Object, changes: dict[str, Any]) -> Object:
         if value is GONE:
             del at[last]
         else:
-            at[last] = value
+            at[last] = copy.deepcopy(value)
     return whole
 
 
@@ -152,6 +152,14 @@ SCREENS: list[Object] = [
     {"name": "faces", "kind": "faces", "blur": True},
     {"name": "yunet", "kind": "faces", "weights": "/data/yunet.onnx"},
 ]
+URLS = {"name": "medium", "urls": "gs://bucket/medium/metadata.parquet"}
+CRAWL = {"name": "medium", "commonCrawl": {"dump": "CC-MAIN-2026-43", "sample": 100}}
+DOWNLOAD = {
+    **{"contact": "https://example.org/crawler?a='b'&c=[d]", "connections": 64, "perHostConnections": 1},
+    **{"perHostRate": 0.5, "connectTimeout": 5, "readTimeout": 10.5, "timeout": 30, "retries": 0},
+    **{"maxBytes": 1 << 30, "robots": True, "retry": ["transient", "all"]},
+}
+PRIVATE = {"spec.pool": URLS, "spec.download": {"allowNetworks": ["10.0.0.0/8", "::1/128"]}}
 
 GOOD_CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -227,6 +235,39 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
         "spec.mixtures.0.rules.0.where.1": {"score": "l14", "atMost": 1, "atLeast": None, "top": None}
     },
     "nulls of a screen's other kinds": {"spec.screens": [{**SCREENS[0], "model": None, "blur": None, "text": None}]},
+    "tables of URLs": {"spec.pool": URLS},
+    "tables of URLs in a folder": {"spec.pool": {"name": "medium", "urls": "/data/medium/metadata"}},
+    "a dump": {"spec.pool": CRAWL},
+    "the newest dump, all of it": {"spec.pool": {"name": "medium", "commonCrawl": {"dump": "latest"}}},
+    "everything of a dump": {
+        "spec.pool": {
+            "name": "medium",
+            "commonCrawl": {
+                **{"dump": "cc-main-2026-43", "files": "warc", "sample": 100.0, "seed": 2**32 - 1},
+                **{"base": "http://mirror.example/cc", "index": "gs://bucket/dumps"},
+            },
+        }
+    },
+    "a dump in a bucket": {"spec.pool": CRAWL, "spec.pool.commonCrawl.base": "s3://commoncrawl"},
+    "a dump in a folder": {"spec.pool": CRAWL, "spec.pool.commonCrawl.base": "/mnt/commoncrawl"},
+    "nulls of a pool's other sources": {
+        "spec.pool": {"name": "medium", "shards": None, "urls": "/data/x.csv", "commonCrawl": None, "subset": None},
+        "spec.download": None,
+    },
+    "nulls of a dump and of a download": {
+        "spec.pool": {"name": "medium", "commonCrawl": {"dump": "latest", "sample": None, "base": None}},
+        "spec.download": {"contact": None, "retry": None, "allowNetworks": None, "timeout": None},
+    },
+    "a download by defaults": {"spec.pool": URLS, "spec.download": {}},
+    "everything of a download": {"spec.pool": CRAWL, "spec.download": DOWNLOAD},
+    "a download at its limits": {
+        "spec.pool": URLS,
+        "spec.download": {
+            **{"perHostRate": 10_000, "connectTimeout": 0.1, "readTimeout": 600, "retries": 10, "maxBytes": 1024.0},
+            **{"retry": ["transient"] * 8, "allowNetworks": [], "contact": "x" * 200},
+        },
+    },
+    "no networks, said": {"spec.pool": URLS, "spec.download": {"allowNetworks": []}},
     "a seed of 32 bits": {"spec.train.seed": 2**32 - 1, "spec.captioners.0.seed": 1},
     "read back from a cluster": {"metadata.labels": None, "status": {"phase": "Running"}},
 }
@@ -256,7 +297,12 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     # unknown and missing keys
     ("an unknown key", {"spec.trian": {}}, SCHEMA, "spec.trian: unknown key; allowed are storage, pool, scorer"),
     ("an unknown key that is null", {"spec.trian": None}, SCHEMA, "spec.trian: unknown key"),
-    ("an unknown key of a pool", {"spec.pool.urls": "x"}, SCHEMA, "spec.pool.urls: unknown key; allowed are name"),
+    ("an unknown key of a pool", {"spec.pool.url": "x"}, SCHEMA, "spec.pool.url: unknown key; allowed are name"),
+    ("an unknown key of a dump", {"spec.pool": CRAWL, "spec.pool.commonCrawl.wat": 1}, SCHEMA,
+     "spec.pool.commonCrawl.wat: unknown key; allowed are dump, files, sample, seed, base, index"),
+    ("an unknown key of a download", {"spec.pool": URLS, "spec.download": {"retires": 1}}, SCHEMA,
+     "spec.download.retires: unknown key; allowed are contact, connections"),
+    ("no dump", {"spec.pool": {"name": "medium", "commonCrawl": {}}}, SCHEMA, "spec.pool.commonCrawl.dump: missing"),
     ("an unknown key of a condition", {f"{WHERE0}.tpo": 0.3}, SCHEMA, f"{AT0}.tpo: unknown key; allowed are score"),
     ("an unknown key of a rule", {f"{RULES0}.when": []}, SCHEMA, "spec.mixtures[0].rules[0].when: unknown key"),
     ("an unknown batch size", {"spec.compute.batchSize": {"mix": 1}}, SCHEMA, "spec.compute.batchSize.mix: unknown"),
@@ -264,7 +310,6 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("no storage", {"spec.storage": GONE}, SCHEMA, "spec.storage: missing"),
     ("a null storage", {"spec.storage": None}, SCHEMA, "spec.storage: missing"),
     ("no pool", {"spec.pool": GONE}, SCHEMA, "spec.pool: missing"),
-    ("no shards", {"spec.pool.shards": GONE}, SCHEMA, "spec.pool.shards: missing"),
     ("no mixtures", {"spec.mixtures": GONE}, SCHEMA, "spec.mixtures: missing"),
     ("no spec", {"spec": GONE}, SCHEMA, "spec: missing"),
     ("no text", {f"{RULES0}.text": GONE}, SCHEMA, "spec.mixtures[0].rules[0].text: missing"),
@@ -299,6 +344,32 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("another emit", {"spec.mixtures.0.emit": "last"}, SCHEMA, "spec.mixtures[0].emit: found \"last\""),
     ("another effect", {"spec.compute.pools.1.tolerations.0.effect": "Never"}, SCHEMA,
      "spec.compute.pools[1].tolerations[0].effect: found \"Never\""),
+    ("a dump of no week", {"spec.pool": CRAWL, "spec.pool.commonCrawl.dump": "CC-MAIN-2026"}, SCHEMA,
+     "spec.pool.commonCrawl.dump: found \"CC-MAIN-2026\""),
+    ("the dump of a schedule", {"spec.pool": CRAWL, "spec.pool.commonCrawl.dump": "{dump}"}, SCHEMA,
+     "spec.pool.commonCrawl.dump: found \"{dump}\""),
+    ("other files of a dump", {"spec.pool": CRAWL, "spec.pool.commonCrawl.files": "wet"}, SCHEMA,
+     "spec.pool.commonCrawl.files: found \"wet\""),
+    ("no files of a dump", {"spec.pool": CRAWL, "spec.pool.commonCrawl.sample": 0}, SCHEMA,
+     "spec.pool.commonCrawl.sample: found 0"),
+    ("no connections", {"spec.pool": URLS, "spec.download": {"connections": 0}}, SCHEMA,
+     "spec.download.connections: found 0"),
+    ("no requests", {"spec.pool": URLS, "spec.download": {"perHostRate": 0}}, SCHEMA,
+     "spec.download.perHostRate: found 0"),
+    ("no time", {"spec.pool": URLS, "spec.download": {"timeout": 0}}, SCHEMA, "spec.download.timeout: found 0"),
+    ("too much time", {"spec.pool": URLS, "spec.download": {"readTimeout": 601}}, SCHEMA,
+     "spec.download.readTimeout: found 601"),
+    ("few bytes", {"spec.pool": URLS, "spec.download": {"maxBytes": 1023}}, SCHEMA,
+     "spec.download.maxBytes: found 1023"),
+    ("11 retries", {"spec.pool": URLS, "spec.download": {"retries": 11}}, SCHEMA, "spec.download.retries: found 11"),
+    ("another round", {"spec.pool": URLS, "spec.download": {"retry": ["none"]}}, SCHEMA,
+     "spec.download.retry[0]: found \"none\""),
+    ("nine rounds", {"spec.pool": URLS, "spec.download": {"retry": ["all"] * 9}}, SCHEMA,
+     "spec.download.retry: found "),
+    ("robots in words", {"spec.pool": URLS, "spec.download": {"robots": "yes"}}, SCHEMA,
+     "spec.download.robots: found \"yes\""),
+    ("a long contact", {"spec.pool": URLS, "spec.download": {"contact": "x" * 201}}, SCHEMA,
+     "spec.download.contact: found "),
     ("another scale", {"spec.train.scale": "big"}, SCHEMA, "spec.train.scale: found \"big\""),
     ("an empty model", {"spec.captioners.0.model": ""}, SCHEMA, "spec.captioners[0].model: found \"\""),
     ("an empty scorer", {"spec.scorer": {"weights": ""}}, SCHEMA, "spec.scorer.weights: found \"\""),
@@ -322,9 +393,37 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("one slash too few", {"spec.storage": "gs:/bucket"}, RULE, "spec.storage: found \"gs:/bucket\": expected gs://"),
     ("shards in a hdfs", {"spec.pool.shards": "hdfs://x"}, RULE, "spec.pool.shards: found \"hdfs://x\": scheme"),
     ("shards without a bucket", {"spec.pool.shards": "s3:///x"}, RULE, "spec.pool.shards: found \"s3:///x\": has no"),
+    ("tables on the web", {"spec.pool": {"name": "medium", "urls": "https://x/y.csv"}}, RULE,
+     "spec.pool.urls: found \"https://x/y.csv\": scheme"),
+    ("a dump by FTP", {"spec.pool": CRAWL, "spec.pool.commonCrawl.base": "ftp://mirror/cc"}, RULE,
+     "spec.pool.commonCrawl.base: found \"ftp://mirror/cc\": scheme"),
+    ("a dump on no host", {"spec.pool": CRAWL, "spec.pool.commonCrawl.base": "https:///cc"}, RULE,
+     "spec.pool.commonCrawl.base: found \"https:///cc\": "),
     ("tasks on the web", {"spec.evaluate.root": "http://x"}, RULE, "spec.evaluate.root: found \"http://x\": scheme"),
     ("a column on the web", {"spec.columns.0.from": "http://x"}, RULE, "spec.columns[0].from: found \"http://x\""),
     # one value against another
+    ("no source", {"spec.pool": {"name": "medium"}}, RULE,
+     "spec.pool: found {\"name\": \"medium\"}: give exactly one of `shards`, `urls` and `commonCrawl`"),
+    ("null sources", {"spec.pool": {"name": "medium", "shards": None, "urls": None}}, RULE, "spec.pool: found {"),
+    ("shards and tables", {"spec.pool.urls": "/data/x.csv"}, RULE, "spec.pool: found {"),
+    ("shards and a dump", {"spec.pool.commonCrawl": {"dump": "latest"}}, RULE, "spec.pool: found {"),
+    ("tables and a dump", {"spec.pool": {**URLS, **CRAWL}}, RULE, "spec.pool: found {"),
+    ("some of tables", {"spec.pool": {**URLS, "subset": {"shards": 1}}}, RULE, "spec.pool: found {"),
+    ("some of a dump", {"spec.pool": {**CRAWL, "subset": {"shards": 1}}}, RULE, "spec.pool: found {"),
+    ("a download of shards", {"spec.download": {}}, RULE,
+     "spec.download: there is nothing to download, spec.pool has shards"),
+    ("a contact with a space", {"spec.pool": URLS, "spec.download": {"contact": "me there"}}, RULE,
+     "spec.download.contact: found \"me there\": expected an address of a page or a mailbox, without spaces"),
+    ("a contact with a parenthesis", {"spec.pool": URLS, "spec.download": {"contact": "a)b"}}, RULE,
+     "spec.download.contact: found \"a)b\""),
+    ("a contact with an accent", {"spec.pool": URLS, "spec.download": {"contact": "m\u00e9@x"}}, RULE,
+     "spec.download.contact: found "),
+    ("a contact of two lines", {"spec.pool": URLS, "spec.download": {"contact": "a\nb"}}, RULE,
+     "spec.download.contact: found "),
+    ("a contact with a line's end", {"spec.pool": URLS, "spec.download": {"contact": "a\n"}}, RULE,
+     "spec.download.contact: found "),
+    ("an empty contact", {"spec.pool": URLS, "spec.download": {"contact": ""}}, RULE,
+     "spec.download.contact: found \"\""),
     ("minLength above maxLength", {"spec.captioners.0.minLength": 41}, RULE, "spec.captioners[0]: found "),
     ("a .npy with a field", {"spec.columns.2.field": "x"}, RULE, "spec.columns[2]: found "),
     ("a parquet without a field", {"spec.columns.0.field": GONE}, RULE, "spec.columns[0]: found "),
@@ -469,6 +568,7 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 POOL = "spec.template.spec.pool"
+DUMPED = {"name": "cc-{dump}", "commonCrawl": {"dump": "{dump}", "sample": 100, "base": "s3://commoncrawl"}}
 SCHEDULE_GOOD: dict[str, dict[str, Any]] = {
     "as it is": {},
     "everything": {
@@ -480,6 +580,12 @@ SCHEDULE_GOOD: dict[str, dict[str, Any]] = {
     "nulls": dict.fromkeys(("spec.timeZone", "spec.dumps", "spec.index", "spec.suspend", "spec.template.metadata")),
     "lists, ranges and steps": {"spec.schedule": "*/15 0-6,22 1 JAN-MAR mon"},
     "a dump in the middle": {f"{POOL}.name": "cc-{dump}-en", f"{POOL}.shards": "{dump}"},
+    "tables of a dump": {f"{POOL}.shards": GONE, f"{POOL}.urls": "gs://bucket/{dump}.parquet"},
+    "a dump": {POOL: DUMPED, "spec.template.spec.download": DOWNLOAD},
+    "a dump and nulls": {
+        POOL: {**DUMPED, "shards": None, "urls": None, "subset": None},
+        "spec.template.spec.download": {"contact": None, "allowNetworks": None},
+    },
     "a whole recipe": {
         f"spec.template.spec.{key}": value for key, value in BASE["spec"].items() if key not in ("storage", "pool")
     },
@@ -503,6 +609,22 @@ SCHEDULE_BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("a name of 64 with its dump", {f"{POOL}.name": "n" * 49 + "{dump}"}, SCHEMA, f"{POOL}.name: found"),
     ("no dump in the name", {f"{POOL}.name": "cc"}, RULE, f"{POOL}.name: found cc, without {{dump}}"),
     ("no dump in the shards", {f"{POOL}.shards": "gs://b/x"}, RULE, f"{POOL}.shards: found gs://b/x, without {{dump}}"),
+    ("no dump in the tables", {POOL: {"name": "{dump}", "urls": "gs://b/x"}}, RULE,
+     f"{POOL}.urls: found gs://b/x, without {{dump}}"),
+    ("the latest dump", {POOL: {"name": "{dump}", "commonCrawl": {"dump": "latest"}}}, SCHEMA,
+     f"{POOL}.commonCrawl.dump: found \"latest\": Input should be '{{dump}}'"),
+    ("one dump", {POOL: {"name": "{dump}", "commonCrawl": {"dump": "CC-MAIN-2026-43"}}}, SCHEMA,
+     f"{POOL}.commonCrawl.dump: found \"CC-MAIN-2026-43\": Input should be '{{dump}}'"),
+    ("no dump in its name", {POOL: {**DUMPED, "name": "cc"}}, RULE, f"{POOL}.name: found cc, without {{dump}}"),
+    ("a dump by FTP", {POOL: DUMPED, f"{POOL}.commonCrawl.base": "ftp://mirror"}, RULE,
+     f"{POOL}.commonCrawl.base: found \"ftp://mirror\""),
+    ("no source", {f"{POOL}.shards": GONE}, RULE, f"{POOL}: found {{\"name\""),
+    ("two sources", {POOL: {**DUMPED, "urls": "{dump}"}}, RULE, f"{POOL}: found {{\"name\""),
+    ("some of a dump", {POOL: {**DUMPED, "subset": {"shards": 1}}}, RULE, f"{POOL}: found {{\"name\""),
+    ("a download of shards", {"spec.template.spec.download": {}}, RULE,
+     "spec.template.spec.download: there is nothing to download, spec.template.spec.pool has shards"),
+    ("private networks", {POOL: DUMPED, "spec.template.spec.download": PRIVATE["spec.download"]}, RULE,
+     "spec.template.spec.download.allowNetworks: not in a cluster, where the downloader must not reach private"),
     ("a dump in the storage", {"spec.template.spec.storage": "gs://b/{dump}"}, RULE, "spec.template.spec.storage: "),
     ("shards on the web", {f"{POOL}.shards": "http://{dump}"}, RULE, f"{POOL}.shards: found \"http://{{dump"),
     ("a long name", {"metadata.name": "n" * 48}, RULE, "metadata.name: found 48 characters; expected at most 47"),
@@ -527,6 +649,7 @@ BAD = [
 
 TOO_DEAR = "its check costs more than CEL's budget: admitted, and refused by the operator at once"
 NO_ZONES = "CEL knows neither cron nor time zones: admitted, and refused by the operator at once"
+HERE_ONLY = "on this machine the command line takes them; in a cluster no downloader reaches private addresses"
 DIFFERENT = [  # where the two can't agree
     Case(
         "a mistake in 200 mixtures of 64 rules",
@@ -542,6 +665,7 @@ DIFFERENT = [  # where the two can't agree
         changed(BASE, {"spec.captioners.0.minLength": 5.0}),
         differs="CEL takes no 5.0 for a whole number; kubectl, which reads YAML, sends 5",
     ),
+    Case("private networks", changed(BASE, PRIVATE), differs=HERE_ONLY),
     Case(
         "a label of the object with a space",
         changed(BASE, {"metadata.labels": {"a": "b c"}}),

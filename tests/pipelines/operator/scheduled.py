@@ -134,13 +134,16 @@ class Scheduled:
         self.dumps: list[str] = []
         self.publish(MARCH)
 
-    def spec(self, **values: Any) -> Object:
-        template = {
+    def template(self, **values: Any) -> Object:
+        return {
             "storage": self.storage.uri,
             "pool": {"name": "cc-{dump}", "shards": f"{self.folder}/{{dump}}"},
             "mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}],
+            **values,
         }
-        return {"schedule": DAILY, "index": str(self.folder), "template": {"spec": template}, **values}
+
+    def spec(self, **values: Any) -> Object:
+        return {"schedule": DAILY, "index": str(self.folder), "template": {"spec": self.template()}, **values}
 
     def apply(self, name: str = NAME, **values: Any) -> None:
         """Create it now, or change what is given of its spec."""

@@ -177,7 +177,7 @@ def inside(schema: dict[str, Any], at: str) -> Iterator[tuple[str, dict[str, Any
             "spec.captioners: name",
         ),
         ("suspend", {"default": "no"}, "spec.suspend: the default is not valid"),
-        ("pool", {"required": ["urls"]}, "spec.pool: urls is required, and not there"),
+        ("pool", {"required": ["tables"]}, "spec.pool: tables is required, and not there"),
         ("mixtures", {"oneOf": []}, "spec.mixtures: oneOf"),
         ("storage", {"maxLength": None}, "spec.storage"),
         ("mixtures", {"maxItems": None}, "spec.mixtures"),

@@ -8,6 +8,7 @@ from math import inf
 import pytest
 
 from pipelines.fanout.cluster import RECAPTIONS
+from pipelines.kubeflow.parameters import NOT_HERE
 from pipelines.operator.decide import FOLLOW, RETRY
 from tests.pipelines.operator.place import Place
 
@@ -86,6 +87,15 @@ def test_an_invalid_one_is_refused_with_the_words_of_the_command_line(here: Plac
     here.look()
     assert here.reason("Accepted") == "True Valid"
     assert len(here.runs()) == 1
+
+
+def test_private_networks_are_refused_whatever_the_crd_says(here: Place) -> None:
+    pool = {"name": "pool", "urls": str(here.folder / "urls.csv")}
+    here.apply(pool=pool, download={"allowNetworks": ["10.0.0.0/8"]})
+    assert here.look() == inf
+    assert here.phase() == "Refused"
+    assert here.status()["conditions"][0]["message"] == f"recipe: spec.download.allowNetworks: {NOT_HERE}"
+    assert not here.runs()
 
 
 def test_suspend_and_resume_are_one_kfp_run(here: Place) -> None:

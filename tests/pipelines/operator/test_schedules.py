@@ -164,7 +164,7 @@ def test_a_dump_that_another_has_claimed() -> None:
 
 @pytest.mark.parametrize(("wanted", "ready", "outcome", "true"), [
     ((), None, "UpToDate", "True"),
-    ((D,), "", "NoShards", "False"),
+    ((D,), "", "NotReady", "False"),
 ])  # fmt: skip
 def test_a_tick_without_a_start_is_over(wanted: tuple[str, ...], ready: str | None, outcome: str, true: str) -> None:
     decision = look(schedule(known()), wanted=wanted, ready=ready, newest=D)
@@ -306,6 +306,13 @@ BAD = [
     ({}, {"storage": "gs://bucket/{dump}"}, "spec.template.spec.storage: found {dump} in it"),
     ({}, {"pool": {"name": "cc", "shards": "gs://b/{dump}"}}, "spec.template.spec.pool.name: found cc, without {dump}"),
     ({}, {"pool": {"name": "{dump}", "shards": "gs://b/c"}}, "spec.template.spec.pool.shards: found gs://b/c, without"),
+    ({}, {"pool": {"name": "{dump}", "urls": "gs://b/c"}}, "spec.template.spec.pool.urls: found gs://b/c, without"),
+    (
+        {},
+        {"pool": {"name": "{dump}", "commonCrawl": {"dump": "latest"}}},
+        "spec.template.spec.pool.commonCrawl.dump: found \"latest\": Input should be '{dump}'",
+    ),
+    ({}, {"pool": {"name": "{dump}"}}, 'spec.template.spec.pool: found {"name": "{dump}"}: give exactly one of'),
     ({}, {"pool": {"name": "{dump}", "shards": "{dump}", "x": 1}}, "spec.template.spec.pool.x: unknown key"),
     ({}, {"mixtures": []}, "spec.template.spec.mixtures: found []"),
     (

@@ -14,13 +14,14 @@ import pytest
 from kubernetes import client
 
 from components.discover import dumps
+from components.pool import shards
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.storage import Entry
 from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, Cluster
 from pipelines.kubeflow import steps
-from pipelines.kubeflow.parameters import parameters
+from pipelines.kubeflow.parameters import NOT_HERE, parameters
 from pipelines.kubeflow.steps import ExecutorInput
-from pipelines.operator import scheduling
+from pipelines.operator.asked import asked
 from pipelines.operator.dumplists import DumpLists
 from pipelines.operator.schedules import OFTEN, SOON
 from tests.components.discover.test_dumps import NEWEST_FIRST, index
@@ -176,8 +177,8 @@ def test_a_dump_without_shards_is_not_claimed(here: Scheduled) -> None:
     here.publish(MAY, shards=False)
     here.apply()
     here.tomorrow()
-    assert (started(here), here.reason()) == ([], "NoShards")
-    assert here.message() == f"no shards yet of dump {MAY}; the next tick looks again"
+    assert (started(here), here.reason()) == ([], "NotReady")
+    assert here.message() == f"dump {MAY}: nothing in {here.folder}/{MAY} yet; the next tick looks again"
     assert list((here.folder / "storage").rglob("*")) == []
     here.fill(MAY)
     here.look()
@@ -193,10 +194,46 @@ def test_a_bucket_of_other_things_is_not_listed_to_its_end(here: Scheduled, monk
         def list(self) -> Iterator[Entry]:
             yield from (Entry(f"{i}.warc.gz", 1) for i in count())
 
-    monkeypatch.setattr(scheduling, "open_storage", lambda _: Endless())
+    monkeypatch.setattr(shards, "open_storage", lambda _: Endless())
     here.apply()
     here.tomorrow()
-    assert (started(here), here.reason()) == ([], "NoShards")
+    assert (started(here), here.reason()) == ([], "NotReady")
+
+
+def test_the_tables_of_a_dump_are_waited_for(here: Scheduled) -> None:
+    here.apply(template={"spec": here.template(pool={"name": "cc-{dump}", "urls": f"{here.folder}/{{dump}}.parquet"})})
+    here.tomorrow()
+    assert (started(here), here.reason()) == ([], "NotReady")
+    assert here.message() == f"dump {MARCH}: nothing in {here.folder}/{MARCH}.parquet yet; the next tick looks again"
+    (here.folder / f"{MARCH}.parquet").touch()
+    here.tomorrow()
+    assert started(here) == [MARCH]
+
+
+def test_a_dump_that_is_listed_is_ready(here: Scheduled) -> None:
+    """The dump itself is the pool: nobody has to fill a folder first."""
+    here.publish(MAY, shards=False)
+    crawl = {"dump": "{dump}", "sample": 100}
+    download = {"contact": "https://example.org/crawler", "retry": ["transient"]}
+    spec = here.template(pool={"name": "cc-{dump}", "commonCrawl": crawl}, download=download)
+    here.apply(template={"spec": spec})
+    here.tomorrow()
+    assert (started(here), here.reason()) == ([MAY], "Started")
+    made = here.recaptions()[MAY.lower()]["spec"]
+    assert made["pool"] == {"name": f"cc-{MAY.lower()}", "commonCrawl": {"dump": MAY, "sample": 100}}
+    assert made["download"] == download
+    recipe = asked(here.recaptions()[MAY.lower()])
+    assert recipe.spec.pool.common_crawl
+    assert recipe.spec.pool.common_crawl.dump == MAY
+
+
+def test_private_networks_are_refused_whatever_the_crd_says(here: Scheduled) -> None:
+    pool = {"name": "cc-{dump}", "commonCrawl": {"dump": "{dump}"}}
+    spec = here.template(pool=pool, download={"allowNetworks": ["10.0.0.0/8"]})
+    here.apply(template={"spec": spec})
+    here.tomorrow()
+    assert (started(here), here.reason("Accepted")) == ([], "Invalid")
+    assert here.message("Accepted") == f"spec.template.spec.download.allowNetworks: {NOT_HERE}"
 
 
 def test_an_older_dump_whose_shards_are_there_goes_first(here: Scheduled) -> None:
@@ -204,7 +241,7 @@ def test_an_older_dump_whose_shards_are_there_goes_first(here: Scheduled) -> Non
     here.apply(dumps=f"since {MARCH}", concurrencyPolicy="Allow")
     here.tomorrow()
     here.tomorrow()
-    assert (started(here), here.reason(), here.status()["behind"]) == ([MARCH], "NoShards", 1)
+    assert (started(here), here.reason(), here.status()["behind"]) == ([MARCH], "NotReady", 1)
 
 
 def test_the_history_keeps_what_it_is_told_to(here: Scheduled) -> None:

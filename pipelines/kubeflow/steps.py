@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from components.discover.dumps import claim_path, list_dumps, unclaimed
+from components.discover.files import LATEST
 from components.pool.claims import claim, claimed_by, planned_by, point
 from components.pool.errors import PermanentError, TemporaryError
+from components.pool.recipe import Recipe
 from components.pool.run import Run, load_run
 from components.pool.shards import has_begun
 from components.pool.storage import Storage, open_storage
 from components.report.table import result_table
-from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of
+from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of, refuse_networks, source_of
 from pipelines.ledger import timed
 from pipelines.plan import plan_run
 from pipelines.stages import step
@@ -58,7 +61,10 @@ class ExecutorInput:
 def plan(given: ExecutorInput) -> None:
     """Plan and claim a run. What stands in the way of a second execution is a reason, not a failure."""
     by = _claimant(given.values)
-    run, reason = _plan_dump(given.values, by) if given.values["schedule"] else (_planned(given.values), "")
+    if given.values["schedule"]:
+        run, reason = _plan_dump(given.values, by)
+    else:
+        run, reason = _planned(recipe_of(given.values), by), ""
     if run:
         point(run.storage, by, run.name)
         holder = run.claim(by)
@@ -78,7 +84,7 @@ def check_schedule(values: Mapping[str, Any]) -> None:
 
 
 def _plan_dump(values: Mapping[str, Any], by: str) -> tuple[Run | None, str]:
-    """The run of the newest dump that this schedule has not done and whose shards are there; or why there is none.
+    """The run of the newest dump that this schedule has not done and whose pool has begun; or why there is none.
 
     The dump is claimed when its run is planned: whoever crashes before did nothing, whoever crashes later is given
     its own dump again.
@@ -88,11 +94,11 @@ def _plan_dump(values: Mapping[str, Any], by: str) -> tuple[Run | None, str]:
     dumps = list_dumps(values["dumps"])
     reasons = [] if dumps else [f"{values['dumps']} lists no dump"]
     for dump in unclaimed(storage, schedule, dumps, by, values["oldest_dump"]):
-        pool = recipe_of(values, dump).spec.pool
-        if not has_begun(pool):
-            reasons.append(f"dump {dump} has nothing in {pool.shards or pool.urls} yet")
+        recipe = recipe_of(values, dump)
+        if not has_begun(recipe.spec.pool):
+            reasons.append(f"dump {dump} has nothing in {source_of(recipe)} yet")
             continue
-        run = _planned(values, dump)
+        run = _planned(recipe, by)
         holder = claim(storage, claim_path(schedule, dump), by)
         if holder == by:
             return run, ""
@@ -100,10 +106,28 @@ def _plan_dump(values: Mapping[str, Any], by: str) -> tuple[Run | None, str]:
     return None, "; ".join(reasons) or f"schedule {schedule} has done {dumps[0]}, the newest dump"
 
 
-def _planned(values: Mapping[str, Any], dump: str | None = None) -> Run:
-    run = plan_run(recipe_of(values, dump))
+def _planned(recipe: Recipe, by: str) -> Run:
+    if os.environ.get("RECAPTION_LAUNCHER") != "local":  # else the launchers do the work, and ask no cluster
+        refuse_networks(recipe)
+    run = _before(recipe, by) or plan_run(recipe)
     run.save()
     return run
+
+
+def _before(recipe: Recipe, by: str) -> Run | None:
+    """The run that this claimant planned of `latest`: of the dump that was the newest then."""
+    crawl, storage = recipe.spec.pool.common_crawl, open_storage(recipe.spec.storage)
+    name = planned_by(storage, by) if crawl and crawl.dump == LATEST else None
+    if name is None:
+        return None
+    run = load_run(f"{storage.uri}/runs/{name}")
+    return replace(run, recipe=recipe) if _asked(run.recipe) == _asked(recipe) else None
+
+
+def _asked(recipe: Recipe) -> Mapping[str, Any]:
+    """All but how it is computed."""
+    spec = recipe.spec.model_dump(mode="json", exclude={"compute", "suspend"})
+    return {"name": recipe.name, **spec}
 
 
 def report(given: ExecutorInput, table: Path, page: Path) -> None:

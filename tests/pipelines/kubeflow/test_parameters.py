@@ -11,10 +11,13 @@ import yaml
 import components.mix
 from components.pool.errors import PermanentError
 from components.pool.recipe import Recipe, parse_recipe
+from components.pool.sources import CommonCrawl, Download, Pool
 from pipelines.kubeflow.parameters import CAPTIONED, STRATEGIES, parameters, recipe_of
 
 STRATEGY_FILES = Path(str(components.mix.__file__)).parent / "strategies"
 NEEDED = {"storage": "gs://bucket/recaption", "pool_name": "medium", "shards": "gs://bucket/medium/shards"}
+
+CRAWL = {"shards": "", "common_crawl": "latest"}
 
 
 def values(**given: Any) -> dict[str, Any]:
@@ -67,6 +70,23 @@ def test_kfps_numbers_are_doubles() -> None:
     assert (spec.compute.pools[0].accelerator.count, spec.compute.pools[0].parallelism) == (1, 64)
 
 
+def test_a_pool_may_be_downloaded() -> None:
+    spec = recipe_of(values(**{**NEEDED, **CRAWL}, crawl_files=100.0, contact="https://example.org/us")).spec
+    assert spec.pool == Pool(name="medium", common_crawl=CommonCrawl(dump="latest", sample=100))
+    assert spec.download == Download(contact="https://example.org/us")
+    spec = recipe_of(values(**{**NEEDED, **CRAWL, "common_crawl": "CC-MAIN-2026-43"})).spec
+    assert spec.pool.common_crawl == CommonCrawl(dump="CC-MAIN-2026-43")
+    assert spec.download is None
+    spec = recipe_of(values(**{**NEEDED, "shards": "", "urls": "gs://bucket/metadata"})).spec
+    assert spec.pool == Pool(name="medium", urls="gs://bucket/metadata")
+
+
+def test_the_dump_of_a_schedule_may_be_the_pool_itself() -> None:
+    given = {**NEEDED, "shards": "", "common_crawl": "{dump}", "pool_name": "cc-{dump}"}
+    spec = recipe_of(values(**given), "CC-MAIN-2026-43").spec
+    assert spec.pool == Pool(name="cc-cc-main-2026-43", common_crawl=CommonCrawl(dump="CC-MAIN-2026-43"))
+
+
 def test_evaluation_and_no_training() -> None:
     spec = recipe_of(values(**NEEDED, evaluate_root="/eval", evaluate_tasks=["a", "b"])).spec
     assert spec.evaluate
@@ -75,6 +95,13 @@ def test_evaluation_and_no_training() -> None:
 
 
 @pytest.mark.parametrize(("given", "message"), [
+    ({"shards": ""}, "parameters shards, urls, common_crawl: found none; give one"),
+    ({"urls": "/x.csv", "common_crawl": "latest"}, "common_crawl: found shards, urls, common_crawl; give one"),
+    ({"crawl_files": 5.0}, "parameter crawl_files: it takes some of a dump's files; give common_crawl"),
+    ({"contact": "x"}, "parameters: spec.download: there is nothing to download, spec.pool has shards"),
+    ({**CRAWL, "crawl_files": -1.0}, "parameters: spec.pool.commonCrawl.sample: found -1"),
+    ({**CRAWL, "common_crawl": "newest"}, "parameters: spec.pool.commonCrawl.dump: found .newest."),
+    ({**CRAWL, "contact": "a b"}, "parameters: spec.download.contact: found .a b.: expected an address of a page"),
     ({"storage": ""}, 'parameters: spec.storage: found "": .* at least 1 character'),
     ({"pool_name": "Medium!"}, 'parameters: spec.pool.name: found "Medium!"'),
     ({"temperature": -1.0}, r"parameters: spec.captioners\[0\].temperature: found -1.0"),
@@ -119,12 +146,18 @@ def test_the_dump_stands_as_it_is_and_in_names_in_lower_case() -> None:
     block = made(recipe_text(name="cc-{dump}", shards="gs://pools/{dump}/shards"))
     assert block.spec.pool.name == "cc-cc-main-2026-43"
     assert block.spec.pool.shards == "gs://pools/CC-MAIN-2026-43/shards"
-    flow = made(recipe_text().replace("name: weekly", "{name: weekly-{dump}}").replace("metadata:\n  ", "metadata: "))
+    text = recipe_text(shards="/{dump}").replace("name: weekly", "{name: weekly-{dump}}")
+    flow = made(text.replace("metadata:\n  ", "metadata: "))
     assert flow.name == "weekly-cc-main-2026-43"
 
 
 def test_a_schedules_mistakes() -> None:
-    with pytest.raises(PermanentError, match=r"recipe: a schedule's needs \{dump\}, e.g. in spec.pool.name"):
+    with pytest.raises(PermanentError, match=r"recipe: a schedule's needs \{dump\}, in spec.pool.name and in shards,"):
         recipe_of(values(recipe=recipe_text()), "CC-MAIN-2026-43")
+    with pytest.raises(PermanentError, match=r"recipe: spec\.pool: found /pool, without \{dump\}; every dump is"):
+        recipe_of(values(recipe=recipe_text(name="cc-{dump}")), "CC-MAIN-2026-43")
+    latest = {**NEEDED, **CRAWL, "pool_name": "cc-{dump}"}
+    with pytest.raises(PermanentError, match=r"parameters: spec\.pool: found latest, without \{dump\}"):
+        recipe_of(values(**latest), "CC-MAIN-2026-43")
     with pytest.raises(PermanentError, match=r"recipe: spec\.pool\.nme: unknown key"):
         recipe_of(values(recipe=recipe_text(nme="{dump}")), "CC-MAIN-2026-43")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import load_run
 from pipelines.kubeflow import steps
-from pipelines.kubeflow.parameters import parameters
+from pipelines.kubeflow.parameters import NOT_HERE, parameters
 from pipelines.kubeflow.steps import ExecutorInput, markdown, metrics
 from tests.pools import sample, write_tar
 
@@ -36,6 +37,19 @@ class Place:
 
     def index(self, *dumps: str) -> None:
         (self.folder / "collinfo.json").write_text(json.dumps([{"id": dump} for dump in dumps]))
+
+    def crawl(self, dump: str) -> None:
+        """In the mirror that the folder is."""
+        folder = self.folder / "crawl-data" / dump
+        folder.mkdir(parents=True)
+        (folder / "wat.paths.gz").write_bytes(gzip.compress(f"{dump}/0.wat.gz\n{dump}/1.wat.gz\n".encode()))
+
+    def crawled(self, dump: str = "latest", **spec: Any) -> str:
+        crawl = {"dump": dump, "sample": 1, "base": str(self.folder), "index": str(self.folder)}
+        whole = yaml.safe_load(self.recipe(name="cc-{dump}" if dump == "{dump}" else "cc"))
+        del whole["spec"]["pool"]["shards"]
+        whole["spec"]["pool"]["commonCrawl"] = crawl
+        return yaml.safe_dump({**whole, "spec": {**whole["spec"], **spec}})
 
     def recipe(self, **pool: str) -> str:
         return yaml.safe_dump({
@@ -91,6 +105,47 @@ def test_the_first_one_executes_and_a_second_one_ends_having_done_nothing(place:
     assert (again, mine) == (run, False)
     assert "is claimed by kfp-1; to go on in its place, give its id as `claim`" in reason
     assert place.plan("kfp-2", claim="kfp-1") == (run, True, "")
+
+
+def test_latest_is_the_dump_that_was_the_newest_when_the_run_was_planned(place: Place) -> None:
+    place.crawl(OLDER)
+    run, mine, _ = place.plan("kfp-1", recipe=place.crawled())
+    assert mine
+    place.index(NEWEST, OLDER)
+    place.crawl(NEWEST)
+    again = place.crawled(compute={"pools": [{"name": "cpu"}]}, suspend=False)
+    assert place.plan("kfp-1", recipe=again) == (run, True, "")  # a plan step that is tried again
+    assert [pool.name for pool in load_run(run).spec.compute.pools] == ["cpu"]
+    assert place.plan("kfp-2", claim="kfp-1", recipe=place.crawled()) == (run, True, "")
+    edited = place.plan("kfp-1", recipe=place.crawled(screens=[{"name": "faces", "kind": "faces"}]))
+    other = place.plan("kfp-3", recipe=place.crawled())
+    dumps = [load_run(found[0]).ingest for found in ((run,), edited, other)]
+    assert [ingest and ingest.candidates.partition("/")[2][:15] for ingest in dumps] == [OLDER, NEWEST, NEWEST]
+
+
+def test_a_schedule_may_be_of_the_dumps_themselves(place: Place) -> None:
+    place.crawl(OLDER)
+    recipe = place.crawled("{dump}")
+    run, mine, _ = place.scheduled("kfp-1", recipe=recipe)
+    assert mine
+    planned = load_run(run)
+    assert planned.pool.name.startswith("cc-cc-main-2026-38-")
+    assert planned.spec.pool.common_crawl
+    assert planned.spec.pool.common_crawl.dump == OLDER
+    assert place.scheduled("kfp-1", recipe=recipe) == (run, True, "")
+    assert place.scheduled("kfp-2", recipe=recipe)[1:] == (False, f"schedule weekly has done {OLDER}, the newest dump")
+
+
+def test_private_networks_are_refused_but_where_no_cluster_does_the_work(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.crawl(OLDER)
+    recipe = place.crawled(download={"allowNetworks": ["127.0.0.0/8"]})
+    with pytest.raises(PermanentError, match=f"^recipe: spec.download.allowNetworks: {NOT_HERE}"):
+        place.plan("kfp-1", recipe=recipe)
+    assert not place.storage.exists()
+    monkeypatch.setenv("RECAPTION_LAUNCHER", "local")
+    assert place.plan("kfp-1", recipe=recipe)[1]
 
 
 def test_of_many_that_start_at_once_one_executes(place: Place) -> None:
@@ -168,7 +223,7 @@ def test_a_dump_without_shards_is_left_for_later(place: Place) -> None:
     place.pool(OLDER)
     run, mine, reason = place.scheduled("kfp-1")
     assert (run, mine) == ("", False)
-    assert f"dump {NEWEST} has no shards in " in reason
+    assert reason == f"dump {NEWEST} has nothing in {place.folder}/{NEWEST} yet"
     assert place.scheduled("kfp-1", oldest_dump=OLDER)[1]
     place.pool(NEWEST)
     assert place.scheduled("kfp-2")[1]
@@ -223,7 +278,7 @@ def test_many_ticks_at_once_do_one_run_per_dump(place: Place) -> None:
     ({"recipe": "MOVING"}, r"spec.storage: found \{dump\} in it; a schedule's runs share one storage"),
 ])  # fmt: skip
 def test_a_schedules_mistakes(place: Place, values: dict[str, Any], message: str) -> None:
-    moving = place.recipe(name="cc-{dump}").replace(str(place.storage), "/storage/{dump}")
+    moving = place.recipe(name="cc-{dump}", shards="/{dump}").replace(str(place.storage), "/storage/{dump}")
     texts = {"STATIC": place.recipe(), "MOVING": moving}
     given = {k: texts.get(v, v) for k, v in values.items()}
     with pytest.raises(PermanentError, match=message):

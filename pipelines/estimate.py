@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from components.pool.training import ScaleConfig
 from components.pool.values import coverage
 from components.report.table import result_table
 from pipelines.stages import stages
+from pipelines.upcoming import upcoming
 
 # Samples per second of one A100: the paper, Appendix B. Training rates follow from its A100-hours.
 RATES = {
@@ -68,28 +70,70 @@ class Line:
 
 def show_plan(run: Run, console: Console) -> None:
     """Print shards, samples, tasks, what exists already, and estimates from stated rates."""
+    tars = _show_pool(run, console) if run.is_downloaded else _show_upcoming(run, console)
+    sets = len(run.spec.mixtures)
+    size = "" if tars is None else f", at most {_bytes(tars)} {'each' if sets > 1 else ''}".rstrip()
+    console.print(f"training sets: {sets}{size}", highlight=False)
+    for mixture in run.trained:
+        console.print(f"train {mixture.name}: {_training(run.spec)}", highlight=False)
+    console.print("Rates: CLIP ViT-L/14 490 and BLIP-2 OPT-2.7B 75 samples/s on an A100 (the paper, Appendix B).")
+
+
+def _show_pool(run: Run, console: Console) -> float:
+    """The pool that is there and its columns; the bytes of its tars."""
     pool, lines = pool_size(run), plan_lines(run)
     tars = sum(shard.size for shard in run.pool.shards)
     console.print(
         f"run {run.name}: pool {run.pool.name}, {len(run.pool.shards):,} shards ({_bytes(tars)}), "
         f"{_about(pool.rows, pool.exact)} samples, {run.tasks:,} tasks"
     )
-    table = Table("column", box=None, pad_edge=False)
-    for title in ("samples", "to do", "shards done", "writes", "A100-hours"):
-        table.add_column(title, justify="right")
+    table = _table("column", "samples", "to do", "shards done", "writes", "A100-hours")
     for line in lines:
         counts = _about(line.asked, line.exact), _about(line.todo, line.exact)
         done = f"{line.done:,} of {len(run.pool.shards):,}"
         table.add_row(line.key, *counts, done, _bytes(line.bytes), _in_hours(line.hours))
     table.add_row("all", "", "", "", _bytes(sum(line.bytes for line in lines)), _all_hours(lines))
     console.print(table)
-    sets = len(run.spec.mixtures)
-    console.print(
-        f"training sets: {sets}, at most {_bytes(tars)} {'each' if sets > 1 else ''}".rstrip(), highlight=False
-    )
-    for mixture in run.trained:
-        console.print(f"train {mixture.name}: {_training(run.spec)}", highlight=False)
-    console.print("Rates: CLIP ViT-L/14 490 and BLIP-2 OPT-2.7B 75 samples/s on an A100 (the paper, Appendix B).")
+    return tars
+
+
+def _show_upcoming(run: Run, console: Console) -> float | None:
+    """The download that comes first, and its pool's columns if every image arrived; the bytes of its tars."""
+    pool = upcoming(run)
+    console.print(f"run {run.name}: pool {run.pool.name}, to be downloaded from {pool.source}", highlight=False)
+    candidates = "not known yet" if pool.candidates is None else _about(pool.candidates, pool.exact)
+    console.print(f"candidates: {candidates} ({pool.origin})", highlight=False)
+    if pool.tars is not None:
+        console.print(f"its tars: about {_bytes(pool.tars)} ({pool.tars_origin})", highlight=False)
+    steps = Table("step", "done", box=None, pad_edge=False)
+    for key, done in pool.steps:
+        steps.add_row(key, done)
+    console.print(steps)
+    if pool.candidates is None:
+        console.print("what its columns cost can be said when the candidates are known")
+        return None
+    lines = list(_foreseen(run, pool.candidates))
+    table = _table("column", "samples", "writes", "A100-hours")
+    for line in lines:
+        table.add_row(line.key, _about(line.asked, False), _bytes(line.bytes), _in_hours(line.hours))
+    table.add_row("all", "", _bytes(sum(line.bytes for line in lines)), _all_hours(lines))
+    console.print("its columns, if every image arrives; how many do is known when they are downloaded:")
+    console.print(table)
+    return pool.tars
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first, box=None, pad_edge=False)
+    for title in others:
+        table.add_column(title, justify="right")
+    return table
+
+
+def _foreseen(run: Run, samples: float) -> Iterator[Line]:
+    """The columns of a pool of so many samples of which nothing is there."""
+    for node in run.nodes.values():
+        asked = samples * (1.0 if node.part == ALL else expected_share(run.spec, node.key.partition(":")[2]))
+        yield Line(node.key, asked, asked, False, 0, asked * _bytes_of(run, node), _hours(run.spec, node, asked))
 
 
 def plan_lines(run: Run) -> list[Line]:
@@ -111,10 +155,8 @@ def plan_lines(run: Run) -> list[Line]:
             captioned, scored = (_covered(run, columns, spec) for spec in (node.spec.inputs["text"], node.spec))
             todo = max(0.0, captioned + caption.todo - scored)
         done = sum(node.part in columns.parts(node.spec, shard) for shard in run.pool.shards)
-        width = _width(run.spec.scorer) * 2 if kind == "embed" else 0
-        lines[node.key] = Line(
-            node.key, asked, todo, exact, done, todo * (BYTES[kind] + width), _hours(run.spec, node, todo)
-        )
+        written = todo * _bytes_of(run, node)
+        lines[node.key] = Line(node.key, asked, todo, exact, done, written, _hours(run.spec, node, todo))
     return list(lines.values())
 
 
@@ -183,6 +225,11 @@ def _usable(run: Run, columns: Columns, shard: Shard) -> int:
     return int(index.column("error").null_count)
 
 
+def _bytes_of(run: Run, node: Node) -> int:
+    """What a sample's value takes."""
+    return BYTES[node.spec.stage] + (_width(run.spec.scorer) * 2 if node.spec.stage == "embed" else 0)
+
+
 def _width(scorer: schema.Scorer) -> int:
     """Numbers of an embedding."""
     config = Path(scorer.model.removeprefix("local-dir:")).expanduser() / "open_clip_config.json"
@@ -239,7 +286,7 @@ def stage_table() -> Table:
 def stage_rows() -> list[tuple[str, str, str, str, str]]:
     """Name, summary, reads, writes, needs of every stage, in pipeline order as far as it is fixed."""
     columns = ["index", "import", "filter", "faces", "embed", "score", "screen", "caption"]
-    order = [*columns, "mix", "analyze", "reshard", "train", "evaluate", "report"]
+    order = ["extract", "download", *columns, "mix", "analyze", "reshard", "train", "evaluate", "report"]
     found = sorted(stages().values(), key=lambda s: (order.index(s.name) if s.name in order else 99, s.name))
     return [(s.name, s.summary, ", ".join(s.reads), _writes(s), _needs(s)) for s in found]
 

@@ -75,14 +75,18 @@ class Work:
         return range(task * self.partitions // tasks, (task + 1) * self.partitions // tasks)
 
     def to_json(self) -> bytes:
-        """What `load_work` reads."""
+        """What `from_json` reads."""
         return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Work:
+        value = json.loads(data)
+        return cls(**{**value, "files": tuple(value["files"])})
 
 
 def load_work(storage: Storage, folder: str) -> Work:
     """The extraction that was planned in this folder."""
-    value = json.loads(storage.read(f"{folder}/plan.json"))
-    return Work(**{**value, "files": tuple(value["files"])})
+    return Work.from_json(storage.read(f"{folder}/plan.json"))
 
 
 def partitions_for(files: int) -> int:

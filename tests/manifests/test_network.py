@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
 import pytest
 import yaml
 
+from components.download.addresses import REFUSED_4, REFUSED_6
+from components.pool.compute import NodePool
+from components.pool.sources import ROUNDS
+from components.pool.stage import Needs
+from pipelines.fanout.jobs import Target, Work, build_job
 from tests.manifests.network import Pod, allowed, applying
 from tests.manifests.rendering import MANIFESTS, Object, named, one, render
 from tests.pipelines.fanout import test_jobs, test_trainjobs
@@ -45,7 +52,14 @@ def node() -> Pod:
     return Pod("kubeflow", {**labels[0], **labels[1], "jobset.sigs.k8s.io/jobset-name": "train-raw-0123abcd"})
 
 
-PODS = {"operator": operator, "worker": worker, "node": node}
+def downloader(step: str = "download") -> Pod:
+    """As the fan-out launches it."""
+    work = Work("gs://bucket/recaption/runs/test-0123abcd", step, Needs(2))
+    job = build_job(work, NodePool(name="cpu"), Target("kubeflow", "cpu"), range(4), 3600)
+    return Pod("kubeflow", job["spec"]["template"]["metadata"]["labels"])
+
+
+PODS = {"operator": operator, "worker": worker, "node": node, "downloader": downloader}
 
 # Who, which way, the other end, port, protocol; in which installations it is allowed: all, none, or a list.
 ALL, NONE = INSTALLATIONS, ()
@@ -88,6 +102,22 @@ FLOWS = [
     ("worker", "Egress", STORE, 8333, "TCP", ("overlays/local",)),
     ("worker", "Ingress", KFP, 443, "TCP", NONE),
     ("worker", "Ingress", STRANGER, 29500, "TCP", NONE),
+    ("downloader", "Egress", DNS, 53, "UDP", ALL),
+    ("downloader", "Egress", PUBLIC, 443, "TCP", ALL),
+    ("downloader", "Egress", PUBLIC, 80, "TCP", ALL),
+    ("downloader", "Egress", "2607:f8b0::5f", 80, "TCP", ALL),
+    ("downloader", "Egress", "64:ff9b::8efa:15f", 80, "TCP", ALL),
+    ("downloader", "Egress", PUBLIC, 8080, "TCP", NONE),
+    ("downloader", "Egress", PUBLIC, 53, "UDP", NONE),
+    ("downloader", "Egress", PUBLIC, 80, "UDP", NONE),
+    ("downloader", "Egress", ITS_SERVICE, 443, "TCP", NONE),
+    ("downloader", "Egress", API_SERVER, 6443, "TCP", NONE),
+    ("downloader", "Egress", PRIVATE, 80, "TCP", NONE),
+    ("downloader", "Egress", STRANGER, 80, "TCP", NONE),
+    ("downloader", "Egress", KFP, 80, "TCP", ("overlays/local",)),  # with the store
+    ("downloader", "Egress", METADATA, 80, "TCP", ("overlays/gke",)),  # its own identity; images it gets from none
+    ("downloader", "Ingress", STRANGER, 80, "TCP", NONE),
+    ("node", "Egress", PUBLIC, 80, "TCP", NONE),
     ("node", "Egress", PUBLIC, 443, "TCP", ALL),
     ("node", "Egress", PRIVATE, 29500, "TCP", NONE),
     ("node", "Ingress", STRANGER, 29500, "TCP", NONE),
@@ -120,6 +150,26 @@ def test_every_policy_selects_a_pod_that_there_is_and_kfps_own_are_left_alone(fo
         assert all(applying(policies(folder), pod, way) for way in ("Ingress", "Egress"))
     for pod in (KFP, STORE, STRANGER):
         assert not applying(policies(folder), pod, "Ingress") + applying(policies(folder), pod, "Egress")
+
+
+OTHERS_6 = ["::1/128", "::ffff:0:0/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "ff00::/8"]
+
+
+@pytest.mark.parametrize("who", ["downloader", "worker"])
+@pytest.mark.parametrize("network", [*REFUSED_4, *REFUSED_6, *map(ip_network, OTHERS_6)], ids=str)
+def test_what_the_downloader_refuses_no_worker_reaches(network: IPv4Network | IPv6Network, who: str) -> None:
+    """Two locks: the downloader's own check of every address, and the policies."""
+    for address in (str(network[0]), str(network[-1])):
+        for port in (80, 443):
+            assert not allowed(policies("base"), PODS[who](), "Egress", address, port, "TCP"), address
+
+
+def test_all_rounds_of_a_download_may_and_nothing_else_may() -> None:
+    rounds = ["download", *(f"download:{number}" for number in range(1, ROUNDS + 1))]
+    for step in rounds:
+        assert allowed(policies("base"), downloader(step), "Egress", PUBLIC, 80, "TCP"), step
+    for step in ("extract", "extract:dedup", "index", "caption:download", f"download:{ROUNDS + 1}"):
+        assert not allowed(policies("base"), downloader(step), "Egress", PUBLIC, 80, "TCP"), step
 
 
 def test_the_pipelines_folder_alone_shields_the_workers() -> None:

@@ -170,7 +170,7 @@ def _stages(run: Run) -> list[dict[str, Any]]:
     for key, stage in run.status().get("stages", {}).items():
         if key == ReportStep.name:  # it is being written
             continue
-        seconds, samples = stage.get("work_seconds") or stage.get("seconds"), stage.get("samples")
+        seconds, samples = stage.get("work_seconds"), stage.get("samples")  # another run may have done the work
         rate = samples / seconds if samples and seconds else None
         rows.append(
             {"key": key, "state": stage["state"], "samples": samples, "seconds": stage.get("seconds"), "rate": rate}

@@ -97,6 +97,20 @@ def test_every_candidate_of_a_dump_and_of_its_re_drives(run: Run, web: Crawl) ->
     assert "(+https://example.org/us); X-Robots-Tag was respected, robots.txt was not asked." in found.text
 
 
+def test_the_time_of_a_download_is_that_of_whoever_did_it(run: Run) -> None:
+    stages = run.status()["stages"]
+    for key in ("extract", "extract:dedup", "download", "download:1"):
+        stages[key]["seconds"] = 0.001  # as of a run that found them done
+    run.save_status({"stages": stages})
+    time = {row[0]: row[1:] for row in page(run).rows if row[0] in stages}
+    assert time["extract"] == ["–", "0.0", "–"]
+    assert time["extract:dedup"] == ["72", "0.0", "–"]
+    for key, samples in (("download", 42), ("download:1", 3)):
+        assert time[key][0] == str(samples)
+        rate = float(time[key][2].replace(",", ""))
+        assert rate == pytest.approx(samples / stages[key]["work_seconds"], rel=0.02)
+
+
 def test_numbers_of_two_stages_that_differ_are_said(run: Run) -> None:
     manifest = json.loads(run.storage.read(run.pool.manifest_path))
     extraction, (first, second, third) = manifest["extraction"], manifest["rounds"]

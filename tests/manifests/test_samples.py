@@ -28,18 +28,29 @@ def recipe_of(path: Path) -> Recipe:
 
 def filled(schedule: dict[str, Any], dump: str) -> dict[str, Any]:
     spec = schedule["spec"]["template"]["spec"]
-    pool = {**spec["pool"], "name": spec["pool"]["name"].replace("{dump}", dump.lower())}
-    pool["shards"] = pool["shards"].replace("{dump}", dump)
-    assert spec["pool"].keys() == {"name", "shards"}
+    crawl = spec["pool"]["commonCrawl"]
+    assert crawl["dump"] == "{dump}"
+    pool = {"name": spec["pool"]["name"].replace("{dump}", dump.lower()), "commonCrawl": {**crawl, "dump": dump}}
     assert pool["name"] != spec["pool"]["name"]
-    assert pool["shards"] != spec["pool"]["shards"]
     metadata = {"name": f"{schedule['metadata']['name']}-{dump.lower()}"}
     return {**schedule, "kind": "Recaption", "metadata": metadata, "spec": {**spec, "pool": pool}}
 
 
-def test_there_is_a_sample_for_each_of_datacomps_scales_and_a_schedule() -> None:
+def test_there_is_a_sample_for_each_of_datacomps_scales_one_that_downloads_and_a_schedule() -> None:
     kinds = {path.stem: yaml.safe_load(path.read_text())["kind"] for path in SAMPLES}
-    assert kinds == {**dict.fromkeys(SCALES, "Recaption"), "common-crawl": "RecaptionSchedule"}
+    recaptions = dict.fromkeys((*SCALES, "datacomp-urls"), "Recaption")
+    assert kinds == {**recaptions, "common-crawl": "RecaptionSchedule"}
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+def test_whoever_downloads_says_who_they_are(path: Path) -> None:
+    """And is told to, by a placeholder that nobody takes for an address."""
+    spec = recipe_of(path).spec
+    if spec.pool.shards is None:
+        assert spec.download
+        assert spec.download.contact == "https://example.org/REPLACE-ME"
+    else:
+        assert spec.download is None
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)

@@ -80,8 +80,9 @@ def run_step(run: Run, name: str, task: int | None = None) -> None:
     found = step(name)
     if task is None:
         log.info("%s", name)
-        if found.spread:
-            _spread(run, name, found)
+        if found.spread and _spread(run, name, found):
+            found.run(run)
+            return
         with _counted(run, name, found, None):
             found.run(run)
         return
@@ -105,14 +106,16 @@ def _counted(run: Run, key: str, found: Step, task: int | None) -> Iterator[None
         yield
 
 
-def _spread(run: Run, key: str, found: Step) -> None:
-    """A process per core, where there are several tasks for several cores."""
+def _spread(run: Run, key: str, found: Step) -> bool:
+    """Do the tasks in a process per core, where there are several of both; whether it was so."""
     todo = found.unfinished(run, False)
     slots = [str(core) for core in range(min(cores(), len(todo)))]
-    if len(slots) > 1:
-        total = sum(found.count_units(run, task) for task in todo)
-        with Progress(key, total, found.unit) as progress:
-            _in_processes(run, key, todo, slots, progress)
+    if len(slots) < 2:
+        return False
+    total = sum(found.count_units(run, task) for task in todo)
+    with Progress(key, total, found.unit) as progress:
+        _in_processes(run, key, todo, slots, progress)
+    return True
 
 
 def run_column(run: Run, node: Node, task: int | None = None) -> None:

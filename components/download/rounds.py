@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from components.download.redrive import plan_redrive
@@ -47,6 +48,7 @@ class Round:
     def earlier(self) -> list[Round]:
         return [replace(self, kinds=self.kinds[:i]) for i in range(len(self.kinds))]
 
+    @cached_property
     def candidates(self) -> list[Candidates]:
         """What it tries, a shard each; planned at the first call.
 
@@ -54,7 +56,10 @@ class Round:
             PermanentError: what comes before isn't finished.
         """
         if not self.kinds:
-            found = json.loads(self.storage.read(f"{self.extraction}/candidates.json"))["shards"]
+            path = f"{self.extraction}/candidates.json"
+            if self.storage.size(path) is None:
+                raise PermanentError(f"{self.storage.uri}/{path}: is not there; run extract and extract:dedup first")
+            found = json.loads(self.storage.read(path))["shards"]
             return [Candidates(f"{number:08d}", shard["file"]) for number, shard in enumerate(found)]
         path = f"{self.folder}/plan.json"
         if self.storage.size(path) is None:
@@ -68,7 +73,7 @@ class Round:
             self.storage,
             finished,
             self.kinds[-1],
-            first=sum(len(before.candidates()) for before in earlier),
+            first=sum(len(before.candidates) for before in earlier),
             folder=f"{self.folder}/candidates",
         )
 
@@ -78,11 +83,11 @@ class Round:
         for entry in self.storage.list(f"{self.folder}/"):
             shard, _, rest = entry.path.removeprefix(f"{self.folder}/").partition(".")
             there.setdefault(shard, set()).add(rest.rpartition(".")[2])
-        return [c for c in self.candidates() if not there.get(c.shard, set()) >= {"tar", "parquet", "json"}]
+        return [c for c in self.candidates if not there.get(c.shard, set()) >= {"tar", "parquet", "json"}]
 
     def records(self) -> Iterator[Record]:
         """Raises PermanentError: a shard isn't finished."""
-        return ahead(self._record, [c.shard for c in self.candidates()])
+        return ahead(self._record, [c.shard for c in self.candidates])
 
     def _record(self, shard: str) -> Record:
         path = done_path(self.folder, shard)
@@ -103,6 +108,8 @@ class Round:
                 failures[reason] = failures.get(reason, 0) + count
         return {
             "retry": self.kinds[-1] if self.kinds else None,
+            "shards": len(records),
+            "seconds": round(sum(record.seconds for record in records), 3),
             "candidates": sum(record.candidates for record in records),
             "samples": sum(record.samples for record in records),
             "failures": dict(sorted(failures.items(), key=lambda item: -item[1])),

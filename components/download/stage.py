@@ -35,44 +35,44 @@ class DownloadStep(Step):
         if run.is_downloaded:
             return
         found = self._round(run)
-        if missing := found.missing():
-            self.progress(0, len(found.candidates()) - len(missing))
+        missing = found.missing()
+        self.progress(0, len(found.candidates) - len(missing))
+        if missing:
             self._download(run, found, missing, _how(run))
         if self._number == len(_how(run).retry):
             _finish(run)
 
     def count_tasks(self, run: Run) -> int:
-        return ceil(len(self._round(run).candidates()) / run.spec.compute.shards_per_task)
+        return ceil(len(self._round(run).candidates) / run.spec.compute.shards_per_task)
 
     def unfinished(self, run: Run, done: bool) -> Sequence[int]:
         if run.is_downloaded:
             return ()
-        missing = {candidates.shard for candidates in self._round(run).missing()}
-        tasks = tasks_of(self._round(run).candidates(), self.count_tasks(run))
+        found = self._round(run)
+        missing = {candidates.shard for candidates in found.missing()}
+        tasks = tasks_of(found.candidates, self.count_tasks(run))
         return [task for task, some in enumerate(tasks) if any(c.shard in missing for c in some)]
 
     def count_units(self, run: Run, task: int | None) -> int:
         if run.is_downloaded:
             return 0
-        candidates = self._round(run).candidates()
+        candidates = self._round(run).candidates
         return len(candidates if task is None else tasks_of(candidates, self.count_tasks(run))[task])
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:
         found = self._round(run)
         workers = min(tasks, run.spec.compute.workers(gpu=False))
-        self._download(run, found, tasks_of(found.candidates(), tasks)[task], _how(run).shared_by(workers))
+        self._download(run, found, tasks_of(found.candidates, tasks)[task], _how(run).shared_by(workers))
 
     def outcome(self, run: Run) -> dict[str, Any]:
-        found = self._round(run)
-        records = list(found.records())
-        said = found.summary(records)
-        return {
-            "shards": len(records),
-            "total": len(records),
-            "samples": said["samples"],
-            "work_seconds": round(sum(record.seconds for record in records), 3),
-            "failures": said["failures"],
-        }
+        if run.is_downloaded:
+            said = json.loads(run.storage.read(run.pool.manifest_path))["rounds"][self._number]
+        else:
+            found = self._round(run)
+            said = found.summary(list(found.records()))
+        shards = said["shards"]
+        counts = {"samples": said["samples"], "work_seconds": said["seconds"], "failures": said["failures"]}
+        return {"shards": shards, "total": shards, **counts}
 
     @property
     def _number(self) -> int:

@@ -106,10 +106,11 @@ def _extraction(run: Run, work: Work, finished: bool) -> Iterator[tuple[str, str
 def _retries(run: Run) -> Iterator[tuple[str, str]]:
     for number, retry in enumerate(run.spec.download.retry if run.spec.download else (), 1):
         found = round_of(run, number)
-        said = f"what failed until then ({retry})"
-        if run.storage.size(f"{found.folder}/plan.json") is not None:  # else asking for them would write it
-            said = _of(_so_far(found)[0], len(found.candidates()), "shards")
-        yield f"download:{number}", said
+        path = f"{found.folder}/plan.json"  # `found.candidates` would write it
+        if run.storage.size(path) is None:
+            yield f"download:{number}", f"what failed until then ({retry})"
+        else:
+            yield f"download:{number}", _of(_so_far(found)[0], len(json.loads(run.storage.read(path))), "shards")
 
 
 def _so_far(found: Round) -> tuple[int, int]:

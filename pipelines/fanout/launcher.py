@@ -76,6 +76,7 @@ def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | No
         declared = step(key)
         if todo := declared.unfinished(run, again):
             _fan_out(run, key, cluster, target, only, pace, todo, declared.count_tasks(run))
+            _check(key, declared.unfinished(run, True))
         declared.run(run)
         return
     node = run.nodes[key]
@@ -86,7 +87,11 @@ def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | No
         log.info("%s: done already", key)
         return
     _fan_out(run, key, cluster, target, only, pace, todo, run.tasks)
-    left = ledger.unfinished(run, node)
+    _check(key, ledger.unfinished(run, node))
+
+
+def _check(key: str, left: Sequence[int]) -> None:
+    """This process has not what the workers have: it can't do their work."""
     if left:
         raise TemporaryError(f"{key}: its Jobs are through, but {len(left)} tasks lack a record; run again to go on")
 

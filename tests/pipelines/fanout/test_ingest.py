@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.extract import dedup
-from components.pool.errors import PermanentError
+from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Run, load_run
 from pipelines import ledger
 from pipelines.groups import ingest_of
@@ -89,3 +89,10 @@ def test_a_step_that_comes_too_early_is_told_so(world: World, tmp_path: Path, we
     assert ledger.entry(world.run, "download")["state"] == "failed"
     with pytest.raises(PermanentError, match=r"launch upload: run .* has ingest, index, .*extract:dedup"):
         world.launch("upload")
+
+
+def test_what_pods_left_undone_is_not_done_by_the_launcher(world: World, tmp_path: Path, web: Crawl) -> None:
+    world.run = reloaded(planned(recipe(tmp_path, web.source(), compute=COMPUTE)))
+    expected = "extract: its Jobs are through, but 3 tasks lack a record; run again"
+    with controlled(world.api, lambda pod: (0, "done\n")), pytest.raises(TemporaryError, match=expected):
+        world.launch("ingest")

@@ -28,6 +28,7 @@ def plan_run(recipe: schema.Recipe) -> Run:
     """
     spec = recipe.spec
     storage = open_storage(spec.storage)
+    _refuse_inside(spec, storage)
     pool, ingest = plan_ingest(spec, storage) if spec.pool.shards is None else (_given(spec, storage), None)
     nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
     prints = _fingerprints(spec)
@@ -39,13 +40,17 @@ def plan_run(recipe: schema.Recipe) -> Run:
 
 def _given(spec: schema.Spec, storage: Storage) -> Pool:
     assert spec.pool.shards is not None  # else they are downloaded
-    source = open_storage(spec.pool.shards)
-    if _inside(storage.uri, source.uri):
-        raise PermanentError(
-            f"spec.storage: {storage.uri} lies in spec.pool.shards {source.uri}, so that the training sets written "
-            "there would be the next run's shards; give another folder"
-        )
-    return list_pool(spec.pool.name, source, spec.pool.subset)
+    return list_pool(spec.pool.name, open_storage(spec.pool.shards), spec.pool.subset)
+
+
+def _refuse_inside(spec: schema.Spec, storage: Storage) -> None:
+    for key, what in (("shards", "the training sets"), ("urls", "the tables")):
+        place = getattr(spec.pool, key)
+        if place and _inside(storage.uri, open_storage(place).uri):
+            raise PermanentError(
+                f"spec.storage: {storage.uri} lies in spec.pool.{key} {place}, so that {what} written there would be "
+                f"the next run's {key}; give another folder"
+            )
 
 
 def _unsaid(spec: schema.Spec) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def pages(web: Web) -> list[tuple[str, list[Mapping[str, Any]]]]:
     found: list[tuple[str, list[Mapping[str, Any]]]] = []
     for page in range(IMAGES // 5):
         url = f"{web.url()}page/{page}.html"
-        links = [img(f"/{number}.jpg", f"photo number {number}") for number in range(page * 5, page * 5 + 5)]
+        links: list[Mapping[str, Any]] = [
+            img(f"/{number}.jpg", f"photo number {number}") for number in range(page * 5, page * 5 + 5)
+        ]
         links += [img("/0.jpg", "photo number 0"), img("data:image/gif;base64,R0", "x"), img("/a.jpg", "  ")]
         links += [img("ftp://example.com/x.jpg", "a file"), img("http://169.254.169.254/latest/meta-data", f"m{page}")]
         found.append((url, links))

@@ -319,7 +319,7 @@ MISTAKES = [
     ({"spec.mixtures.1.rules.0.where.0.score": "b"}, f"{TOP}.score: b is no score; there is raw, blip"),
     ({"spec.mixtures.1.name": "raw"}, "spec.mixtures[1].name: raw is taken; every name must be used once"),
     ({"spec.mixtures": []}, "spec.mixtures: found []: List should have at least 1 item after validation, not 0"),
-    ({"spec.pool.shard": "x"}, "spec.pool.shard: unknown key; allowed are name, shards, subset"),
+    ({"spec.pool.shard": "x"}, "spec.pool.shard: unknown key; allowed are name, shards, urls, commonCrawl, subset"),
     ({"spec.pool.subset": {"count": 3, "shards": 2}}, "spec.pool.subset.count: unknown key; allowed are shards, seed"),
     (
         {"spec.pool.subset": {"shards": 0}},

@@ -230,6 +230,14 @@ def test_tables_of_urls(tmp_path: Path, web: Crawl) -> None:
     assert planned(recipe(tmp_path / "out", {"urls": str(folder)})).pool.name != done.pool.name
 
 
+def test_a_storage_among_the_tables_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("url,text\nhttp://example.com/1.jpg,one\n")
+    with pytest.raises(
+        PermanentError, match=r"spec\.storage: .*/out lies in spec\.pool\.urls .*would be the next run's"
+    ):
+        planned(recipe(tmp_path / "out", {"urls": str(tmp_path)}))
+
+
 @pytest.mark.parametrize("networks", [[], ["10.0.0.0/8"]])
 def test_a_private_network_is_reached_only_by_leave(tmp_path: Path, web: Crawl, networks: list[str]) -> None:
     found = planned(recipe(tmp_path, web.source(), {"allowNetworks": networks}))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from components.pool.errors import PermanentError, TemporaryError, Terminated
+from components.reshard.stage import ReshardStep
 from pipelines import ledger
 from pipelines.fanout import launcher
 from pipelines.fanout.ending import cleanup, sweep
@@ -277,10 +278,9 @@ def test_progress_is_told_and_kept(world: World, caplog: pytest.LogCaptureFixtur
     assert "heartbeat" not in ledger.entry(world.run, "index")
 
 
-class Divisible:
+class Divisible(ReshardStep):
     """A step that counts its tasks."""
 
-    name, divisible, needs = "reshard", True, launcher.stages()["reshard"].needs
     runs = 0
 
     def count_tasks(self, run: object) -> int:
@@ -308,7 +308,7 @@ def test_names_of_what_can_be_launched(world: World) -> None:
     assert launcher.keys_of(world.run, "index") == ["index"]
     assert launcher.keys_of(world.run, "score") == launcher.keys_of(world.run, "score:raw") == ["score:raw"]
     assert launcher.keys_of(world.run, "caption") == []  # a group without work in this recipe
-    with pytest.raises(PermanentError, match=r"launch blip: run test-.* has index, embed, score, caption"):
+    with pytest.raises(PermanentError, match=r"launch blip: run test-.* has ingest, index, embed, score, caption"):
         launcher.keys_of(world.run, "blip")
     with pytest.raises(PermanentError, match="launch mix: mix has no tasks to share; use `recaption stage mix RUN`"):
         launcher.keys_of(world.run, "mix")

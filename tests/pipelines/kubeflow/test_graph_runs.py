@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 
 from components.miniature.demo import student
-from components.miniature.pool import write_evaluation, write_pool
+from components.miniature.pool import write_evaluation
 from components.pool.run import load_run
 from components.report.table import result_table
-from pipelines.groups import FANNED_OUT, GROUPS
+from pipelines.groups import FANNED_OUT, GROUPS, ingest_of
 from pipelines.kubeflow.graph import RETRIES, pipeline
+from tests.pipelines.crawl import crawl
 from tests.pipelines.kubeflow.on_this_machine import containers_as_processes
+from tests.pipelines.test_ingest import QUICK
 from tests.pipelines.test_local import GOOD, REST, recipe_text
 
 
 @pytest.mark.slow
-def test_the_whole_graph_on_the_miniature(tmp_path: Path) -> None:
-    write_pool(tmp_path / "world", 48, 24, seed=11)
+def test_the_whole_graph_from_a_dump(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "evaluation", 20, seed=12)
     (tmp_path / "student.json").write_text(json.dumps(student()))
     scale = {
@@ -35,9 +36,10 @@ def test_the_whole_graph_on_the_miniature(tmp_path: Path) -> None:
         "evaluate": {"root": str(tmp_path / "evaluation"), "tasks": ["miniature-classes"]},
     }
     mixtures = [{"name": "mixed", "rules": [GOOD, REST]}]
-    text = recipe_text(tmp_path / "storage", tmp_path / "world", mixtures, **spec)
     graph = pipeline()
-    with containers_as_processes(tmp_path / "kfp") as commands:
+    with crawl() as web, containers_as_processes(tmp_path / "kfp") as commands:
+        spec |= {"pool": {"name": "crawl", **web.source()}, "download": QUICK}
+        text = recipe_text(tmp_path / "storage", tmp_path, mixtures, **spec)
         graph(recipe=text, claim="first")
         ran = [" ".join(command[1:3]) for command in commands]
         commands.clear()
@@ -51,7 +53,7 @@ def test_the_whole_graph_on_the_miniature(tmp_path: Path) -> None:
     run = load_run(str(folder))
     status = run.status()["stages"]
     assert {stage["state"] for stage in status.values()} == {"done"}
-    assert set(status) == {*run.nodes, "mix", "analyze", "reshard", "train", "evaluate", "report"}
+    assert set(status) == {*ingest_of(run), *run.nodes, "mix", "analyze", "reshard", "train", "evaluate", "report"}
     (row,) = result_table(run)
     assert row["classification"] is not None
 

@@ -293,6 +293,12 @@ def main() -> None:
     except RecaptionError as error:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "components", "pipelines"):
+            raise
+        what = f"error: {error}: this stage needs what `pip install 'recaption[stages]'` brings"
+        console.print(what, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(PermanentError.exit_code)
     except Terminated as stopped:
         log.info("stopped by SIGTERM; %s", GO_ON)
         sys.exit(stopped.exit_code)

@@ -222,6 +222,15 @@ def test_bad_luck_has_its_own_exit_code(tmp_path: Path, shards: Path) -> None:
     assert "was altered; run again to make it anew" in said
 
 
+def test_a_stage_without_its_libraries_says_what_to_install(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [MIXED])
+    with mock.patch.dict(sys.modules, {"components.models.clip": None, "open_clip": None}):
+        sys.modules.pop("components.models.clip")
+        said = refused("stage", "embed", f"{run.storage.uri}/{run.folder}")
+    assert "import of open_clip halted" in said
+    assert said.endswith("this stage needs what `pip install 'recaption[stages]'` brings")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli-world")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.components.download.web import Answer, Web
-from tests.components.extract.archives import img, wat_file
+from tests.components.extract.archives import img, warc_page, warcinfo, wat_file
 from tests.components.pool.web_server import Mirror, mirror
 from tests.pools import jpeg
 
@@ -56,6 +56,11 @@ def pages(web: Web) -> list[tuple[str, list[Mapping[str, Any]]]]:
     return found
 
 
+def html(links: Sequence[Mapping[str, Any]]) -> bytes:
+    """A page that has these images; those without an address in a lazily loading page's attribute."""
+    return "".join(f"<img data-src='{link['url']}' alt='{link['alt']}'>" for link in links).encode()
+
+
 @contextmanager
 def crawl() -> Iterator[Crawl]:
     with Web() as web:
@@ -65,11 +70,21 @@ def crawl() -> Iterator[Crawl]:
             f"crawl-data/{DUMP}/segments/1/wat/{i}.warc.wat.gz": wat_file(listed[i::3])  # three files of four pages
             for i in range(3)
         }
-        paths = gzip.compress("".join(f"{path}\n" for path in files).encode())
+        files |= {
+            f"crawl-data/{DUMP}/segments/1/warc/{i}.warc.gz": warcinfo()
+            + b"".join(warc_page(url, html(links)) for url, links in listed[i::3])
+            for i in range(3)
+        }
+        paths = {
+            f"crawl-data/{DUMP}/{kind}.paths.gz": gzip.compress(
+                "".join(f"{path}\n" for path in files if f"/{kind}/" in path).encode()
+            )
+            for kind in ("wat", "warc")
+        }
         ids: Sequence[str] = (OLDER, DUMP)
         served = {
             **files,
-            f"crawl-data/{DUMP}/wat.paths.gz": paths,
+            **paths,
             "collinfo.json": json.dumps([{"id": name} for name in ids]).encode(),
         }
         with mirror(served) as found:

@@ -25,6 +25,8 @@ from pipelines.groups import ingest_of
 from pipelines.local import run_all, run_group
 from pipelines.plan import plan_run
 from tests.components.download.web import Answer
+from tests.components.pool.faulty import Faults
+from tests.components.pool.gcs_server import BUCKET, gcs_server
 from tests.pipelines.crawl import DUMP, IMAGES, Crawl, answer, crawl
 from tests.pipelines.test_local import _data, recipe_text, run
 from tests.pools import jpeg, uid
@@ -40,6 +42,13 @@ GONE = {3: "http_404", 4: "http_5xx", 5: "not_image"}  # by the last digit
 def web() -> Iterator[Crawl]:
     with crawl() as found:
         yield found
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with gcs_server(Faults()) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        yield f"gs://{BUCKET}/root"
 
 
 def recipe(storage: Path, source: dict[str, Any], download: dict[str, Any] | None = None, **spec: Any) -> str:
@@ -208,6 +217,30 @@ def test_a_round_that_has_nothing_to_do_adds_nothing(tmp_path: Path, web: Crawl)
     done = downloaded(recipe(tmp_path, web.source(), {"retry": ["transient", "transient"]}))
     assert [said["candidates"] for said in manifest(done)["rounds"]] == [IMAGES + PAGES, 0, 0]
     assert len(done.pool.shards) == 1
+
+
+def test_the_pages_themselves_have_what_their_digests_lack(tmp_path: Path, web: Crawl) -> None:
+    """In the WARC files the images are loaded lazily, by an attribute that WAT files don't have."""
+    text = recipe(tmp_path, web.source(files="warc"))
+    (first,) = manifest(downloaded(text))["rounds"]
+    assert (first["candidates"], first["samples"]) == (IMAGES + PAGES, IMAGES * 7 // 10)
+    assert not any("/wat/" in path for path, _ in web.mirror.requests)
+
+
+@pytest.mark.slow
+def test_a_pool_in_a_bucket(bucket: str, web: Crawl, tmp_path: Path) -> None:
+    text = recipe(tmp_path, web.source(), {"retry": ["transient"]})
+    done = run(text.replace(str(tmp_path), bucket))
+    assert done.storage.uri == bucket
+    assert done.storage.size(f"{done.folder}/report.html")
+    assert manifest(done) == manifest(downloaded(text))
+    assert done.ingest
+    done.storage.delete(f"{done.ingest.candidates}/candidates.json")
+    done.storage.delete(done.pool.manifest_path)
+    web.web.requests.clear()
+    again = run(text.replace(str(tmp_path), bucket))  # of what is there still, nothing is made anew
+    assert manifest(again) == manifest(done)
+    assert not web.web.requests
 
 
 def test_tables_of_urls(tmp_path: Path, web: Crawl) -> None:

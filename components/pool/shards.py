@@ -122,8 +122,8 @@ def _subset(shards: list[Shard], subset: Subset) -> list[Shard]:
 
 
 def tasks_of(shards: Sequence[T], count: int) -> list[Sequence[T]]:
-    """Cut into `count` contiguous ranges whose lengths differ by at most one."""
-    cuts = [i * len(shards) // count for i in range(count + 1)]
+    """Cut into `count` contiguous ranges whose lengths differ by at most one; none where there is nothing to cut."""
+    cuts = [i * len(shards) // max(count, 1) for i in range(count + 1)]
     return [shards[a:b] for a, b in pairwise(cuts)]
 
 

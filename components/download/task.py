@@ -7,6 +7,7 @@ Images wait on disk until their shard is whole; what is in memory doesn't grow w
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +24,11 @@ from components.download.pictures import Pictures
 from components.download.reasons import Failed
 from components.download.shard import Candidates, Outcome, Record, Spool, commit, finished, read_candidates
 from components.download.slots import MAX_LENT, Slot, Slots
+from components.pool.errors import RecaptionError
 from components.pool.sources import Download
 from components.pool.storage import Storage
+
+log = logging.getLogger(__name__)
 
 OPEN = 3  # shards on their way, the one that is committed among them
 RESERVED = 256  # file descriptors that are not connections
@@ -144,9 +148,14 @@ class _Work:
         with Slot(self.slots) as slot:
             try:
                 fetched = await self.fetcher.fetch(url, slot)
+                made = await self.pictures.make(fetched.data)
             except Failed as failure:
                 return Outcome(failure.reason, failure.status)
-            made = await self.pictures.make(fetched.data)
+            except RecaptionError:
+                raise
+            except Exception as error:  # whatever it is, it costs this candidate, not the shard on every attempt
+                log.warning("%s: %s: %s", url, type(error).__name__, error, exc_info=error)
+                return Outcome("error")
         return Outcome(made, fetched.status) if isinstance(made, str) else spool.add(made, fetched.status)
 
 

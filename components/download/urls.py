@@ -32,7 +32,7 @@ def parse_url(text: str, base: URL | None = None) -> URL:
         if url.scheme not in ("http", "https") or "@" in url.raw_authority or not url.raw_host or not url.port:
             raise ValueError(text)
         return _canonical(url.with_fragment(None))
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # the latter is yarl's, of http://a[]@
         raise Failed("bad_url") from error
 
 

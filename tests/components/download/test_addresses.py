@@ -53,6 +53,7 @@ BAD_URLS = [
     *("http://1.2.3.4\\@example.org/", "http://%31%32%37.0.0.1/", "http://[::1", "http://a..b/", "http://.a/"),
     *("http://999.1.1.1/", "http://1.2.3.4.5/", "http://08.1.1.1/", "http://0xz.1/", "http://1.2.3.0x100/"),
     *("http://" + "a" * 64 + ".org/", "http://example.org/" + "a" * 9000, "http://[fe80::1%25lo]:80:80/", None),
+    *("http://a[]@", "http://a[].@"),  # in which yarl stumbles
 ]
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.download import pictures, redrive, task
+from components.download import fetch, pictures, redrive, task
 from components.download.reasons import REASONS
 from components.download.redrive import plan_redrive
 from components.download.shard import Record, Spool, list_finished, read_candidates
@@ -246,6 +246,20 @@ def test_decoders_that_die_whatever_the_image(images: Web, pool: Pool, monkeypat
     with pytest.raises(TemporaryError, match="decoding processes die"):
         pool.download([images.url("/3")] * 3)
     assert files_in(pool.folder / "shards") == []
+
+
+def test_an_error_of_ours_costs_one_candidate_not_the_shard(
+    images: Web, pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse = fetch.parse_url
+
+    def sometimes(text: str) -> Any:
+        return {}[text] if text.endswith("/1") else parse(text)
+
+    monkeypatch.setattr(fetch, "parse_url", sometimes)
+    (record,) = pool.download([images.url(f"/{i}") for i in range(3)])
+    assert pool.reasons(record) == [None, "error", None]
+    assert "/1: KeyError" in caplog.text
 
 
 @pytest.mark.parametrize("retry", ["transient", "all"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,7 +14,10 @@ from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
 from pipelines.stages import step
 
+log = logging.getLogger(__name__)
+
 LOOKS = 5  # at status.json, which another launcher may write in the same moment
+SAID = 5  # reasons that a log line names
 READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
 
 
@@ -39,8 +43,19 @@ def timed(run: Run, key: str, work: Callable[[], None]) -> None:
     except BaseException as error:
         put(run, key, {**entry(run, key), "state": "failed" if isinstance(error, Exception) else "stopped"})
         raise
-    seconds = before.get("seconds", 0.0) + time.monotonic() - began
-    put(run, key, result(run, key) | {"seconds": seconds, "state": "done"})
+    seconds, found = before.get("seconds", 0.0) + time.monotonic() - began, result(run, key)
+    put(run, key, found | {"seconds": seconds, "state": "done"})
+    if key not in run.nodes and found.get("failures") and before.get("state") != "done":
+        log.info("%s: %s", key, _in_words(found))
+
+
+def _in_words(found: Mapping[str, Any]) -> str:
+    """What came through a step, and what most of the others were left out for."""
+    reasons = sorted(found["failures"].items(), key=lambda item: (-item[1], item[0]))
+    said = [f"{reason} {count:,}" for reason, count in reasons[:SAID]]
+    if others := sum(count for _, count in reasons[SAID:]):
+        said.append(f"other reasons {others:,}")
+    return f"{found['samples']:,} samples; {sum(found['failures'].values()):,} left out: {', '.join(said)}"
 
 
 def entry(run: Run, key: str) -> dict[str, Any]:

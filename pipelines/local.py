@@ -101,7 +101,7 @@ def _counted(run: Run, key: str, found: Step, task: int | None) -> Iterator[None
     if not total:
         yield
         return
-    with Progress(key, total, found.unit) as progress:
+    with Progress(key, total, found.unit, found.counts) as progress:
         found.progress = progress.add
         yield
 
@@ -113,7 +113,7 @@ def _spread(run: Run, key: str, found: Step) -> bool:
     if len(slots) < 2:
         return False
     total = sum(found.count_units(run, task) for task in todo)
-    with Progress(key, total, found.unit) as progress:
+    with Progress(key, total, found.unit, found.counts) as progress:
         _in_processes(run, key, todo, slots, progress)
     return True
 

@@ -30,8 +30,8 @@ console = Console(stderr=True)
 class Progress:
     """Counts samples and shards of one stage, or the tasks of one that counts nothing else."""
 
-    def __init__(self, label: str, total: int, unit: str = "shards") -> None:
-        self.label, self.total, self.unit = label, total, unit
+    def __init__(self, label: str, total: int, unit: str = "shards", counts: str = "samples") -> None:
+        self.label, self.total, self.unit, self.counts = label, total, unit, counts
         self.count = self.finished = 0
         self.skipped = 0
         """Shards that took no samples: found done, so they say nothing about the time left."""
@@ -82,7 +82,8 @@ class Progress:
             if silent >= RELAY_EVERY:
                 self._relay()
         elif self.bar:
-            state = self._state()[2 if self.unit == "shards" else 1 :]
+            counted = self.unit == "shards" and self.finished  # until then the bar stands still, the count doesn't
+            state = self._state()[2 if counted else 1 :]
             self.bar.update(self.task, completed=self.finished, state=" · ".join([self.unit, *state]))
         elif silent >= EVERY:
             self.spoke = time.monotonic()
@@ -98,8 +99,8 @@ class Progress:
         seconds = time.monotonic() - self.began
         state = [f"{self.finished:,} of {self.total:,} {self.unit}"]
         if self.unit == "shards":
-            state.append(f"{self.count:,} samples")
-            state += [f"{_round(self.count / seconds)} samples/s"] if self.count and seconds else []
+            state.append(f"{self.count:,} {self.counts}")
+            state += [f"{_round(self.count / seconds)} {self.counts}/s"] if self.count and seconds else []
         timed = self.finished - self.skipped
         if timed and self.finished < self.total:
             left = seconds / timed * (self.total - self.finished)

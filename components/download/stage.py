@@ -30,6 +30,7 @@ class DownloadStep(Step):
     needs = Needs(memory_gib=4)
     divisible = True
     unit = "shards"
+    counts = "candidates"
 
     def run(self, run: Run) -> None:
         if run.is_downloaded:

@@ -135,6 +135,8 @@ class Step(Stage):
     """Whether its tasks are cut so that on one machine a process per core works best."""
     unit: ClassVar[str] = ""
     """What `progress` counts, e.g. files; empty where it counts nothing."""
+    counts: ClassVar[str] = "samples"
+    """What it counts within its shards."""
 
     def __init__(self, part: str = "") -> None:
         """`part`: of a step that a run has several times, which one: what follows the colon of `download:2`."""

@@ -52,6 +52,13 @@ def test_a_slow_rate_has_a_decimal(clock: Clock, caplog: pytest.LogCaptureFixtur
     assert caplog.messages[-1] == "caption:blip: 1 of 1 shards, 30 samples, 0.8 samples/s"
 
 
+def test_candidates_are_no_samples(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), Progress("download", 1, counts="candidates") as bar:
+        clock.now += 10
+        bar.add(300, 0)
+    assert caplog.messages[-1] == "download: 0 of 1 shards, 300 candidates, 30 candidates/s"
+
+
 def test_a_failure_is_not_told_as_progress(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), pytest.raises(ValueError, match="x"), Progress("embed", 2):
         raise ValueError("x")

@@ -42,6 +42,9 @@ def _extraction(spec: Spec) -> Work:
 
 
 def _of_dump(wanted: CommonCrawl) -> Work:
-    dump = find_dump(wanted.dump, wanted.index)
-    files = list_files(dump, wanted.files, wanted.base, wanted.sample, wanted.seed)
+    try:
+        dump = find_dump(wanted.dump, wanted.index)
+        files = list_files(dump, wanted.files, wanted.base, wanted.sample, wanted.seed)
+    except PermanentError as error:
+        raise PermanentError(f"spec.pool.commonCrawl: {error}") from error
     return Work(dump, wanted.base, tuple(files), wanted.files, partitions_for(len(files)))

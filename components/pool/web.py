@@ -90,11 +90,20 @@ class WebSource:
     @contextmanager
     def _got(self, path: str, some: str) -> Iterator[requests.Response]:
         """An answer whose body is still to be read."""
-        with self._session.get(f"{self.uri}/{path}", headers={"Range": some}, stream=True, timeout=TIMEOUT) as answer:
+        with self._get(path, some) as answer:
             if answer.status_code >= 400 and answer.status_code != 416:
                 time.sleep(_asked_to_wait(answer))
                 answer.raise_for_status()
             yield answer
+
+    def _get(self, path: str, some: str) -> requests.Response:
+        try:
+            return self._session.get(f"{self.uri}/{path}", headers={"Range": some}, stream=True, timeout=TIMEOUT)
+        except requests.ConnectionError as error:  # whose text is of its pools, before it comes to the reason
+            reason: BaseException = error
+            while inner := reason.__cause__ or reason.__context__:
+                reason = inner
+            raise ConnectionError(str(reason) or type(reason).__name__) from error
 
     def _tried(self, path: str, attempt: Callable[[], T]) -> T:
         name = f"{self.uri}/{path}"

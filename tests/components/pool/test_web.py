@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def test_failures_pass_and_only_what_is_missing_is_asked_again(fault: str | int)
             assert start + file.read() == DATA
         wanted = sum(int(a.split("-")[1]) - int(a.split("-")[0][6:]) + 1 for _, a in served.requests if a)
     assert wanted < len(DATA) + 3 * 100_000
+
+
+def test_a_mirror_that_is_away_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "DEADLINE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(
+        TemporaryError, match=rf"^cannot read {url}/x: gave up after 0 s: \[Errno \d+\] Connection refused$"
+    ):
+        open_source(url).read("x")
 
 
 def test_first_requests_that_fail_at_a_server_without_ranges() -> None:

@@ -117,7 +117,9 @@ def _show_upcoming(run: Run, console: Console) -> float | None:
     for line in lines:
         table.add_row(line.key, _about(line.asked, False), _bytes(line.bytes), _in_hours(line.hours))
     table.add_row("all", "", _bytes(sum(line.bytes for line in lines)), _all_hours(lines))
-    console.print("its columns, if every image arrives; how many do is known when they are downloaded:")
+    console.print(
+        "its columns, if every image arrives and none is done; what is left is known when all are downloaded:"
+    )
     console.print(table)
     return pool.tars
 

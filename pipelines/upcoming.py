@@ -10,9 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from components.download.reasons import REASONS
 from components.download.rounds import Round, round_of
 from components.extract.work import ROWS_OF_FILE, SHARD, Work, load_work
 from components.pool.run import Run
+from components.pool.sources import Retry
 from components.pool.tables import explained
 from components.pool.values import ahead
 from components.pool.web import open_source
@@ -108,9 +110,19 @@ def _retries(run: Run) -> Iterator[tuple[str, str]]:
         found = round_of(run, number)
         path = f"{found.folder}/plan.json"  # `found.candidates` would write it
         if run.storage.size(path) is None:
-            yield f"download:{number}", f"what failed until then ({retry})"
+            yield f"download:{number}", f"what failed until then ({_failed(round_of(run, 0), retry, number)}{retry})"
         else:
             yield f"download:{number}", _of(_so_far(found)[0], len(json.loads(run.storage.read(path))), "shards")
+
+
+def _failed(first: Round, retry: Retry, number: int) -> str:
+    """How many images the first re-drive is for, once that is known."""
+    path = f"{first.extraction}/candidates.json"
+    if number != 1 or first.storage.size(path) is None or first.missing():
+        return ""
+    failures = first.summary(list(first.records()))["failures"]
+    count = sum(n for reason, n in failures.items() if retry == "all" or REASONS[reason].transient)
+    return f"{count:,}, "
 
 
 def _so_far(found: Round) -> tuple[int, int]:

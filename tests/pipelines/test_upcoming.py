@@ -89,7 +89,8 @@ def test_it_knows_more_after_each_step(tmp_path: Path, web: Crawl, monkeypatch: 
     assert "download 3 of 3 shards" in said(run)
     tars = sum(path.stat().st_size for path in tmp_path.rglob("*.tar"))
     assert f"its tars: about {tars / 1000:,.1f} kB (as large as those that are there)" in said(run)
-    assert "download:1 what failed until then (transient)" in said(run)
+    assert "download:1 what failed until then (6, transient)" in said(run)  # the busy ones
+    assert "download:1 what failed until then (30, all)" in said(planned(tmp_path, web.source(), "all", captioners=[]))
 
     run_step(run, "download:1")
     assert said(run)[0].startswith(f"run {run.name}: pool {run.pool.name}, 3 shards ({tars / 1000:,.1f} kB), ")
@@ -101,23 +102,27 @@ def test_it_knows_more_after_each_step(tmp_path: Path, web: Crawl, monkeypatch: 
 
 
 def test_the_rows_of_tables_are_counted_without_reading_them(tmp_path: Path) -> None:
+    tables = tmp_path / "tables"
+    tables.mkdir()
     for number in range(45):
         table = pa.table({"url": [f"http://example.com/{number}/{row}" for row in range(number)]})
         table = table.append_column("text", pa.array(["a text"] * number))
-        pq.write_table(table, tmp_path / f"{number:03d}.parquet")
-    urls = str(tmp_path / "010.parquet")
+        pq.write_table(table, tables / f"{number:03d}.parquet")
+    urls = str(tables / "010.parquet")
     assert "candidates: 10 (the tables' rows)" in said(planned(tmp_path / "out", {"urls": urls}))
-    lines = said(planned(tmp_path / "out", {"urls": str(tmp_path)}))
-    assert lines[0].endswith(f"to be downloaded from 45 tables of {tmp_path}")
+    lines = said(planned(tmp_path / "out", {"urls": str(tables)}))
+    assert lines[0].endswith(f"to be downloaded from 45 tables of {tables}")
     assert "candidates: about 945 (an estimate from 15 of the tables)" in lines  # 45 · the mean of 0, 3, …, 42
-    (tmp_path / "more.csv").write_text("url,text\n")
-    lines = said(planned(tmp_path / "out", {"urls": str(tmp_path)}))
+    (tables / "more.csv").write_text("url,text\n")
+    lines = said(planned(tmp_path / "out", {"urls": str(tables)}))
     assert "candidates: not known yet (a CSV doesn't say how many rows it has)" in lines
     assert "download" in lines  # of how many shards isn't known
     assert not any(line.startswith("embed") for line in lines)
 
 
 def test_a_table_that_is_none_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "bad.parquet").write_bytes(b"nothing")
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "bad.parquet").write_bytes(b"nothing")
     with pytest.raises(PermanentError, match=r"^table bad.parquet: .*"):
-        said(planned(tmp_path / "out", {"urls": str(tmp_path)}))
+        said(planned(tmp_path / "out", {"urls": str(tables)}))

@@ -73,7 +73,12 @@ def _content(run: Run) -> dict[str, Any]:
             plots.scatter(gather.circles(run), "unique trigrams (diversity)", "mean cosine (less noise)")
         ),
         "stages": _stages(run),
-        "notes": [*_unfinished(run, funnel, done, results), *_partial(done), *_notes(run, results)],
+        "notes": [
+            *_unfinished(run, funnel, done, results),
+            *_arrived(run, funnel),
+            *_partial(done),
+            *_notes(run, results),
+        ],
         "versions": _versions(),
     }
 
@@ -154,6 +159,16 @@ def _unfinished(run: Run, funnel: Funnel, done: list[dict[str, Any]], results: l
         missing["columns"].insert(0, "index")
     said = "; ".join(f"{what} {', '.join(names)}" for what, names in missing.items() if names)
     return [f"This run is not finished. Still to come: {said}."] if said else []
+
+
+def _arrived(run: Run, funnel: Funnel) -> list[str]:
+    """How much of the web was there, of a pool that was downloaded."""
+    if run.ingest is None:
+        return []
+    counts = {level.name: level.count for level in funnel.levels}
+    arrived, candidates = counts["in the tars"], counts["candidates"]
+    again = "" if run.spec.download and run.spec.download.retry else "; spec.download.retry fetches what failed again"
+    return [f"{arrived:,} of {candidates:,} images could be downloaded ({gather.share(arrived, candidates)}){again}."]
 
 
 def _partial(done: list[dict[str, Any]]) -> list[str]:

@@ -92,6 +92,7 @@ def test_every_candidate_of_a_dump_and_of_its_re_drives(run: Run, web: Crawl) ->
         ["usable", "45"],
     ]  # fmt: skip
     assert "The numbers add up." in found.text
+    assert "45 of 72 images could be downloaded (62.5 %)." in found.text
     assert f"Found in 3 WAT files of Common Crawl's {DUMP}, read from {web.mirror.url}." in found.text
     assert "Downloaded as recaption/" in found.text
     assert "(+https://example.org/us); X-Robots-Tag was respected, robots.txt was not asked." in found.text

@@ -101,7 +101,8 @@ class MixStep(Step):
         for tally in tallies:
             result = _result(run, tally, thresholds)
             run.storage.create(f"{tally.folder}/mixture.json", json.dumps(result, indent=1).encode())
-            log.info("mixture %s: %d pairs of %d usable samples", tally.mixture.name, result["pairs"], tally.usable)
+            pairs, usable = f"{result['pairs']:,}", f"{tally.usable:,}"
+            log.info("mixture %s: %s pairs of %s usable samples", tally.mixture.name, pairs, usable)
             for warning in result["warnings"]:
                 log.warning("mixture %s: %s", tally.mixture.name, warning)
 

@@ -82,7 +82,8 @@ def reshard(run: Run, mixture: schema.Mixture) -> None:
     numbers = range(len(layout))
     records = _write_tars(_work(run, mixture), storage, layout, numbers, _finished(storage, folder, sizes, numbers))
     _write_rest(run, mixture, folder, records, selections)
-    log.info("mixture %s: %d samples in %d tars", mixture.name, sum(r.samples for r in records), len(records))
+    samples, tars = sum(record.samples for record in records), len(records)
+    log.info("mixture %s: %s in %s", mixture.name, f"{samples:,} samples", f"{tars:,} tar{'s' if tars != 1 else ''}")
 
 
 def _work(run: Run, mixture: schema.Mixture) -> Work:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from components.pool.compute import Compute
+from components.pool.errors import PermanentError
 from components.pool.fields import Address, Model, Name, Nulls, ObjectName, Seed, Share, Text, Whole, by_key
 from components.pool.reading import check, dump_yaml, read_file, read_yaml
 from components.pool.screens import Screen
@@ -394,7 +395,13 @@ def load_recipe(path: str | Path) -> Recipe:
 
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     """Check a recipe given as YAML text; `where` names it in messages. Raises PermanentError like load_recipe."""
-    return check(Recipe, read_yaml(text, where), where)
+    value = read_yaml(text, where)
+    if value.get("kind") == "RecaptionSchedule":
+        raise PermanentError(
+            f"{where}: kind: found RecaptionSchedule, which a cluster's operator takes (kubectl apply); expected a "
+            "Recaption, such as its template with a dump's id instead of {dump}"
+        )
+    return check(Recipe, value, where)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -175,6 +175,12 @@ def test_not_a_recipe(text: str) -> None:
         parse_recipe(text)
 
 
+def test_a_schedule_is_no_recipe() -> None:
+    text = "{apiVersion: recaption.dev/v1alpha1, kind: RecaptionSchedule, metadata: {name: x}, spec: {}}"
+    with pytest.raises(PermanentError, match=r"^x\.yaml: kind: found RecaptionSchedule, .*; expected a Recaption.*$"):
+        parse_recipe(text, "x.yaml")
+
+
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="No such file"):
         load_recipe(tmp_path / "absent.yaml")

@@ -69,11 +69,13 @@ def submit(
     """Start a run on a KFP endpoint."""
     parameters = _parameters(recipe, set_ or [])
     from pipelines.kubeflow.package import compile_package
-    from pipelines.kubeflow.parameters import recipe_of
+    from pipelines.kubeflow.parameters import recipe_of, refuse_networks
 
-    name = recipe_of(parameters).name
+    asked = recipe_of(parameters)
+    refuse_networks(asked)
     package = compile_package(images, tag)
-    run = _pipelines(host, token_file, ca, namespace).submit(package, name, parameters, experiment, service_account)
+    pipelines = _pipelines(host, token_file, ca, namespace)
+    run = pipelines.submit(package, asked.name, parameters, experiment, service_account)
     typer.echo(f"{host.rstrip('/')}/#/runs/details/{run}")
 
 
@@ -95,9 +97,11 @@ def schedule(
     """Run a recipe on every new Common Crawl dump; {dump} in it is e.g. CC-MAIN-2026-43 (lower case in names)."""
     parameters = {**_parameters(recipe, set_ or []), "schedule": name}
     from pipelines.kubeflow.package import compile_package
+    from pipelines.kubeflow.parameters import SOME_DUMP, recipe_of, refuse_networks
     from pipelines.kubeflow.steps import check_schedule
 
     check_schedule(parameters)
+    refuse_networks(recipe_of(parameters, SOME_DUMP))
     package = compile_package(images, tag)
     pipelines = _pipelines(host, token_file, ca, namespace)
     made, new = pipelines.schedule(package, name, cron, parameters, experiment, service_account)

@@ -127,6 +127,19 @@ def test_mistakes_are_said_before_anything_is_made(
     assert not any(kfp.held[kind] for kind in ("runs", "recurringruns"))
 
 
+@pytest.mark.parametrize("arguments", [["submit"], ["schedule", "weekly", "--cron", CRON]])
+def test_no_cluster_gets_a_recipe_that_allows_private_networks(
+    served: tuple[str, Kfp], recipe: Path, moving: Path, arguments: list[str]
+) -> None:
+    host, kfp = served
+    path = moving if "schedule" in arguments else recipe
+    text = path.read_text().replace("shards:", "urls:") + "  download: {allowNetworks: [10.0.0.0/8]}\n"
+    path.write_text(text)
+    with pytest.raises(PermanentError, match=r"spec\.download\.allowNetworks: not in a cluster"):
+        call(*arguments, path, "--host", host)
+    assert not any(kfp.held[kind] for kind in ("runs", "recurringruns"))
+
+
 def test_let_in_by_a_token(served: tuple[str, Kfp], recipe: Path, tmp_path: Path) -> None:
     host, kfp = served
     kfp.token = "secret"

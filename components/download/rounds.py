@@ -19,7 +19,7 @@ from components.download.redrive import plan_redrive
 from components.download.shard import Candidates, Record, done_path, read_record
 from components.pool.errors import PermanentError
 from components.pool.run import Run
-from components.pool.shards import Shard
+from components.pool.shards import Shard, read_json
 from components.pool.sources import Retry
 from components.pool.storage import Storage
 from components.pool.values import ahead
@@ -59,12 +59,12 @@ class Round:
             path = f"{self.extraction}/candidates.json"
             if self.storage.size(path) is None:
                 raise PermanentError(f"{self.storage.uri}/{path}: is not there; run extract and extract:dedup first")
-            found = json.loads(self.storage.read(path))["shards"]
-            return [Candidates(f"{number:08d}", shard["file"]) for number, shard in enumerate(found)]
+            files = read_json(self.storage, path, lambda value: [shard["file"] for shard in value["shards"]])
+            return [Candidates(f"{number:08d}", file) for number, file in enumerate(files)]
         path = f"{self.folder}/plan.json"
         if self.storage.size(path) is None:
             self.storage.create(path, json.dumps([asdict(c) for c in self._plan()], indent=1).encode())
-        return [Candidates(**value) for value in json.loads(self.storage.read(path))]
+        return read_json(self.storage, path, lambda values: [Candidates(**value) for value in values])
 
     def _plan(self) -> list[Candidates]:
         earlier = self.earlier()

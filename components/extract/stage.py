@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from components.extract.work import Work, load_work
-from components.pool.errors import PermanentError
+from components.pool.errors import PermanentError, RecaptionError
 from components.pool.run import Run
+from components.pool.shards import read_json
 from components.pool.stage import Needs, Step
+
+log = logging.getLogger(__name__)
 
 
 class ExtractStep(Step):
@@ -54,7 +57,16 @@ class ExtractStep(Step):
         return len(work.files) if task is None else len(work.files_of(task, work.tasks))
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:
-        work = _work(run)
+        if _is_finished(run):
+            return
+        try:
+            self._work_on(run, _work(run), task, tasks)
+        except RecaptionError as error:
+            if not _is_finished(run):
+                raise
+            log.info("%s; another run has finished this extraction and deleted its spills", error)
+
+    def _work_on(self, run: Run, work: Work, task: int, tasks: int) -> None:
         if not self.part:
             from components.extract.task import extract_task
 
@@ -62,7 +74,7 @@ class ExtractStep(Step):
             return
         from components.extract.dedup import Dedup
 
-        dedup = Dedup(run.storage, work, work.tasks)
+        dedup = Dedup(run.storage, work, work.tasks, work.partitions_of(task))
         for partition in work.partitions_of(task):
             rows = dedup.run(partition).rows
             self.progress(rows, 1)
@@ -70,7 +82,7 @@ class ExtractStep(Step):
     def outcome(self, run: Run) -> dict[str, Any]:
         if not self.part or not _is_finished(run):
             return {}
-        funnel = json.loads(run.storage.read(_result(run)))["funnel"]
+        funnel = _funnel(run)
         return {"samples": funnel["kept"], "failures": funnel["dropped"] | funnel["lost"]}
 
     def _records(self, work: Work, task: int) -> set[str]:
@@ -91,22 +103,31 @@ def _result(run: Run) -> str:
 
 
 def _is_finished(run: Run) -> bool:
-    return run.storage.size(_result(run)) is not None
+    """Once the pool is there, nobody needs its candidates any more."""
+    return run.is_downloaded or run.storage.size(_result(run)) is not None
+
+
+def _funnel(run: Run) -> dict[str, Any]:
+    """Of a finished one."""
+    path, key = (run.pool.manifest_path, "extraction") if run.is_downloaded else (_result(run), "funnel")
+    return read_json(run.storage, path, lambda value: dict(value[key]))
 
 
 def _finish(run: Run) -> None:
     """Write what was found; then nobody needs the spills any more, which are larger than all candidates."""
-    work = _work(run)
+    assert run.ingest is not None
     if not _is_finished(run):
         from components.extract.dedup import finish
 
-        funnel = finish(run.storage, work, work.tasks)["funnel"]
-        if not funnel["kept"]:
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in funnel["dropped"].items())
-            raise PermanentError(
-                f"{run.storage.uri}/{_result(run)}: no candidate in {funnel['files']:,} files; of "
-                f"{funnel['candidates']:,} images all were dropped ({reasons or 'there were none'})"
-            )
-    for entry in run.storage.list(f"{work.folder}/spills/"):
+        work = _work(run)
+        finish(run.storage, work, work.tasks)
+    funnel = _funnel(run)
+    if not funnel["kept"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in funnel["dropped"].items())
+        raise PermanentError(
+            f"{run.storage.uri}/{_result(run)}: no candidate in {funnel['files']:,} files; of "
+            f"{funnel['candidates']:,} images all were dropped ({reasons or 'there were none'})"
+        )
+    for entry in run.storage.list(f"{run.ingest.candidates}/spills/"):
         if entry.path.endswith(".spill"):
             run.storage.delete(entry.path)

@@ -9,13 +9,14 @@ candidates/<dump>-<hash>/candidates.json                  the ordered shards, an
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from components.extract.rules import MOST_TEXT, MOST_URL
-from components.pool.shards import content_hash
+from components.pool.errors import PermanentError
+from components.pool.shards import content_hash, read_json
 from components.pool.storage import Storage
 
 VERSION = 1  # raise it when the code would find other candidates
@@ -80,13 +81,24 @@ class Work:
 
     @classmethod
     def from_json(cls, data: bytes) -> Work:
-        value = json.loads(data)
+        return cls.of(json.loads(data))
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Work:
+        """Of a JSON value."""
         return cls(**{**value, "files": tuple(value["files"])})
 
 
 def load_work(storage: Storage, folder: str) -> Work:
-    """The extraction that was planned in this folder."""
-    return Work.from_json(storage.read(f"{folder}/plan.json"))
+    """The extraction that was planned in this folder.
+
+    Raises:
+        PermanentError: it is none, or one of another version, which would find others.
+    """
+    work = read_json(storage, f"{folder}/plan.json", Work.of)
+    if work.folder != folder:
+        raise PermanentError(f"{folder}/plan.json: this version would write to {work.folder}; plan the run anew")
+    return work
 
 
 def partitions_for(files: int) -> int:

@@ -190,7 +190,9 @@ class Run:
         if self.ingest is None:
             self.pool.save(self.storage)
         elif self.ingest.plan is not None:
-            self.storage.create(f"{self.ingest.candidates}/plan.json", self.ingest.plan)
+            path = f"{self.ingest.candidates}/plan.json"
+            if not self.storage.create(path, self.ingest.plan) and self.storage.read(path) != self.ingest.plan:
+                self.storage.write(path, self.ingest.plan)  # where it is read from, which the name doesn't have
         plan = json.dumps(self.to_json(), indent=1, sort_keys=True).encode()
         recipe = schema.dump_recipe(self.recipe).encode()
         self.storage.create(f"{self.folder}/recipe.yaml", recipe)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice, pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from components.pool import sources
 from components.pool.errors import PermanentError
@@ -64,6 +64,22 @@ def save_manifest(storage: Storage, pool: Pool, shards: Sequence[Shard], **about
     storage.create(pool.manifest_path, json.dumps(value, indent=1).encode())
 
 
+def read_json(storage: Storage, path: str, made: Callable[[Any], T]) -> T:
+    """What `made` makes of a JSON value that recaption wrote.
+
+    Raises:
+        PermanentError: it is none, or another one.
+    """
+    data = storage.read(path)
+    try:
+        return made(json.loads(data))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise PermanentError(
+            f"{storage.uri}/{path}: isn't what was written there ({said}); delete it and run again"
+        ) from error
+
+
 def load_pool(name: str, manifest: str, storage: Storage, source: Storage) -> Pool:
     """The pool of a manifest that is kept, or will be."""
 
@@ -72,7 +88,7 @@ def load_pool(name: str, manifest: str, storage: Storage, source: Storage) -> Po
             raise PermanentError(
                 f"pool {name}: its images are still to be downloaded; `recaption run` on the recipe does that first"
             )
-        return tuple(Shard(**s) for s in json.loads(storage.read(pool.manifest_path))["shards"])
+        return read_json(storage, pool.manifest_path, lambda value: tuple(Shard(**s) for s in value["shards"]))
 
     pool = Pool(name, source, manifest, find)
     return pool

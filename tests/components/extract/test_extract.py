@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,22 @@ def test_every_partition_belongs_to_one_task(partitions: int) -> None:
     job = work_on("", partitions)
     assert job.dedup_tasks <= 256
     assert [p for task in range(job.dedup_tasks) for p in job.partitions_of(task)] == list(range(partitions))
+
+
+def test_a_task_keeps_of_all_segments_only_those_of_its_partitions(tmp_path: Path) -> None:
+    """A dump's 25,000 spills with as many segments each don't fit into memory."""
+    storage, job, each = LocalStorage(tmp_path), work_on("", 2000), 5
+    spills = [spill.Spill(f"{n}", 0, [[0, 0, 0]] * job.partitions) for n in range(each)]
+    nothing: dict[str, Any] = {key: {} for key in ("records", "dropped", "lost", "damaged")}
+    record = spill.Record(spills, 1, candidates=0, undecoded=0, damages=[], seconds=0.0, code="", **nothing)
+    for task in range(8):
+        spill.commit(storage, job, task, record)
+    tracemalloc.start()
+    dedup = Dedup(storage, job, 8, job.partitions_of(3))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(dedup.spills) == 8 * each
+    assert kept < 8 * each * job.partitions  # bytes; the whole tables have 24 each
 
 
 def test_what_is_not_finished_can_not_be_finished(tmp_path: Path, base: str) -> None:

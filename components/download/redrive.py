@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ from components.pool.storage import Storage
 from components.pool.values import ahead
 
 _COLUMNS = ["uid", "url", "text"]
+_NONE = np.array([], "S16")
 
 
 def plan_redrive(
@@ -23,33 +26,44 @@ def plan_redrive(
 ) -> list[Candidates]:
     """Write the candidates of a re-drive, 10,000 a shard; to be downloaded beside the finished shards.
 
-    Finished shards don't change, so the same call writes the same bytes. A failure that an earlier re-drive has mended
-    (they are among `finished`, too) is left out; the uids of those are held in memory.
+    Finished shards don't change, so the same call writes the same bytes, under the same names. A failure that an
+    earlier re-drive has mended (they are among `finished`, too) is left out; the uids of those are held in memory, 16
+    bytes each.
 
     Args:
         first: Number of the first appended shard.
         folder: Where the candidates go in the storage.
     """
     again = [record for record in finished if record.redrive]
-    uids = ahead(lambda record: _read(storage, record, ["uid"])["uid"].combine_chunks(), again)
-    mended = pa.chunked_array(uids, pa.string())
+    uids = ahead(lambda record: _keys(_read(storage, record, ["uid"])), again)
+    mended = np.sort(np.concatenate([_NONE, *uids]))
     first_tries = (record for record in finished if not record.redrive)
     failed = ahead(lambda record: _failures(storage, record, retry, mended), first_tries)
     planned = []
     for number, table in enumerate(_cut(failed), first):
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
-        name = f"{number:08d}"
-        storage.write(f"{folder}/{name}.parquet", sink.getvalue())
-        planned.append(Candidates(name, f"{folder}/{name}.parquet", redrive=True))
+        name, data = f"{number:08d}", sink.getvalue()
+        path = f"{folder}/{name}.{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+        storage.write(path, data)
+        planned.append(Candidates(name, path, redrive=True))
     return planned
 
 
-def _failures(storage: Storage, record: Record, retry: Retry, mended: pa.ChunkedArray) -> pa.Table:
+def _failures(storage: Storage, record: Record, retry: Retry, mended: np.ndarray) -> pa.Table:
     reasons = [name for name, reason in REASONS.items() if reason.transient or retry == "all"]
     table = _read(storage, record, [*_COLUMNS, "error_message"])
     table = table.filter(pc.is_in(table.column("error_message"), value_set=pa.array(reasons)))
-    return table.filter(pc.invert(pc.is_in(table.column("uid"), value_set=mended))).select(_COLUMNS)
+    if len(mended):  # searched: is_in would hash millions of them again for every shard
+        keys = _keys(table)
+        found = mended[np.searchsorted(mended, keys).clip(max=len(mended) - 1)] == keys
+        table = table.filter(pa.array(~found))
+    return table.select(_COLUMNS)
+
+
+def _keys(table: pa.Table) -> np.ndarray:
+    """(N,) S16: the uids' bytes."""
+    return np.array([bytes.fromhex(uid) for uid in table.column("uid").to_pylist()], _NONE.dtype)
 
 
 def _read(storage: Storage, record: Record, columns: list[str]) -> pa.Table:

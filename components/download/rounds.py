@@ -91,9 +91,12 @@ class Round:
 
     def _record(self, shard: str) -> Record:
         path = done_path(self.folder, shard)
-        if self.storage.size(path) is None:
-            raise PermanentError(f"{path}: shard {shard} is not downloaded; run the round before first")
-        return read_record(self.storage, path)
+        try:
+            return read_record(self.storage, path)
+        except PermanentError as error:  # one look at each of 128,000, where all is well
+            if self.storage.size(path) is not None:
+                raise
+            raise PermanentError(f"{path}: shard {shard} is not downloaded; run the round before first") from error
 
     def shard_of(self, record: Record) -> Shard:
         """As the pool lists it. Its name is that of its columns' files: no other recipe's retries have it."""

@@ -304,6 +304,16 @@ def test_a_re_drive_is_cut_into_shards(web: Web, pool: Pool, monkeypatch: pytest
     ]
 
 
+def test_two_plans_of_one_re_drive_overwrite_nothing_of_each_other(web: Web, pool: Pool) -> None:
+    """Of two processes that plan it at once, of two versions, one's plan stands: with its candidates."""
+    web.pages["/b"] = Answer(status=503)
+    finished = pool.download([web.url("/a"), web.url("/b")])
+    (first,) = plan_redrive(pool.storage, finished, "all", 1, "again")
+    (other,) = plan_redrive(pool.storage, finished, "transient", 1, "again")
+    assert [read_candidates(pool.storage, c.path).num_rows for c in (first, other)] == [2, 1]
+    assert plan_redrive(pool.storage, finished, "all", 1, "again") == [first]
+
+
 def test_the_vocabulary() -> None:
     assert all(reason.transient for reason in REASONS.values() if reason.again)
     assert not any(reason.resize and reason.transient for reason in REASONS.values())

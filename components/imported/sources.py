@@ -53,6 +53,17 @@ def find_source(source: str) -> Source:
     return Source(storage.uri, storage, found)
 
 
+def check_fields(source: Source, field: str) -> None:
+    """Look into the first file, so that a wrong field is found before hours of work; the others when they are read.
+
+    Raises:
+        PermanentError: it isn't what its name says, or has no such field.
+    """
+    path = source.files[0].path
+    with source.storage.open(path) as file, explained(f"import {path}"):
+        _require(open_table(file, path).names, field, path)
+
+
 def rows_of(storage: Storage, path: str, field: str | None, kind: str, wanted: set[str]) -> Iterator[Found]:
     """Stream one file.
 

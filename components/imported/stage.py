@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from components.imported.sources import find_source, rows_of
+from components.imported.sources import check_fields, find_source, rows_of
 from components.pool.columns import ColumnSpec
 from components.pool.errors import PermanentError
 from components.pool.recipe import ImportedColumn
@@ -37,8 +37,10 @@ class ImportStage(ColumnStage):
 
     @classmethod
     def make_spec(cls, column: ImportedColumn, index: ColumnSpec) -> ColumnSpec:
-        """Raises PermanentError when there is no such source."""
+        """Raises PermanentError when there is no such source or no such field."""
         source = find_source(column.source)
+        if column.field is not None:
+            check_fields(source, column.field)
         params = {
             "source": source.address,
             "files": content_hash([(e.path, e.size) for e in source.files]),

@@ -197,6 +197,18 @@ def test_fields_that_are_not_there(tmp_path: Path, shards: Path) -> None:
     one_line(shards, tmp_path / "d.csv", r"d\.csv: no field uid or value; there is nothing")
 
 
+def test_a_wrong_field_is_found_when_a_run_is_planned(tmp_path: Path) -> None:
+    """Not after a download of days."""
+    source = parquet(tmp_path / "a.parquet", [uid(0)], [1.0])
+    (tmp_path / "t.csv").write_text("url,text\nhttp://example.com/1.jpg,one\n")
+    columns = [{"name": "l14", "kind": "score", "from": str(source), "field": "clip"}]
+    pool = {"name": "web", "urls": str(tmp_path / "t.csv")}
+    mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
+    text = recipe_text(tmp_path / "out", tmp_path, mixtures, captioners=[], columns=columns, pool=pool)
+    with pytest.raises(PermanentError, match=r"a\.parquet: no field clip; there is other, uid, value"):
+        plan_run(recipe.parse_recipe(text))
+
+
 def test_uids_that_are_bytes(tmp_path: Path, shards: Path) -> None:
     source = parquet(tmp_path / "a.parquet", pa.array([b"\x00" * 16]), [1.0])
     one_line(shards, source, r"a\.parquet: uid has dtype binary, expected string or integer")

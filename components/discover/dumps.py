@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -45,7 +45,7 @@ def list_dumps(index: str = INDEX) -> list[str]:
     data = _fetch(uri) if uri.startswith(("https://", "http://")) else _read(uri)
     try:
         found = {entry["id"] for entry in json.loads(data)}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise PermanentError(f"dumps {uri}: expected a JSON list of objects with `id`, as {INDEX} has it") from error
     return sorted((i for i in found if isinstance(i, str) and DUMP.fullmatch(i)), reverse=True)
 
@@ -92,17 +92,19 @@ def _read(uri: str) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
-    request = Request(url, headers={"User-Agent": f"recaption/{version()}", "Accept": "application/json"})
+    headers = {"User-Agent": f"recaption/{version()}", "Accept": "application/json"}
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with urlopen(request, timeout=TIMEOUT) as answer:
+            with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as answer:
                 data: bytes = answer.read(LIMIT)
                 return data
         except HTTPError as error:
             reason = f"{error.code} {error.reason}"
             if error.code not in (408, 429) and error.code < 500:
                 raise PermanentError(f"dumps {url}: {reason}; give the base address of a {FILE}") from error
-        except (OSError, HTTPException) as error:  # URLError, timeouts and broken connections are OSErrors
+        except (OSError, HTTPException, ValueError) as error:  # URLError, timeouts and broken connections are OSErrors
+            if isinstance(error, InvalidURL) or not isinstance(error, (OSError, HTTPException)):
+                raise PermanentError(f"dumps {url}: {error}; give the base address of a {FILE}") from error
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         if attempt < ATTEMPTS:
             pause = PAUSE * 2 ** (attempt - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import zlib
 from typing import Literal
 
@@ -46,10 +48,15 @@ def list_files(dump: str, kind: Kind = "wat", base: str = BASE, sample: int | No
         TemporaryError: it can't be reached.
     """
     path = f"crawl-data/{dump}/{kind}.paths.gz"
+    data = open_source(base).read(path)
     try:
-        text = zlib.decompressobj(31).decompress(open_source(base).read(path), LIMIT).decode()
-    except (zlib.error, UnicodeDecodeError) as error:
+        text = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LIMIT + 1).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:  # no gzip, cut off, altered, no text
         raise PermanentError(f"{base}/{path}: expected gzipped lines, a path on each ({error})") from error
+    if len(text) > LIMIT:
+        raise PermanentError(
+            f"{base}/{path}: has more than {LIMIT:,} bytes unpacked, so it is no list of a dump's files"
+        )
     files = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not files:
         raise PermanentError(f"{base}/{path}: lists no file")

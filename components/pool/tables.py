@@ -40,7 +40,7 @@ def explained(what: str) -> Iterator[None]:
     """Make Arrow's errors bad input with a name; a disk's or a network's stay what they are."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:  # the last two of gzip's
+    except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
             raise
         raise PermanentError(f"{what}: {' '.join(str(error).split())}") from error

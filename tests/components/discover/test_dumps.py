@@ -88,11 +88,17 @@ def test_a_wrong_address_is_permanent_and_asked_once() -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("text", ["<html>", "{}x", '{"a": 1}', '["CC-MAIN-2026-43"]', "[1]"])
+@pytest.mark.parametrize("text", ["<html>", "{}x", '{"a": 1}', '["CC-MAIN-2026-43"]', "[1]", "[" * 10_000])
 def test_what_is_no_index_is_permanent(tmp_path: Path, text: str) -> None:
     (tmp_path / "collinfo.json").write_text(text)
     with pytest.raises(PermanentError, match="expected a JSON list of objects with `id`"):
         list_dumps(str(tmp_path))
+
+
+@pytest.mark.parametrize("index", ["http://[bad", f"https://{'a' * 70}.com", "https://exa mple", "http://:x/"])
+def test_what_is_no_address_is_permanent(index: str) -> None:
+    with pytest.raises(PermanentError, match=r"give the base address of a collinfo\.json"):
+        list_dumps(index)
 
 
 def test_only_the_newest_unless_told_how_far_back(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.discover import files
 from components.discover.files import find_dump, list_files
 from components.pool.errors import PermanentError
 from tests.components.pool.web_server import mirror
@@ -41,6 +42,18 @@ def test_over_http() -> None:
         assert list_files(DUMP, base=served.url) == FILES
 
 
+def test_a_list_in_several_members(tmp_path: Path) -> None:
+    write(tmp_path, LIST, b"".join(gzip.compress(f"{file}\n".encode()) for file in FILES))
+    assert list_files(DUMP, base=str(tmp_path)) == FILES
+
+
+def test_a_list_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LIMIT", 30)
+    write(tmp_path, LIST, gzip.compress("".join(f"{file}\n" for file in FILES).encode()))
+    with pytest.raises(PermanentError, match=r"wat\.paths\.gz: has more than 30 bytes"):
+        list_files(DUMP, base=str(tmp_path))
+
+
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 9))
 @settings(deadline=None)
 def test_a_larger_sample_contains_a_smaller_one(base: str, one: int, other: int, seed: int) -> None:
@@ -68,6 +81,9 @@ def test_lists_that_are_none(tmp_path: Path, base: str) -> None:
         write(tmp_path, LIST, data)
         with pytest.raises(PermanentError, match="expected gzipped lines"):
             list_files(DUMP, base=str(tmp_path))
+    write(tmp_path, LIST, gzip.compress(b"a.gz\nb.gz\n")[:-9])  # files that it doesn't list would never be missed
+    with pytest.raises(PermanentError, match=r"expected gzipped lines, a path on each .*ended before"):
+        list_files(DUMP, base=str(tmp_path))
     write(tmp_path, LIST, gzip.compress(b"\n"))
     with pytest.raises(PermanentError, match="lists no file"):
         list_files(DUMP, base=str(tmp_path))

@@ -282,6 +282,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     whole = datacomp(folder / "whole.parquet", some(0, 3)).read_bytes()
     others = {"0.csv": whole, "1.csv.gz": b"url,text\n", "2.parquet": b"url,text\na,b\n", "3.csv": b"url,text\na,b,c\n"}
+    others |= {"4.csv": b"x" * 200_000, "5.parquet": whole.replace(b"text", b"te\xfct")}
     for name, data in others.items():
         (folder / name).write_bytes(data)
         failure(folder / name)

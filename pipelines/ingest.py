@@ -11,6 +11,7 @@ from components.pool.run import Ingest
 from components.pool.shards import Pool, content_hash, load_pool
 from components.pool.sources import CommonCrawl, Download
 from components.pool.storage import Storage, open_storage
+from components.pool.web import open_source
 
 
 def plan_ingest(spec: Spec, storage: Storage) -> tuple[Pool, Ingest]:
@@ -47,4 +48,4 @@ def _of_dump(wanted: CommonCrawl) -> Work:
         files = list_files(dump, wanted.files, wanted.base, wanted.sample, wanted.seed)
     except PermanentError as error:
         raise PermanentError(f"spec.pool.commonCrawl: {error}") from error
-    return Work(dump, wanted.base, tuple(files), wanted.files, partitions_for(len(files)))
+    return Work(dump, open_source(wanted.base).uri, tuple(files), wanted.files, partitions_for(len(files)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -14,6 +13,7 @@ from components.download.reasons import REASONS
 from components.download.rounds import Round, round_of
 from components.extract.work import ROWS_OF_FILE, SHARD, Work, load_work
 from components.pool.run import Run
+from components.pool.shards import read_json
 from components.pool.sources import Retry
 from components.pool.tables import explained
 from components.pool.values import ahead
@@ -67,7 +67,7 @@ def _found(run: Run) -> dict[str, Any]:
     """candidates.json; empty where the extraction isn't finished."""
     assert run.ingest is not None
     path = f"{run.ingest.candidates}/candidates.json"
-    return json.loads(run.storage.read(path)) if run.storage.size(path) is not None else {}
+    return read_json(run.storage, path, lambda value: {**value}) if run.storage.size(path) is not None else {}
 
 
 def _source(run: Run, work: Work) -> str:
@@ -112,7 +112,7 @@ def _retries(run: Run) -> Iterator[tuple[str, str]]:
         if run.storage.size(path) is None:
             yield f"download:{number}", f"what failed until then ({_failed(round_of(run, 0), retry, number)}{retry})"
         else:
-            yield f"download:{number}", _of(_so_far(found)[0], len(json.loads(run.storage.read(path))), "shards")
+            yield f"download:{number}", _of(_so_far(found)[0], read_json(run.storage, path, len), "shards")
 
 
 def _failed(first: Round, retry: Retry, number: int) -> str:

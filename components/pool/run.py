@@ -22,7 +22,7 @@ from components.pool import recipe as schema
 from components.pool.claims import claim
 from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.errors import PermanentError
-from components.pool.shards import Pool, content_hash, load_pool
+from components.pool.shards import Pool, content_hash, load_pool, read_json
 from components.pool.storage import Storage, open_storage
 
 
@@ -197,9 +197,9 @@ class Run:
         recipe = schema.dump_recipe(self.recipe).encode()
         self.storage.create(f"{self.folder}/recipe.yaml", recipe)
         if not self.storage.create(f"{self.folder}/plan.json", plan):
-            old = self.storage.read(f"{self.folder}/plan.json")
-            if old != plan:
-                raise PermanentError(f"run {self.name}: planned before, {_difference(old, plan)}")
+            if self.storage.read(f"{self.folder}/plan.json") != plan:
+                old = read_json(self.storage, f"{self.folder}/plan.json", lambda value: {**value})
+                raise PermanentError(f"run {self.name}: planned before, {_difference(old, json.loads(plan))}")
             if self.storage.read(f"{self.folder}/recipe.yaml") != recipe:  # spec.compute, which the name doesn't have
                 self.storage.write(f"{self.folder}/recipe.yaml", recipe)
 
@@ -235,12 +235,15 @@ def load_run(uri: str) -> Run:
         raise PermanentError(
             f"run {uri}: there is no plan.json; expected <storage>/runs/<run>, as `recaption run` prints it"
         )
-    plan = json.loads(storage.read(f"runs/{name}/plan.json"))
     recipe = schema.parse_recipe(storage.read(f"runs/{name}/recipe.yaml").decode(), f"{uri}/recipe.yaml")
-    pool = load_pool(plan["pool"], plan["manifest"], storage, open_storage(plan["source"]))
-    nodes = {value["key"]: Node.from_json(value) for value in plan["nodes"]}
-    ingest = Ingest(plan["candidates"]) if "candidates" in plan else None
-    return Run(name, storage, recipe, pool, nodes, plan["fingerprints"], ingest)
+
+    def made(plan: Mapping[str, Any]) -> Run:
+        pool = load_pool(plan["pool"], plan["manifest"], storage, open_storage(plan["source"]))
+        nodes = {value["key"]: Node.from_json(value) for value in plan["nodes"]}
+        ingest = Ingest(plan["candidates"]) if "candidates" in plan else None
+        return Run(name, storage, recipe, pool, nodes, plan["fingerprints"], ingest)
+
+    return read_json(storage, f"runs/{name}/plan.json", made)
 
 
 def _derived(mixture: schema.Mixture, *made_from: object) -> str:
@@ -250,8 +253,7 @@ def _derived(mixture: schema.Mixture, *made_from: object) -> str:
 CUT = ("tasks", "shards_per_task", "manifest", "source")
 
 
-def _difference(old: bytes, new: bytes) -> str:
-    before, after = json.loads(old), json.loads(new)
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     changed = [key for key in after if before.get(key) != after[key]]
     what = ", ".join(f"{k} was {before.get(k)}, is {after[k]}" for k in changed if k in CUT)
     return (

@@ -335,6 +335,21 @@ def test_another_mirror_goes_on_where_the_first_one_stopped(tmp_path: Path, web:
     assert len(rows(found)) == IMAGES + PAGES
 
 
+def test_a_plan_that_is_damaged_is_one_line(tmp_path: Path, web: Crawl) -> None:
+    found = planned(recipe(tmp_path, web.source()))
+    path = tmp_path / found.folder / "plan.json"
+    said = r"runs/.*/plan\.json: isn't what was written there .*; delete it and run again"
+    for damage in (b"", b"{}", b"[1]"):
+        path.write_bytes(damage)
+        with pytest.raises(PermanentError, match=said):
+            load_run(f"{tmp_path}/{found.folder}")
+    path.write_bytes(b"{")
+    with pytest.raises(PermanentError, match=said):
+        planned(recipe(tmp_path, web.source()))
+    path.unlink()
+    assert planned(recipe(tmp_path, web.source())).name == found.name
+
+
 def test_another_run_that_deletes_the_spills_does_no_harm(
     tmp_path: Path, web: Crawl, monkeypatch: pytest.MonkeyPatch
 ) -> None:

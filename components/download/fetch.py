@@ -100,7 +100,7 @@ class Fetcher:
                 last = attempt > self.options.retries or not REASONS[failure.reason].again
                 if last or pause > LONGEST_PAUSE:
                     raise
-                log.info("%s: attempt %d: %s; again in %.1f s", url, attempt, failure.reason, pause)
+                log.debug("%s: attempt %d: %s; again in %.1f s", url, attempt, failure.reason, pause)
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 

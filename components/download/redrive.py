@@ -52,13 +52,13 @@ def plan_redrive(
 
 def _failures(storage: Storage, record: Record, retry: Retry, mended: np.ndarray) -> pa.Table:
     reasons = [name for name, reason in REASONS.items() if reason.transient or retry == "all"]
-    table = _read(storage, record, [*_COLUMNS, "error_message"])
+    table = _read(storage, record, ["uid", "url", "caption", "error_message"])
     table = table.filter(pc.is_in(table.column("error_message"), value_set=pa.array(reasons)))
     if len(mended):  # searched: is_in would hash millions of them again for every shard
         keys = _keys(table)
         found = mended[np.searchsorted(mended, keys).clip(max=len(mended) - 1)] == keys
         table = table.filter(pa.array(~found))
-    return table.select(_COLUMNS)
+    return table.drop_columns("error_message").rename_columns(_COLUMNS)
 
 
 def _keys(table: pa.Table) -> np.ndarray:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 LARGEST = 10_000  # candidates: an index has four digits
 SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("uid", "url", "text", "key", "status", "error_message")),
+        *((name, pa.string()) for name in ("uid", "url", "caption", "key", "status", "error_message")),
         ("http_status", pa.int32()),
         *((name, pa.int32()) for name in ("width", "height", "original_width", "original_height")),
         ("exif", pa.string()),
@@ -231,14 +231,15 @@ def _rows(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome]) -> list
         status = "success"
         if outcome.reason:
             status = "failed_to_resize" if REASONS[outcome.reason].resize else "failed_to_download"
+        row["caption"] = row.pop("text")
         row |= {"key": f"{shard}{index:04d}", "status": status, "error_message": outcome.reason}
         rows.append(row | {"http_status": outcome.http_status} | outcome.facts)
     return rows
 
 
 def _members(row: Mapping[str, Any], jpeg: bytes) -> list[tuple[str, bytes | memoryview]]:
-    meta = {name: row["text"] if name == "caption" else row[name] for name in IN_JSON}
-    text = [] if row["text"] is None else [("txt", row["text"].encode("utf-8", "backslashreplace"))]
+    meta = {name: row[name] for name in IN_JSON}
+    text = [] if row["caption"] is None else [("txt", row["caption"].encode("utf-8", "backslashreplace"))]
     json_bytes = json.dumps(meta, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
     return [("jpg", jpeg), *text, ("json", json_bytes)]
 

@@ -19,6 +19,8 @@ from components.pool.stage import Needs, Step
 
 log = logging.getLogger(__name__)
 
+PRIVATE = "private_address"
+
 
 class DownloadStep(Step):
     """A run has it once, and once more for each `retry` of its recipe: part 1, 2, …"""
@@ -72,8 +74,7 @@ class DownloadStep(Step):
             found = self._round(run)
             said = found.summary(list(found.records()))
         shards = said["shards"]
-        counts = {"samples": said["samples"], "work_seconds": said["seconds"], "failures": said["failures"]}
-        return {"shards": shards, "total": shards, **counts}
+        return {"shards": shards, "total": shards, "samples": said["samples"], "failures": said["failures"]}
 
     @property
     def _number(self) -> int:
@@ -109,8 +110,11 @@ def _finish(run: Run) -> None:
     if not any(said["samples"] for said in rounds):
         failed = rounds[0]["failures"]
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in failed.items())
+        advice = "for a private network of yours set spec.download.allowNetworks; " if PRIVATE in failed else ""
+        none = f"none of {rounds[0]['candidates']:,} images could be downloaded"
         raise PermanentError(
-            f"pool {run.pool.name}: none of {rounds[0]['candidates']:,} images could be downloaded ({reasons})"
+            f"pool {run.pool.name}: {none} ({reasons}); {advice}to try again what may pass, add `transient` to "
+            "spec.download.retry"
         )
     found_in = json.loads(run.storage.read(f"{run.ingest.candidates}/candidates.json"))
     extraction = {"dump": found_in["dump"], "kind": found_in["kind"], **found_in["funnel"]}

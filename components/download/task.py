@@ -10,6 +10,7 @@ import asyncio
 import logging
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ from components.download.pictures import Pictures
 from components.download.reasons import Failed
 from components.download.shard import Candidates, Outcome, Record, Spool, commit, finished, read_candidates
 from components.download.slots import MAX_LENT, Slot, Slots
-from components.pool.errors import RecaptionError
+from components.pool.errors import RecaptionError, TemporaryError
 from components.pool.sources import Download
 from components.pool.storage import Storage
 
 log = logging.getLogger(__name__)
 
 OPEN = 3  # shards on their way, the one that is committed among them
+SILENT, NOT_ASKED = ("connect", "dns_failed"), ("bad_url", "private_address", "port")
+FEW, SILENCE = 100, 0.98  # candidates; share of them: of a crawl's links some 30 % are dead
 RESERVED = 256  # file descriptors that are not connections
 
 Progress = Callable[[int, int], None]
@@ -71,6 +74,7 @@ def download(
                 if isinstance(item, int):
                     progress(item, 0)
                     continue
+                _refuse_silence(item)
                 records[item.name] = commit(
                     storage,
                     folder,
@@ -100,6 +104,22 @@ class _Item:
     began: float
     release: Callable[[], object]
     """Lets another shard begin."""
+
+
+def _refuse_silence(item: _Item) -> None:
+    """A network that is down answers nothing: what it costs isn't to be kept as the candidates' failures.
+
+    Raises:
+        TemporaryError: of a shard's requests hardly any was answered. Of a re-drive's, that may be the servers' fault.
+    """
+    reasons = Counter(outcome.reason for outcome in item.outcomes if outcome.reason not in NOT_ASKED)
+    silent = sum(reasons[reason] for reason in SILENT)
+    if not item.redrive and reasons.total() >= FEW and silent >= SILENCE * reasons.total():
+        said = ", ".join(f"{reason} {reasons[reason]:,}" for reason in SILENT)
+        raise TemporaryError(
+            f"shard {item.name}: {silent:,} of {reasons.total():,} requests found no server ({said}); is this "
+            "machine's network down? The shard is not kept; run again"
+        )
 
 
 class _Work:

@@ -123,11 +123,10 @@ def _finish(run: Run) -> None:
         finish(run.storage, work, work.tasks)
     funnel = _funnel(run)
     if not funnel["kept"]:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in funnel["dropped"].items())
-        raise PermanentError(
-            f"{run.storage.uri}/{_result(run)}: no candidate in {funnel['files']:,} files; of "
-            f"{funnel['candidates']:,} images all were dropped ({reasons or 'there were none'})"
-        )
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in funnel["dropped"].items())
+        what = f"{funnel['candidates']:,} images, all of them dropped ({dropped})" if dropped else "no image"
+        read = f"files read: {funnel['files']:,}, with {what}"
+        raise PermanentError(f"{run.storage.uri}/{_result(run)}: no candidate; {read}")
     for entry in run.storage.list(f"{run.ingest.candidates}/spills/"):
         if entry.path.endswith(".spill"):
             run.storage.delete(entry.path)

@@ -23,14 +23,14 @@ Out = TypeVar("Out")
 THREADS = 4  # readers ahead: reading and checksums release the interpreter's lock
 
 
-def ahead(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+def ahead(work: Callable[[In], Out], items: Iterable[In], threads: int = THREADS) -> Iterator[Out]:
     """`map` in order with a few threads, never more than a few results ahead of their reader."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Out]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > THREADS:
+                if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -98,18 +98,16 @@ def test_every_candidate_of_a_dump_and_of_its_re_drives(run: Run, web: Crawl) ->
     assert "(+https://example.org/us); X-Robots-Tag was respected, robots.txt was not asked." in found.text
 
 
-def test_the_time_of_a_download_is_that_of_whoever_did_it(run: Run) -> None:
+def test_no_rate_is_made_up_of_a_run_that_found_the_work_done(run: Run) -> None:
     stages = run.status()["stages"]
     for key in ("extract", "extract:dedup", "download", "download:1"):
-        stages[key]["seconds"] = 0.001  # as of a run that found them done
+        stages[key]["seconds"] = 0.001
     run.save_status({"stages": stages})
     time = {row[0]: row[1:] for row in page(run).rows if row[0] in stages}
     assert time["extract"] == ["–", "0.0", "–"]
     assert time["extract:dedup"] == ["72", "0.0", "–"]
-    for key, samples in (("download", 42), ("download:1", 3)):
-        assert time[key][0] == str(samples)
-        rate = float(time[key][2].replace(",", ""))
-        assert rate == pytest.approx(samples / stages[key]["work_seconds"], rel=0.02)
+    assert time["download"] == ["42", "0.0", "–"]
+    assert time["download:1"] == ["3", "0.0", "–"]
 
 
 def test_numbers_of_two_stages_that_differ_are_said(run: Run) -> None:

@@ -66,11 +66,12 @@ def test_a_shard(images: Web, pool: Pool) -> None:
         "sha256": hashlib.sha256(jpeg(9, (1000, 600))).hexdigest(),
         "uid": uid(2),
         "url": images.url("/big"),
+        "caption": "text 2",
     }
-    assert json.loads(members["000000000002.json"]) == facts | {"caption": "text 2"}
+    assert json.loads(members["000000000002.json"]) == facts
     rows = pool.rows(record)
-    assert rows[2] == facts | {"text": "text 2", "http_status": 200}
-    assert [(r["uid"], r["text"], r["status"], r["error_message"], r["http_status"]) for r in rows] == [
+    assert rows[2] == facts | {"http_status": 200}
+    assert [(r["uid"], r["caption"], r["status"], r["error_message"], r["http_status"]) for r in rows] == [
         (uid(0), "text 0", "success", None, 200),
         (uid(1), "text 1", "failed_to_download", "http_404", 404),
         (uid(2), "text 2", "success", None, 200),
@@ -317,3 +318,16 @@ def test_two_plans_of_one_re_drive_overwrite_nothing_of_each_other(web: Web, poo
 def test_the_vocabulary() -> None:
     assert all(reason.transient for reason in REASONS.values() if reason.again)
     assert not any(reason.resize and reason.transient for reason in REASONS.values())
+
+
+def test_a_network_that_is_down_is_nobodys_failure(web: Web, pool: Pool) -> None:
+    """Nothing is committed where nobody is found; of a few candidates, or of a re-drive, that may be their fault."""
+    web.pages["/0"] = Answer(jpeg(0))
+    away = ["http://127.0.0.1:1/"]  # refused
+    with pytest.raises(TemporaryError, match=r"shard 00000000: 99 of 100 requests found no server \(connect 99, dns_f"):
+        pool.download([web.url("/0"), *away * 99, "ftp://host/"])
+    assert list(pool.storage.list("shards/")) == []
+    (many,) = pool.download([*[web.url("/0")] * 3, *away * 97])
+    assert many.failures == {"connect": 97}
+    (few,) = Pool(pool.folder / "few").download(away * 99)
+    assert few.failures == {"connect": 99}

@@ -146,10 +146,13 @@ class LocalStorage:
         folder = self.root / prefix if prefix.endswith("/") or not prefix else (self.root / prefix).parent
         found = []
         for parent, _, names in os.walk(folder, onerror=_raise_unless_absent):
-            for name in names:
-                path = os.path.relpath(os.path.join(parent, name), self.root).replace(os.sep, "/")
-                if path.startswith(prefix) and not name.startswith(".tmp-"):
-                    found.append(path)
+            below = os.path.relpath(parent, self.root).replace(os.sep, "/")
+            below = "" if below == "." else f"{below}/"
+            found += [
+                f"{below}{name}"
+                for name in names
+                if f"{below}{name}".startswith(prefix) and not name.startswith(".tmp-")
+            ]
         for path in sorted(found):
             size = self.size(path)
             if size is not None:

@@ -66,7 +66,7 @@ def write_run(folder: Path, rows: int) -> Run:
     nodes = [Node("index", index), Node("score:raw", scores["raw"])]
     nodes += [Node("caption:cap", caption), Node("score:cap", scores["cap"])]
     recipe = parse_recipe(RECIPE.replace("STORAGE", str(folder)))
-    return Run("bench", LocalStorage(folder), recipe, pool, {n.key: n for n in nodes}, 1, {})
+    return Run("bench", LocalStorage(folder), recipe, pool, {n.key: n for n in nodes}, {})
 
 
 def load_and_sort(run: Run, share: float) -> float:

@@ -18,7 +18,7 @@ from components.miniature.pool import write_evaluation
 from components.pool import recipe as schema
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Node, Run
-from components.pool.shards import Pool
+from components.pool.shards import pool_of
 from components.pool.storage import LocalStorage
 from tests.components.train.conftest import MODEL
 
@@ -44,8 +44,8 @@ def make_run(root: Path, tasks: list[str] = TASKS) -> Run:
 
     recipe = schema.parse_recipe(RECIPE.format(root=root, tasks=", ".join(tasks)))
     storage = LocalStorage(root / "out")
-    pool = Pool("tiny", LocalStorage(root / "shards"), ())
-    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_spec())}, 1, {})
+    pool = pool_of("tiny", LocalStorage(root / "shards"), ())
+    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_spec())}, {})
 
 
 class Fake:

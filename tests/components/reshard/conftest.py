@@ -65,9 +65,9 @@ def make_run(root: Path, recipe: str = RECIPE) -> Run:
     """Index every tar below root/shards; the run has no other column."""
     parsed: Recipe = parse_recipe(recipe.format(root=root))
     storage, source = LocalStorage(root / "out"), LocalStorage(root / "shards")
-    pool = list_pool(parsed.spec.pool, source)
+    pool = list_pool(parsed.spec.pool.name, source)
     index = IndexStage.make_spec()
-    run = Run("test", storage, parsed, pool, {"index": Node("index", index)}, 1, {})
+    run = Run("test", storage, parsed, pool, {"index": Node("index", index)}, {})
     run_task(IndexStage(index), pool, pool.shards, run.columns, decoders=0)
     return run
 

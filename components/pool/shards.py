@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice, pairwise
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ class Pool:
 
     @property
     def manifest_path(self) -> str:
-        return f"pools/{self.name}/manifests/{self.manifest}.json"
+        return _manifest_path(self.name, self.manifest)
 
 
 def save_manifest(storage: Storage, pool: Pool, shards: Sequence[Shard], **about: object) -> None:
@@ -82,16 +82,20 @@ def read_json(storage: Storage, path: str, made: Callable[[Any], T]) -> T:
 
 def load_pool(name: str, manifest: str, storage: Storage, source: Storage) -> Pool:
     """The pool of a manifest that is kept, or will be."""
+    return Pool(name, source, manifest, partial(_kept, name, manifest, storage))
 
-    def find() -> tuple[Shard, ...]:
-        if storage.size(pool.manifest_path) is None:
-            raise PermanentError(
-                f"pool {name}: its images are still to be downloaded; `recaption run` on the recipe does that first"
-            )
-        return read_json(storage, pool.manifest_path, lambda value: tuple(Shard(**s) for s in value["shards"]))
 
-    pool = Pool(name, source, manifest, find)
-    return pool
+def _kept(name: str, manifest: str, storage: Storage) -> tuple[Shard, ...]:
+    path = _manifest_path(name, manifest)
+    if storage.size(path) is None:
+        raise PermanentError(
+            f"pool {name}: its images are still to be downloaded; `recaption run` on the recipe does that first"
+        )
+    return read_json(storage, path, lambda value: tuple(Shard(**s) for s in value["shards"]))
+
+
+def _manifest_path(name: str, manifest: str) -> str:
+    return f"pools/{name}/manifests/{manifest}.json"
 
 
 def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
@@ -116,7 +120,7 @@ def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
 def pool_of(name: str, source: Storage, shards: Sequence[Shard]) -> Pool:
     """A pool of these shards."""
     found = tuple(shards)
-    return Pool(name, source, content_hash([(s.name, s.size) for s in found]), lambda: found)
+    return Pool(name, source, content_hash([(s.name, s.size) for s in found]), partial(tuple, found))
 
 
 def has_begun(pool: sources.Pool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import tarfile
@@ -17,7 +18,7 @@ from components.miniature.pool import write_pool
 from components.pool.errors import PermanentError
 from components.pool.recipe import parse_recipe
 from components.pool.run import Run
-from components.pool.shards import list_pool
+from components.pool.shards import list_pool, load_pool
 from components.pool.sources import Subset
 from components.pool.storage import LocalStorage, Storage, open_storage
 from components.pool.values import coverage
@@ -235,3 +236,12 @@ def test_a_whole_run_in_a_bucket_that_fails_now_and_then(
         assert again.name == done.name
         changed = before.items() ^ {(e.path, e.size) for e in bucket.list()}
         assert {path.rpartition("/")[2] for path, _ in changed} <= {"status.json", "report.html"}
+
+
+def test_a_pool_goes_to_another_process(tmp_path: Path) -> None:
+    write_shard(tmp_path / "shards", 0, 1)
+    pool = list_pool("p", LocalStorage(tmp_path / "shards"))
+    pool.save(LocalStorage(tmp_path))
+    kept = load_pool("p", pool.manifest, LocalStorage(tmp_path), pool.source)
+    for one in (pool, kept):
+        assert pickle.loads(pickle.dumps(one)).shards == pool.shards

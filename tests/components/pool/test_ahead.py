@@ -100,7 +100,7 @@ def test_a_few_reads_here_and_there_ask_for_little() -> None:
 
 
 def test_a_large_read_asks_for_all_of_it_at_once() -> None:
-    there = Object(4000 * KB, latency=0.005)
+    there = Object(4000 * KB, latency=0.05)
     with there.open() as file:
         file.seek(1000 * KB)
         assert file.read(256 * KB) == there.data[1000 * KB : 1256 * KB]

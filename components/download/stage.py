@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from math import ceil
@@ -13,7 +12,7 @@ from components.download.rounds import Round, round_of
 from components.download.shard import Candidates
 from components.pool.errors import PermanentError
 from components.pool.run import Run
-from components.pool.shards import Shard, save_manifest, tasks_of
+from components.pool.shards import Shard, read_json, save_manifest, tasks_of
 from components.pool.sources import Download
 from components.pool.stage import Needs, Step
 
@@ -33,6 +32,7 @@ class DownloadStep(Step):
     divisible = True
     unit = "shards"
     counts = "candidates"
+    _found: Round | None = None
 
     def run(self, run: Run) -> None:
         if run.is_downloaded:
@@ -69,7 +69,7 @@ class DownloadStep(Step):
 
     def outcome(self, run: Run) -> dict[str, Any]:
         if run.is_downloaded:
-            said = json.loads(run.storage.read(run.pool.manifest_path))["rounds"][self._number]
+            said = read_json(run.storage, run.pool.manifest_path, lambda value: dict(value["rounds"][self._number]))
         else:
             found = self._round(run)
             said = found.summary(list(found.records()))
@@ -81,7 +81,10 @@ class DownloadStep(Step):
         return int(self.part or 0)
 
     def _round(self, run: Run) -> Round:
-        return round_of(run, self._number)
+        """One, that reads its candidates once. A step is made for one run."""
+        if self._found is None:
+            self._found = round_of(run, self._number)
+        return self._found
 
     def _download(self, run: Run, found: Round, candidates: Sequence[Candidates], how: Download) -> None:
         from components.download.task import download
@@ -116,8 +119,11 @@ def _finish(run: Run) -> None:
             f"pool {run.pool.name}: {none} ({reasons}); {advice}to try again what may pass, add `transient` to "
             "spec.download.retry"
         )
-    found_in = json.loads(run.storage.read(f"{run.ingest.candidates}/candidates.json"))
-    extraction = {"dump": found_in["dump"], "kind": found_in["kind"], **found_in["funnel"]}
+    extraction = read_json(
+        run.storage,
+        f"{run.ingest.candidates}/candidates.json",
+        lambda value: {"dump": value["dump"], "kind": value["kind"], **value["funnel"]},
+    )
     extraction.pop("damages")  # candidates.json has them
     occurred = {reason: REASONS[reason].meaning for said in rounds for reason in said["failures"]}
     about = {"extraction": extraction, "rounds": rounds, "reasons": occurred, "user_agents": sorted(agents)}

@@ -25,6 +25,7 @@ class ExtractStep(Step):
     needs = Needs(memory_gib=2)
     divisible = True
     spread = True
+    _read: Work | None = None
 
     @property
     def unit(self) -> str:  # type: ignore[override]  # of either part
@@ -34,16 +35,16 @@ class ExtractStep(Step):
         for task in self.unfinished(run, False):
             self.run_task(run, task, self.count_tasks(run))
         if self.part:
-            _finish(run)
+            self._finish(run)
 
     def count_tasks(self, run: Run) -> int:
-        work = _work(run)
+        work = self._work(run)
         return work.dedup_tasks if self.part else work.tasks
 
     def unfinished(self, run: Run, done: bool) -> Sequence[int]:
         if _is_finished(run):
             return ()
-        work = _work(run)
+        work = self._work(run)
         there = {entry.path for entry in run.storage.list(f"{work.folder}/") if entry.path.endswith(".done.json")}
         records = [self._records(work, task) for task in range(self.count_tasks(run))]
         return [task for task, needed in enumerate(records) if not there >= needed]
@@ -51,7 +52,7 @@ class ExtractStep(Step):
     def count_units(self, run: Run, task: int | None) -> int:
         if _is_finished(run):
             return 0
-        work = _work(run)
+        work = self._work(run)
         if self.part:
             return work.partitions if task is None else len(work.partitions_of(task))
         return len(work.files) if task is None else len(work.files_of(task, work.tasks))
@@ -60,7 +61,7 @@ class ExtractStep(Step):
         if _is_finished(run):
             return
         try:
-            self._work_on(run, _work(run), task, tasks)
+            self._work_on(run, self._work(run), task, tasks)
         except RecaptionError as error:
             if not _is_finished(run):
                 raise
@@ -91,10 +92,30 @@ class ExtractStep(Step):
             return {f"{work.spills(task)}.done.json"}
         return {f"{work.shards(partition)}.done.json" for partition in work.partitions_of(task)}
 
+    def _work(self, run: Run) -> Work:
+        """Read once: of a whole dump it has 100,000 paths. A step is made for one run."""
+        assert run.ingest is not None  # no other run has this step
+        if self._read is None:
+            self._read = load_work(run.storage, run.ingest.candidates)
+        return self._read
 
-def _work(run: Run) -> Work:
-    assert run.ingest is not None  # no other run has this step
-    return load_work(run.storage, run.ingest.candidates)
+    def _finish(self, run: Run) -> None:
+        """Write what was found; then nobody needs the spills any more, which are larger than all candidates."""
+        assert run.ingest is not None
+        if not _is_finished(run):
+            from components.extract.dedup import finish
+
+            work = self._work(run)
+            finish(run.storage, work, work.tasks)
+        funnel = _funnel(run)
+        if not funnel["kept"]:
+            dropped = ", ".join(f"{reason} {count:,}" for reason, count in funnel["dropped"].items())
+            what = f"{funnel['candidates']:,} images, all of them dropped ({dropped})" if dropped else "no image"
+            read = f"files read: {funnel['files']:,}, with {what}"
+            raise PermanentError(f"{run.storage.uri}/{_result(run)}: no candidate; {read}")
+        for entry in run.storage.list(f"{run.ingest.candidates}/spills/"):
+            if entry.path.endswith(".spill"):
+                run.storage.delete(entry.path)
 
 
 def _result(run: Run) -> str:
@@ -111,22 +132,3 @@ def _funnel(run: Run) -> dict[str, Any]:
     """Of a finished one."""
     path, key = (run.pool.manifest_path, "extraction") if run.is_downloaded else (_result(run), "funnel")
     return read_json(run.storage, path, lambda value: dict(value[key]))
-
-
-def _finish(run: Run) -> None:
-    """Write what was found; then nobody needs the spills any more, which are larger than all candidates."""
-    assert run.ingest is not None
-    if not _is_finished(run):
-        from components.extract.dedup import finish
-
-        work = _work(run)
-        finish(run.storage, work, work.tasks)
-    funnel = _funnel(run)
-    if not funnel["kept"]:
-        dropped = ", ".join(f"{reason} {count:,}" for reason, count in funnel["dropped"].items())
-        what = f"{funnel['candidates']:,} images, all of them dropped ({dropped})" if dropped else "no image"
-        read = f"files read: {funnel['files']:,}, with {what}"
-        raise PermanentError(f"{run.storage.uri}/{_result(run)}: no candidate; {read}")
-    for entry in run.storage.list(f"{run.ingest.candidates}/spills/"):
-        if entry.path.endswith(".spill"):
-            run.storage.delete(entry.path)

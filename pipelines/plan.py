@@ -29,7 +29,7 @@ def plan_run(recipe: schema.Recipe) -> Run:
     spec = recipe.spec
     storage = open_storage(spec.storage)
     _refuse_inside(spec, storage)
-    pool, ingest = plan_ingest(spec, storage) if spec.pool.shards is None else (_given(spec, storage), None)
+    pool, ingest = plan_ingest(spec, storage) if spec.pool.shards is None else (_given(spec), None)
     nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
     prints = _fingerprints(spec)
     content = spec.model_dump(mode="json", exclude=_unsaid(spec))
@@ -38,7 +38,7 @@ def plan_run(recipe: schema.Recipe) -> Run:
     return Run(name, storage, recipe, pool, nodes, prints, ingest)
 
 
-def _given(spec: schema.Spec, storage: Storage) -> Pool:
+def _given(spec: schema.Spec) -> Pool:
     assert spec.pool.shards is not None  # else they are downloaded
     return list_pool(spec.pool.name, open_storage(spec.pool.shards), spec.pool.subset)
 

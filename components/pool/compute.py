@@ -112,7 +112,10 @@ class Compute(Model):
     deadline_hours: Annotated[int, Field(ge=1, le=8760), Whole] = 168
     """In a cluster: after this time a stage is ended, finished or not; running it again goes on."""
 
+    def pools_of(self, gpu: bool) -> list[NodePool]:
+        """Those that serve GPU stages, or the others."""
+        return [pool for pool in self.pools if (pool.accelerator is not None) == gpu]
+
     def workers(self, gpu: bool) -> int:
         """How many pods of GPU stages, or of others, work at a time."""
-        found = [pool.parallelism for pool in self.pools if (pool.accelerator is not None) == gpu]
-        return sum(found) or PARALLELISM
+        return sum(pool.parallelism for pool in self.pools_of(gpu)) or PARALLELISM

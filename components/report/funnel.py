@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import Any
 
 from components.pool.columns import Columns
 from components.pool.run import Run
+from components.pool.shards import read_json
 from components.report.gather import failures_of, shards_of
 
 DOWNLOAD, SAMPLE = "download: ", "sample: "  # how the index calls what failed before the tar and in it
@@ -71,7 +71,7 @@ def funnel(run: Run, columns: Columns) -> Funnel:
     if run.ingest is None:
         return Funnel([Level("candidates", rows + sum(failed.values()), failed), *below], shards, notes)
 
-    manifest = json.loads(run.storage.read(run.pool.manifest_path))
+    manifest = read_json(run.storage, run.pool.manifest_path, dict)
     extraction, rounds = manifest["extraction"], manifest["rounds"]
     differences = list(_differences(extraction, rounds))
     if shards == len(run.pool.shards):

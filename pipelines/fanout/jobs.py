@@ -78,7 +78,7 @@ def pools_for(compute: Compute, gpu: bool, only: str | None = None) -> list[Node
         PermanentError: `only` names no such pool.
     """
     kind = "GPU" if gpu else "CPU"
-    found = [pool for pool in compute.pools if (pool.accelerator is not None) == gpu]
+    found = compute.pools_of(gpu)
     if only is None:
         return found or [NodePool(name=kind.lower(), accelerator=Accelerator() if gpu else None)]
     chosen = [pool for pool in found if pool.name == only]

@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +21,9 @@ from components.pool.reading import check, read_file, read_yaml
 from pipelines.kubeflow.commands import Ca, TokenFile, endpoint, kfp_app, pipeline_app
 from pipelines.progress import console
 
+if TYPE_CHECKING:
+    from components.pool.run import Run
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -33,10 +36,17 @@ out = Console(width=None if sys.stdout.isatty() else 140)
 log = logging.getLogger(__name__)
 # What brings pyarrow is imported where it is used: the operator, which has little memory, begins here too.
 
+TERMINATION_LOG = Path("/dev/termination-log")
+LONGEST_MESSAGE = 1024  # characters: Kubernetes keeps 4,096 bytes of a container's
+
 GO_ON = "finished work is kept, run the same command to go on"
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 RunUri = Annotated[str, typer.Argument(metavar="RUN", help="<storage>/runs/<run>, as `run` prints it.")]
+Claimant = Annotated[
+    str | None,
+    typer.Option(help="Of a step of a KFP run: the id of the KFP run that must hold the run's claim.", hidden=True),
+]
 Namespace = Annotated[
     str | None, typer.Option(envvar="POD_NAMESPACE", help="Of the cluster; by default this pod's or the kubeconfig's.")
 ]
@@ -118,9 +128,15 @@ def stage(
     launched: Annotated[
         bool, typer.Option("--launched", help="Stop when the launcher that follows this stage has gone.")
     ] = False,
+    claimant: Claimant = None,
 ) -> None:
     """Run one stage of a planned run: what a container does."""
-    from components.pool.run import load_run
+    from pipelines.kubeflow.attempts import execute
+
+    execute(name, run, claimant, lambda loaded: _stage(loaded, name, task, tasks, mixture, launched))
+
+
+def _stage(loaded: Run, name: str, task: int | None, tasks: str | None, mixture: str | None, launched: bool) -> None:
     from components.pool.stage import Step
     from pipelines.fanout.worker import followed, own_task
     from pipelines.groups import FANNED_OUT, ingest_of
@@ -128,7 +144,6 @@ def stage(
     from pipelines.local import run_column, run_step
     from pipelines.stages import stages as declared
 
-    loaded = load_run(run)
     before = ingest_of(loaded)
     steps = [s for s, kind in declared().items() if issubclass(kind, Step) and s not in ("extract", "download")]
     if name not in [*before, *loaded.nodes, *steps]:
@@ -166,24 +181,28 @@ def launch(
     workflow: Annotated[
         str | None, typer.Option(help="NAME/UID of the Workflow that owns the Jobs; in a KFP step it is found.")
     ] = None,
+    claimant: Claimant = None,
 ) -> None:
     """Run a stage in a cluster: its tasks as Indexed Jobs, followed to their end. Again, it follows those it finds."""
-    from components.pool.run import load_run
+    from pipelines.kubeflow.attempts import execute
 
     if _on_this_machine():
         from pipelines.local import run_group
 
-        run_group(load_run(run), name)
+        execute(name, run, claimant, lambda loaded: run_group(loaded, name))
         return
     from pipelines.fanout.cluster import connect, own_workflow
     from pipelines.fanout.jobs import Owner, Target
     from pipelines.fanout.launcher import launch
 
-    cluster = connect(namespace)
-    owner = Owner(*workflow.split("/", 1)) if workflow and "/" in workflow else own_workflow(cluster)
-    target = Target(cluster.namespace, image, service_account, secret, owner)
-    for key, counts in launch(load_run(run), name, cluster, target, pool).items():
-        out.print(key, {k: v for k, v in counts.items() if k != "state"}, soft_wrap=True)
+    def work(loaded: Run) -> None:
+        cluster = connect(namespace)
+        owner = Owner(*workflow.split("/", 1)) if workflow and "/" in workflow else own_workflow(cluster)
+        target = Target(cluster.namespace, image, service_account, secret, owner)
+        for key, counts in launch(loaded, name, cluster, target, pool).items():
+            out.print(key, {k: v for k, v in counts.items() if k != "state"}, soft_wrap=True)
+
+    execute(name, run, claimant, work)
 
 
 @app.command()
@@ -291,17 +310,33 @@ def main() -> None:
     try:
         app()
     except RecaptionError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(f"error: {error}", error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "components", "pipelines"):
             raise
         what = f"error: {error}: this stage needs what `pip install 'recaption[stages]'` brings"
-        console.print(what, markup=False, highlight=False, soft_wrap=True)
-        sys.exit(PermanentError.exit_code)
+        _fail(what, PermanentError.exit_code)
     except Terminated as stopped:
         log.info("stopped by SIGTERM; %s", GO_ON)
         sys.exit(stopped.exit_code)
+    except Exception as error:
+        _tell_kubernetes(f"error: {type(error).__name__}: {error}")
+        raise
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    _tell_kubernetes(line)
+    sys.exit(code)
+
+
+def _tell_kubernetes(line: str) -> None:
+    """Leave the line as the container's termination message: `kubectl describe pod`, Argo and KFP's UI show it."""
+    if TERMINATION_LOG.exists():  # only a kubelet makes it
+        try:
+            TERMINATION_LOG.write_text(line[:LONGEST_MESSAGE], encoding="utf-8")
+        except OSError as error:
+            log.warning("%s: %s", TERMINATION_LOG, error.strerror)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from components.pool.columns import Columns
+from components.pool.errors import RecaptionError, failure_of
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
 from pipelines.stages import step
@@ -34,19 +35,47 @@ def unfinished(run: Run, node: Node) -> list[int]:
 
 
 def timed(run: Run, key: str, work: Callable[[], None]) -> None:
-    """Keep status.json up to date around one stage. A stage found finished keeps the seconds it once took."""
-    before = entry(run, key)
+    """Keep status.json up to date around one stage. A stage found finished keeps the seconds it once took.
+
+    What ends the stage is kept beside its state: `error`, as `failure_of` says it.
+    """
+    before = {name: value for name, value in entry(run, key).items() if name != "error"}
     put(run, key, {**before, "state": "running"})
     began = time.monotonic()
     try:
         work()
     except BaseException as error:
-        put(run, key, {**entry(run, key), "state": "failed" if isinstance(error, Exception) else "stopped"})
+        state = "failed" if isinstance(error, Exception) else "stopped"
+        _put_last(run, key, {"state": state, "error": failure_of(error)})
         raise
     seconds, found = before.get("seconds", 0.0) + time.monotonic() - began, result(run, key)
     put(run, key, found | {"seconds": seconds, "state": "done"})
     if key not in run.nodes and found.get("failures") and before.get("state") != "done":
         log.info("%s: %s", key, _in_words(found))
+
+
+def _put_last(run: Run, key: str, values: Mapping[str, Any]) -> None:
+    """Add to a stage's entry how it ended; a storage that is away must not hide the error that is on its way."""
+    try:
+        put(run, key, {**entry(run, key), **values})
+    except RecaptionError as error:
+        log.warning("%s: status.json doesn't say how it ended: %s", key, error)
+
+
+def begin(run: Run) -> None:
+    """Forget how an earlier execution of this run ended: stages that aren't done are waiting again, counts kept."""
+    status = run.status()
+    passing = ("error", "pods", "heartbeat", "waits_for")
+
+    def waiting(stage: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in stage.items() if name not in passing} | {"state": "waiting"}
+
+    stages = {
+        key: stage if stage.get("state") == "done" else waiting(stage)
+        for key, stage in status.get("stages", {}).items()
+    }
+    if stages != status.get("stages", {}):
+        run.save_status({**status, "stages": stages})
 
 
 def _in_words(found: Mapping[str, Any]) -> str:

@@ -2,12 +2,14 @@
 
 <storage>/runs/<run>/claim.json          who executes the run
 <storage>/schedules/<name>/<dump>.json   who does the dump; never given up
-<storage>/claims/<claimant>.json         which run this claimant planned last
+<storage>/claims/<claimant>.json         which run this claimant planned last, and why it could plan none
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from components.pool.errors import PermanentError
 from components.pool.storage import Storage
@@ -27,7 +29,8 @@ def claim(storage: Storage, path: str, by: str) -> str:
 
 def claimed_by(storage: Storage, path: str) -> str | None:
     """Who holds a claim; None where nobody does."""
-    return _read(storage, path, "by")
+    found = _read(storage, path, "by")
+    return str(found["by"]) if found else None
 
 
 def point(storage: Storage, by: str, run: str) -> None:
@@ -37,15 +40,29 @@ def point(storage: Storage, by: str, run: str) -> None:
 
 def planned_by(storage: Storage, by: str) -> str | None:
     """The name of the run that this claimant has planned last; None where it never got so far."""
-    return _read(storage, f"claims/{by}.json", "run")
+    found = _read(storage, f"claims/{by}.json", "run")
+    return str(found["run"]) or None if found else None
 
 
-def _read(storage: Storage, path: str, key: str) -> str | None:
-    """None where there is no such file. Raises PermanentError: it is none of ours."""
+def keep_failure(storage: Storage, by: str, failure: Mapping[str, str]) -> None:
+    """Keep why this claimant could plan no run, as `failure_of` says it; what it planned before stays known."""
+    record = {"run": planned_by(storage, by) or "", "failure": dict(failure)}
+    storage.write(f"claims/{by}.json", json.dumps(record).encode())
+
+
+def failure_to_plan(storage: Storage, by: str) -> dict[str, str]:
+    """Return why this claimant's last attempt to plan a run failed; empty where it didn't fail."""
+    found = _read(storage, f"claims/{by}.json", "run") or {}
+    return dict(found.get("failure", {}))
+
+
+def _read(storage: Storage, path: str, key: str) -> dict[str, Any] | None:
+    """None where there is no such file. Raises PermanentError: it is none of ours, for it has no such key."""
     if storage.size(path) is None:
         return None
     try:
-        return str(json.loads(storage.read(path))[key])
+        found = json.loads(storage.read(path))
+        return {**found, key: found[key]}
     except (ValueError, TypeError, KeyError) as error:
         expected = json.dumps({key: "…"}, ensure_ascii=False)
         raise PermanentError(

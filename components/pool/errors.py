@@ -10,6 +10,8 @@ Every message is one line: what, where, what was found, what was expected, what 
 
 import signal
 
+MISTAKE, BAD_LUCK = "mistake", "bad luck"
+
 
 class RecaptionError(Exception):
     """Base of all failures that have a message for a person."""
@@ -33,6 +35,22 @@ class Terminated(BaseException):
     """SIGTERM arrived. A BaseException, so that no `except Exception` takes it for a failed sample."""
 
     exit_code = 143
+
+
+def failure_of(error: BaseException) -> dict[str, str]:
+    """Return how a failure is recorded: its kind and its message in one line.
+
+    The kinds are `mistake` (somebody must change something), `bad luck` (worth another try), `stopped` (a signal) and
+    `bug` (of ours).
+    """
+    message = " ".join(str(error).split())
+    if isinstance(error, TemporaryError):
+        return {"kind": BAD_LUCK, "message": message}
+    if isinstance(error, RecaptionError):
+        return {"kind": MISTAKE, "message": message}
+    if isinstance(error, Exception):
+        return {"kind": "bug", "message": f"{type(error).__name__}: {message}"}
+    return {"kind": "stopped", "message": "a signal stopped it"}
 
 
 def stop_on_sigterm() -> None:

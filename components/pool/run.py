@@ -174,6 +174,11 @@ class Run:
         path = f"{self.folder}/status.json"
         return json.loads(self.storage.read(path)) if self.storage.size(path) is not None else {}
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether its report, which comes last, is written."""
+        return bool(self.status().get("stages", {}).get("report", {}).get("state") == "done")
+
     def save_status(self, status: Mapping[str, Any]) -> None:
         self.storage.write(f"{self.folder}/status.json", json.dumps(status, indent=1).encode())
 

@@ -49,6 +49,11 @@ def is_finished(job: Object) -> bool:
     return bool(condition(job, "Complete") or condition(job, "Failed"))
 
 
+def ran_out_of_time(job: Object) -> bool:
+    """Return whether Kubernetes ended it at its activeDeadlineSeconds."""
+    return (condition(job, "Failed") or {}).get("reason") == "DeadlineExceeded"
+
+
 def is_waiting(job: Object) -> bool:
     """In a queue: Kueue hasn't let it start."""
     return bool(job["spec"].get("suspend"))

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LAST_LINES = 20  # of a failed pod's log
 EXPLAINED = 3  # failed indexes that are looked at: one reason mostly fails them all
+DEADLINE = "spec.compute.deadlineHours"
 LAST_WORDS = 15.0  # seconds for deleting Jobs after SIGTERM, within a pod's usual grace of 30
 
 
@@ -218,7 +219,8 @@ class FanOut:
             text = found.text if found else "its Jobs start no pod, and no event says why; is the Job controller there?"
             self._give_up(found is not None and found.bad_input, f"nothing ran for {still:.0f} s: {text}")
         if len(queued) == len(seen.open) and since > self.deadline:
-            self._give_up(False, f"Job {queued[0]} waits in its queue for {since:.0f} s; look at its Kueue Workload")
+            text = f"Job {queued[0]} waits in its queue for {since:.0f} s, which is {DEADLINE}"
+            self._give_up(True, f"{text}; look at its Kueue Workload")
 
     def _give_up(self, bad_input: bool, text: str) -> None:
         self._delete()
@@ -245,7 +247,10 @@ class FanOut:
         text = f"{self.work.key}: {tasks} tasks failed (Job {job['metadata']['name']}: {why.get('reason')}"
         text += f", {why['message']})" if why.get("message") else ")"
         kind: type[RecaptionError] = TemporaryError
-        if worst:
+        if any(troubles.ran_out_of_time(job) for job in lost):  # the user's own limit: another try would double it
+            text += f"; its time is up, {DEADLINE}: raise it, then start the run again to go on"
+            kind = PermanentError
+        elif worst:
             ending = worst[1]
             lines = self.cluster.log(ending.pod, self.container, LAST_LINES) or ending.message
             for line in lines.splitlines():

@@ -52,6 +52,14 @@ class KfpRun:
     created: str = ""
     """RFC 3339."""
     error: str = ""
+    history: tuple[str, ...] = ()
+    """The states that KFP has seen it in, oldest first."""
+
+    @property
+    def was_terminated(self) -> bool:
+        """Return whether somebody ended it: KFP 2.17 calls such a run FAILED, having called it CANCELING before."""
+        before = [state for state in self.history if state != self.state]
+        return self.state == "CANCELED" or (self.state == "FAILED" and before[-1:] == ["CANCELING"])
 
 
 class Pipelines:
@@ -216,7 +224,8 @@ def _run(found: Any) -> KfpRun:
     error = found.error.message if found.error and found.error.message else ""
     created = found.created_at
     when = created if isinstance(created, str) else created.isoformat() if created else ""
-    return KfpRun(_id(found.run_id), str(found.state or "PENDING"), when, " ".join(error.split()))
+    history = tuple(str(status.state) for status in found.state_history or ())
+    return KfpRun(_id(found.run_id), str(found.state or "PENDING"), when, " ".join(error.split()), history)
 
 
 def _code(body: Any) -> Any:

@@ -1,8 +1,8 @@
 """The coarse graph: plan, then a node per group of the run, then the report; cleanup at the end of whatever happened.
 
 The number of nodes is the same for every recipe: a node goes over all mixtures and captioners, and what takes many pods
-is fanned out by the node itself (`recaption launch`). Only the run's address travels between nodes. KFP's own cache is
-off everywhere: the ledger is the cache, and "find the newest dump" must never be skipped.
+is fanned out by the node itself (`recaption launch`). Only the run's address and its claimant travel between nodes.
+KFP's own cache is off everywhere: the records are the cache, and "find the newest dump" must never be skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pipelines.stages import stages
 
 USER = 65532  # of images/Dockerfile
 SCRATCH = "/scratch"  # HOME and TMPDIR of the images
-RETRIES = 3  # KFP can't tell bad luck from bad input: that costs a minute more. What is done is skipped
+EVICTIONS = 5  # of a step's pod, after each of which it is started again. KFP retries no step that fails by itself
+FOREVER = "365d"  # Argo ends a step that was started again at this time after its first start; KFP's default is 1 h
 EXECUTOR_INPUT = "{{$}}"  # parameters, and the places of the outputs, as one JSON
 LAUNCHER_GIB = 1.0
 ENDS = ("recipe", "storage", "claim")  # what tells the exit step whose run has ended
@@ -42,35 +43,35 @@ def pipeline(images: str = NAME, tag: str | None = None) -> Component:
             planned = _plan(inputs)(**given, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
             _harden(planned, "plan", given["operator_image"], given["job_secret"], LAUNCHER_GIB)
             with dsl.If(planned.outputs["mine"] == True, name="mine"):  # noqa: E712 — builds a condition
-                _line(planned.outputs["run"], given)
+                _line(planned.outputs["run"], planned.outputs["claimant"], given)
 
     graph.__doc__ = "\n".join([ABOUT, "", "Args:", *(f"    {p.name}: {p.description}" for p in inputs)])
     _sign(graph, [_input(p, p.default) for p in inputs])
     return dsl.pipeline(name=NAME, description=ABOUT)(graph)
 
 
-def _line(run: Any, given: dict[str, Any]) -> None:
+def _line(run: Any, claimant: Any, given: dict[str, Any]) -> None:
     """One node after the other: each keeps its record in the run's one status.json."""
     before: Task | None = None
-    for name, task, image, memory_gib in _nodes(run, given):
+    for name, task, image, memory_gib in _nodes({"run": run, "claimant": claimant}, given):
         _harden(task, name, image, given["job_secret"], memory_gib)
         if before:
             task.after(before)
         before = task
 
 
-def _nodes(run: Any, given: dict[str, Any]) -> Iterator[tuple[str, Task, Any, float]]:
+def _nodes(planned: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str, Task, Any, float]]:
     """Name, task, image and memory of each node, in order."""
     for name in GROUPS:
         stage = stages()[STAGE.get(name, name)]
         image = given["gpu_image" if stage.needs.gpu else "cpu_image"]
         if name in FANNED_OUT:
             pods = {"image": image, "account": given["job_service_account"], "secret": given["job_secret"]}
-            yield name, _launch(name)(run=run, **pods), given["operator_image"], LAUNCHER_GIB
+            yield name, _launch(name)(**planned, **pods), given["operator_image"], LAUNCHER_GIB
         if name == "report":
-            yield name, _report()(run=run), image, stage.needs.memory_gib
+            yield name, _report()(**planned), image, stage.needs.memory_gib
         elif name not in FANNED_OUT:
-            yield name, _step(name)(run=run), image, stage.needs.memory_gib
+            yield name, _step(name)(**planned), image, stage.needs.memory_gib
 
 
 def _plan(inputs: Sequence[Parameter]) -> Component:
@@ -78,7 +79,8 @@ def _plan(inputs: Sequence[Parameter]) -> Component:
         """Compose and check the recipe, plan the run and claim it; with a schedule, of the newest dump."""
         return dsl.ContainerSpec(image=NAME, command=["recaption", "kfp", "plan"], args=[EXECUTOR_INPUT])
 
-    outputs = [("run", dsl.OutputPath(str)), ("mine", dsl.OutputPath(bool)), ("reason", dsl.OutputPath(str))]
+    texts = [(name, dsl.OutputPath(str)) for name in ("run", "claimant", "reason")]
+    outputs = [*texts, ("mine", dsl.OutputPath(bool))]
     return _component(plan, [*map(_input, inputs), ("kfp_run", str), *outputs])
 
 
@@ -91,22 +93,22 @@ def _cleanup() -> Component:
 
 
 def _launch(group: str) -> Component:
-    def launch(run: str, image: str, account: str, secret: str) -> dsl.ContainerSpec:
-        options = ["--image", image, "--service-account", account, "--secret", secret]
+    def launch(run: str, claimant: str, image: str, account: str, secret: str) -> dsl.ContainerSpec:
+        options = ["--claimant", claimant, "--image", image, "--service-account", account, "--secret", secret]
         return dsl.ContainerSpec(image=NAME, command=["recaption", "launch", group], args=[*options, run])
 
-    return _component(launch, [(name, str) for name in ("run", "image", "account", "secret")], group)
+    return _component(launch, [(name, str) for name in ("run", "claimant", "image", "account", "secret")], group)
 
 
 def _step(name: str) -> Component:
-    def step(run: str) -> dsl.ContainerSpec:
-        return dsl.ContainerSpec(image=NAME, command=["recaption", "stage", name], args=[run])
+    def step(run: str, claimant: str) -> dsl.ContainerSpec:
+        return dsl.ContainerSpec(image=NAME, command=["recaption", "stage", name], args=["--claimant", claimant, run])
 
-    return _component(step, [("run", str)], name)
+    return _component(step, [("run", str), ("claimant", str)], name)
 
 
 def _report() -> Component:
-    def report(run: str, table: Any, page: Any, metrics: Any) -> dsl.ContainerSpec:
+    def report(run: str, claimant: str, table: Any, page: Any, metrics: Any) -> dsl.ContainerSpec:
         """Write the report; the result table, the page and the numbers as artifacts."""
         files = ["--table", table.path, "--page", page.path]
         return dsl.ContainerSpec(image=NAME, command=["recaption", "kfp", "report"], args=[*files, EXECUTOR_INPUT])
@@ -116,7 +118,7 @@ def _report() -> Component:
         ("page", dsl.Output[dsl.HTML]),
         ("metrics", dsl.Output[dsl.Metrics]),
     ]
-    return _component(report, [("run", str), *artifacts])
+    return _component(report, [("run", str), ("claimant", str), *artifacts])
 
 
 def _harden(task: Task, name: str, image: Any, secret: Any, memory_gib: float) -> None:
@@ -124,7 +126,7 @@ def _harden(task: Task, name: str, image: Any, secret: Any, memory_gib: float) -
     memory = f"{round(memory_gib * 1024)}Mi"
     task.set_display_name(name).set_caching_options(False).set_container_image(image)
     task.set_cpu_request("500m").set_cpu_limit("4").set_memory_request(memory).set_memory_limit(memory)
-    task.set_retry(RETRIES, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="60s")
+    task.set_retry(EVICTIONS, backoff_duration="30s", backoff_factor=1.0, backoff_max_duration=FOREVER)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.use_secret_as_env(task, secret, {key: key for key in SECRET_KEYS}, optional=True)
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH, size_limit="20Gi")

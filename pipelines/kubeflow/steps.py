@@ -9,8 +9,6 @@ import json
 import logging
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +16,16 @@ from typing import Any
 
 from components.discover.dumps import claim_path, list_dumps, unclaimed
 from components.discover.files import LATEST
-from components.pool.claims import claim, claimed_by, planned_by, point
-from components.pool.errors import PermanentError, TemporaryError
+from components.pool.claims import claim, keep_failure, planned_by, point
+from components.pool.errors import PermanentError, RecaptionError, TemporaryError, failure_of
 from components.pool.recipe import Recipe
 from components.pool.run import Run, load_run
 from components.pool.shards import has_begun
 from components.pool.storage import Storage, open_storage
 from components.report.table import result_table
+from pipelines.kubeflow.attempts import attempted, execute, put_away
 from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of, refuse_networks, source_of
-from pipelines.ledger import timed
+from pipelines.ledger import begin, timed
 from pipelines.plan import plan_run
 from pipelines.stages import step
 
@@ -61,6 +60,22 @@ class ExecutorInput:
 def plan(given: ExecutorInput) -> None:
     """Plan and claim a run. What stands in the way of a second execution is a reason, not a failure."""
     by = _claimant(given.values)
+    try:
+        attempted("plan", lambda: _plan(given, by))
+    except Exception as error:
+        _keep(given.values, by, error)
+        raise
+
+
+def _keep(values: Mapping[str, Any], by: str, error: Exception) -> None:
+    """Keep why there is no run where the operator looks; where the storage is what failed, KFP's log has it only."""
+    try:
+        keep_failure(_storage(values), by, failure_of(error))
+    except RecaptionError as other:
+        log.info("what is wrong is not kept in the storage: %s", other)
+
+
+def _plan(given: ExecutorInput, by: str) -> None:
     if given.values["schedule"]:
         run, reason = _plan_dump(given.values, by)
     else:
@@ -70,8 +85,11 @@ def plan(given: ExecutorInput) -> None:
         holder = run.claim(by)
         if holder != by:
             reason = f"run {run.name} is claimed by {holder}; to go on in its place, give its id as `claim`"
+        elif not reason:
+            begin(run)
     log.info("%s", reason or f"run {run.name if run else ''} is claimed by {by}")
     given.write("run", f"{run.storage.uri}/{run.folder}" if run else "")
+    given.write("claimant", by)
     given.write("mine", run is not None and not reason)
     given.write("reason", reason)
 
@@ -131,8 +149,13 @@ def _asked(recipe: Recipe) -> Mapping[str, Any]:
 
 
 def report(given: ExecutorInput, table: Path, page: Path) -> None:
-    """Write the report; its table, page and numbers where KFP's UI shows them."""
-    run = load_run(given.values["run"])
+    """Write the report; its table, page and numbers where KFP's UI shows them. Then nothing of the run is left."""
+    by = str(given.values["claimant"])
+    execute("report", given.values["run"], by, lambda run: _report(run, given, table, page))
+    put_away(load_run(given.values["run"]), by)
+
+
+def _report(run: Run, given: ExecutorInput, table: Path, page: Path) -> None:
     timed(run, "report", lambda: step("report").run(run))
     rows = result_table(run)
     _write(table, markdown(rows))
@@ -163,18 +186,13 @@ def cleanup(given: ExecutorInput) -> None:
     Raises:
         TemporaryError: something of it may be left; the claim stays, so that the next attempt ends it.
     """
-    found = _own_run(given.values)
-    if found is None:
-        return
-    run, by = found
-    command = [sys.executable, "-m", "pipelines.cli", "cleanup", f"{run.storage.uri}/{run.folder}"]
-    if code := subprocess.run(command, check=False).returncode:
-        raise TemporaryError(f"cleanup of run {run.name}: exit {code}, see above; Jobs of it may be left")
-    if run.status().get("stages", {}).get("report", {}).get("state") != "done":
-        run.storage.delete(f"{run.folder}/claim.json")
-        log.info("run %s did not finish; it is free to be run again, by whoever comes", run.name)
-    else:
-        log.info("run %s is finished, by %s", run.name, by)
+    attempted("cleanup", lambda: _cleanup(given.values))
+
+
+def _cleanup(values: Mapping[str, Any]) -> None:
+    found = _own_run(values)
+    if found and not put_away(*found):
+        raise TemporaryError(f"cleanup of run {found[0].name} failed, see above; Jobs of it may be left")
 
 
 def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
@@ -189,11 +207,12 @@ def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
     if name is None:
         log.info("%s planned no run", by)
         return None
-    holder = claimed_by(storage, f"runs/{name}/claim.json")
-    if holder not in (by, None):  # nobody: an earlier exit step gave it up, and KFP was told to retry the run
+    run = load_run(f"{storage.uri}/runs/{name}")
+    holder = run.claim(by)  # the step that failed gave it up: held again, so that nobody else starts meanwhile
+    if holder != by:
         log.info("run %s is claimed by %s: nothing to end", name, holder)
         return None
-    return load_run(f"{storage.uri}/runs/{name}"), by
+    return run, by
 
 
 def _storage(values: Mapping[str, Any]) -> Storage:

@@ -270,7 +270,8 @@ def test_a_queue_is_not_waited_for_forever(world: World, tmp_path: Path, monkeyp
     monkeypatch.setattr(launcher, "FanOut", hasty)
     world.run = plan(tmp_path, pools=[{"name": "cpu", "queue": "research"}])
     with pytest.raises(
-        TemporaryError, match=r"waits in its queue for [0-9]+ s; look at its Kueue Workload; its Jobs are d"
+        PermanentError,
+        match=r"waits in its queue for [0-9]+ s, which is spec.compute.deadlineHours; look at its Kueue ",
     ):
         world.launch()
     assert names(world) == []
@@ -282,7 +283,8 @@ def test_a_deadline_is_named(world: World) -> None:
         0.3, lambda: world.api.status(body["metadata"]["name"], conditions={"Failed": "DeadlineExceeded"})
     )
     watcher.start()
-    with pytest.raises(TemporaryError, match=r"index: .*DeadlineExceeded"):
+    said = r"index: .*DeadlineExceeded.*; its time is up, spec.compute.deadlineHours: raise it"
+    with pytest.raises(PermanentError, match=said):  # bad luck would be tried again, for twice the time and more
         world.launch()
     watcher.join()
 

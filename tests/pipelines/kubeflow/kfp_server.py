@@ -1,4 +1,9 @@
-"""A stand-in for KFP's API server on loopback: the part of v2beta1 that the real client asks for."""
+"""A stand-in for KFP's API server on loopback: the part of v2beta1 that the real client asks for, as 2.17 answers.
+
+A run that was terminated ends as FAILED, never as CANCELED; only its state history tells that from a failure. A run's
+`error` stays empty, whatever its steps said. Only a run that has failed can be retried, only one that hasn't ended
+can be terminated.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,15 @@ from urllib.parse import parse_qs, urlsplit
 from tests.components.pool.faulty import serving
 
 Answer = tuple[int, dict[str, Any]]
+
+
+class Run(dict[str, Any]):
+    """A run as KFP's database has it: every new state goes into the history."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "state" and value != self.get("state"):
+            self.setdefault("state_history", []).append({"state": value})
+        super().__setitem__(key, value)
 
 
 class Kfp:
@@ -46,7 +60,7 @@ class Kfp:
         if self.status:
             return self.status, {"message": "as the test wants it"}
         if path.endswith("/healthz"):
-            return 200, {"multi_user": self.multi_user, "tag_name": "2.15.0"}
+            return 200, {"multi_user": self.multi_user, "tag_name": "2.17.0"}
         if self.token and token != f"Bearer {self.token}":
             return 401, {"message": "Unauthenticated"}
         if path == "/pipelines/upload_version":
@@ -69,7 +83,8 @@ class Kfp:
         number = self.made[kind]
         made = {**thing, key: f"{kind}-{number}"}
         if kind == "runs":
-            made |= {"state": "PENDING", "created_at": f"2026-11-24T00:{number // 60:02}:{number % 60:02}Z"}
+            made = Run(made, created_at=f"2026-11-24T00:{number // 60:02}:{number % 60:02}Z")
+            made["state"] = "PENDING"
         self.held[kind].append(made)
         return 200, made
 
@@ -78,8 +93,10 @@ class Kfp:
         found = next((run for run in self.held["runs"] if run["run_id"] == run_id), None)
         if found is None:
             return 404, {"code": 5, "message": f"Run {run_id} not found"}
-        if action in self.refuses:
-            return 400, {"code": 9, "message": f"can't {action} it"}
+        ended = found["state"] in ("SUCCEEDED", "FAILED", "SKIPPED")
+        possible = {"terminate": not ended, "retry": found["state"] == "FAILED"}
+        if action in self.refuses or not possible.get(action or "", True):
+            return 400, {"code": 9, "message": f"can't {action} it: it is {found['state']}"}
         if action:
             found["state"] = "CANCELING" if action == "terminate" else "RUNNING"
             return 200, {}

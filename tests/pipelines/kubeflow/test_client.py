@@ -191,7 +191,7 @@ def test_an_endpoint_that_never_answers_ends_soon(
 
 def test_kfp_says_what_it_is(served: tuple[str, Kfp]) -> None:
     host, kfp = served
-    assert [(p.version, p.multi_user) for p in (Pipelines(Endpoint(host)),)] == [("2.15.0", False)]
+    assert [(p.version, p.multi_user) for p in (Pipelines(Endpoint(host)),)] == [("2.17.0", False)]
     kfp.answer = lambda *_: (200, ["not", "an", "object"])  # type: ignore[method-assign,return-value,assignment]
     with pytest.raises(PermanentError, match=f"^KFP at {host}: this is no KFP API server: .*; is it a login page?"):
         Pipelines(Endpoint(host))

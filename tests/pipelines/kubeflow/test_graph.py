@@ -15,6 +15,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.pool import recipe as schema
 from pipelines.groups import GROUPS
+from pipelines.kubeflow.graph import EVICTIONS
 from pipelines.kubeflow.naming import version_name
 from pipelines.kubeflow.package import compile_manifests, compile_package
 from pipelines.kubeflow.parameters import parameters
@@ -75,8 +76,9 @@ def test_every_task_is_fit_for_a_cluster(parts: tuple[dict[str, Any], dict[str, 
         assert container["image"].startswith("{{$.inputs.parameters['pipelinechannel--"), name
         assert {"resourceCpuRequest", "resourceCpuLimit"} < set(container["resources"]), name
         assert {"resourceMemoryRequest", "resourceMemoryLimit"} < set(container["resources"]), name
-        assert 0 < task["retryPolicy"]["maxRetryCount"] <= 3, name
-        assert task["retryPolicy"]["backoffMaxDuration"] == "60s", name
+        assert task["retryPolicy"]["maxRetryCount"] == EVICTIONS, name
+        most = int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s"))
+        assert most >= 365 * 24 * 3600, "Argo ends what it started again at this time after its first start"
         assert platform[f"exec-{name}"]["securityContext"] == {
             "runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True,
         }, name  # fmt: skip
@@ -87,7 +89,7 @@ def test_only_the_runs_address_travels_between_tasks(parts: tuple[dict[str, Any]
     for name in GROUPS:
         inputs = parts[0]["components"][f"comp-{name}"]["inputDefinitions"]
         assert "artifacts" not in inputs
-        assert set(inputs["parameters"]) <= {"run", "image", "account", "secret"}
+        assert set(inputs["parameters"]) <= {"run", "claimant", "image", "account", "secret"}
         assert not parts[0]["components"][f"comp-{name}"].get("outputDefinitions", {}).get("parameters")
 
 

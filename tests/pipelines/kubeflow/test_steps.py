@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from components.pool.errors import PermanentError, TemporaryError
+from components.pool.errors import PermanentError, TemporaryError, Terminated
 from components.pool.run import load_run
-from pipelines.kubeflow import steps
+from pipelines.kubeflow import attempts, steps
 from pipelines.kubeflow.parameters import NOT_HERE, parameters
 from pipelines.kubeflow.steps import ExecutorInput, markdown, metrics
 from tests.pools import sample, write_tar
 
+OUTPUTS = ("run", "claimant", "mine", "reason")
 NEWEST, OLDER = "CC-MAIN-2026-43", "CC-MAIN-2026-38"
 
 
@@ -66,13 +67,14 @@ class Place:
     def given(self, kfp_run: str, **values: Any) -> ExecutorInput:
         whole = {p.name: p.default for p in parameters()} | {"recipe": self.recipe(), "kfp_run": kfp_run} | values
         self.calls += 1
-        files = {n: {"outputFile": str(self.folder / f"kfp/{self.calls}/{n}")} for n in ("run", "mine", "reason")}
+        files = {n: {"outputFile": str(self.folder / f"kfp/{self.calls}/{n}")} for n in OUTPUTS}
         return ExecutorInput.parse(json.dumps({"inputs": {"parameterValues": whole}, "outputs": {"parameters": files}}))
 
     def plan(self, kfp_run: str, **values: Any) -> tuple[str, bool, str]:
         given = self.given(kfp_run, **values)
         steps.plan(given)
-        run, mine, reason = (Path(v["outputFile"]).read_text() for v in given.outputs["parameters"].values())
+        run, by, mine, reason = (Path(v["outputFile"]).read_text() for v in given.outputs["parameters"].values())
+        assert by == (values.get("claim") or kfp_run)
         return run, json.loads(mine), reason
 
     def scheduled(self, kfp_run: str, **values: Any) -> tuple[str, bool, str]:
@@ -91,7 +93,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
         place.ended.append(command[-1])
         return SimpleNamespace(returncode=place.cleanup_exits)
 
-    monkeypatch.setattr(steps, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(attempts, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(attempts, "PAUSES", (0.0,))
     return place
 
 
@@ -143,7 +146,7 @@ def test_private_networks_are_refused_but_where_no_cluster_does_the_work(
     recipe = place.crawled(download={"allowNetworks": ["127.0.0.0/8"]})
     with pytest.raises(PermanentError, match=f"^recipe: spec.download.allowNetworks: {NOT_HERE}"):
         place.plan("kfp-1", recipe=recipe)
-    assert not place.storage.exists()
+    assert [path.name for path in place.storage.iterdir()] == ["claims"], "but for why there is no run"
     monkeypatch.setenv("RECAPTION_LAUNCHER", "local")
     assert place.plan("kfp-1", recipe=recipe)[1]
 
@@ -180,13 +183,13 @@ def test_a_failed_run_is_free_again_and_a_finished_one_is_not(place: Place) -> N
 def test_the_claim_is_given_up_only_when_the_jobs_are_ended(place: Place) -> None:
     run, *_ = place.plan("kfp-1")
     place.cleanup_exits = 75
-    with pytest.raises(TemporaryError, match=r"exit 75, see above; Jobs of it may be left"):
+    with pytest.raises(TemporaryError, match=r"cleanup of run test-\w+ failed, see above; Jobs of it may be left"):
         place.cleanup("kfp-1")
     assert not place.plan("kfp-2")[1]
     place.cleanup_exits = 0
     place.cleanup("kfp-1")
     place.cleanup("kfp-1")  # the exit step of a run that KFP was told to retry: nobody holds it now
-    assert place.ended == [run, run, run]
+    assert place.ended == [run, run, run, run], "twice by the first one, which tries again"
     assert place.plan("kfp-2")[1]
 
 
@@ -241,11 +244,11 @@ def test_a_crash_between_the_two_claims_is_made_good_by_the_same_run(
         result = real(*arguments)
         if steps_left:
             steps_left.pop()
-            raise TemporaryError("evicted")
+            raise Terminated
         return result
 
     monkeypatch.setattr(steps, at, crash)
-    with pytest.raises(TemporaryError):
+    with pytest.raises(Terminated):
         place.scheduled("kfp-1")
     place.index(NEWEST, OLDER)  # meanwhile a newer one appears
     place.pool(NEWEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from kubernetes import client
 
+from components.pool.errors import RecaptionError
 from components.pool.run import Run, load_run
 from components.report.table import results
 from pipelines import ledger
@@ -46,16 +47,21 @@ class Player:
         return self.kfp.held["runs"]
 
     def play(self) -> None:
+        """A step that fails isn't retried, and KFP never says why it did: its exit code is 1 whatever it was."""
         for run in list(self.runs()):
             if run["state"] == "CANCELING":
-                run["state"] = "CANCELED"
+                run["state"] = "FAILED"  # as KFP 2.17 calls it
             if run["state"] == "PENDING":
-                mine = self.plan(run["run_id"], run["runtime_config"]["parameters"])
-                run["state"] = "RUNNING" if mine else "SUCCEEDED"
+                try:
+                    mine = self.plan(run["run_id"], run["runtime_config"]["parameters"])
+                    run["state"] = "RUNNING" if mine else "SUCCEEDED"
+                except RecaptionError:
+                    run["state"] = "FAILED"
 
     def plan(self, run_id: str, values: dict[str, Any]) -> bool:
         """Whether the run is this KFP run's."""
-        files = {n: {"outputFile": str(self.folder / "kfp" / run_id / n)} for n in ("run", "mine", "reason")}
+        names = ("run", "claimant", "mine", "reason")
+        files = {n: {"outputFile": str(self.folder / "kfp" / run_id / n)} for n in names}
         whole = {"inputs": {"parameterValues": {**values, "kfp_run": run_id}}, "outputs": {"parameters": files}}
         steps.plan(ExecutorInput.parse(json.dumps(whole)))
         self.planned[run_id] = Path(files["run"]["outputFile"]).read_text()
@@ -137,6 +143,15 @@ class Place:
 
     def progress(self, key: str, **entry: Any) -> None:
         ledger.put(self.run(), key, entry)
+
+    def ends(self, key: str, error: BaseException) -> None:
+        """A stage ends by this error, as its step records it; the KFP run goes on."""
+
+        def fail() -> None:
+            raise error
+
+        with suppress(type(error)):
+            ledger.timed(self.run(), key, fail)
 
     def finish(self, state: str = "SUCCEEDED") -> None:
         """The KFP run ends: with a report, or without."""

@@ -287,7 +287,7 @@ def plan_step(here: Scheduled, kfp_run: str) -> tuple[bool, str]:
     recipe |= {"apiVersion": "recaption.dev/v1alpha1", "kind": "Recaption"}
     values = {p.name: p.default for p in parameters()} | {"recipe": json.dumps(recipe), "kfp_run": kfp_run}
     values |= {"schedule": NAME, "dumps": str(here.folder)}
-    files = {n: {"outputFile": str(here.folder / "kfp" / kfp_run / n)} for n in ("run", "mine", "reason")}
+    files = {n: {"outputFile": str(here.folder / "kfp" / kfp_run / n)} for n in ("run", "claimant", "mine", "reason")}
     whole = {"inputs": {"parameterValues": values}, "outputs": {"parameters": files}}
     steps.plan(ExecutorInput.parse(json.dumps(whole)))
     read = {name: Path(file["outputFile"]).read_text() for name, file in files.items()}

@@ -14,13 +14,14 @@ from enum import Enum
 from math import inf
 from typing import Any
 
-from components.pool.errors import PermanentError
+from components.pool.errors import BAD_LUCK, PermanentError
 from components.pool.recipe import Recipe
 from components.pool.shards import content_hash
 from pipelines.kubeflow.client import KfpRun
 from pipelines.operator.asked import asked
 from pipelines.operator.conditions import Event, Object, condition, is_true, parse_time, timestamp, with_condition
-from pipelines.operator.mirror import best_of, mirrored, why_failed
+from pipelines.operator.endings import PAUSES, Ending, ending_of, restart_after
+from pipelines.operator.mirror import best_of, mirrored
 from pipelines.operator.writing import FINALIZER
 
 RETRY = "recaption.dev/retry"  # annotation: any new value starts a failed run again
@@ -34,7 +35,7 @@ STOPPED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 STOPPED_SO = "stopped; what is done is kept"
 OF_A_RUN = (
     *("stage", "progress", "rate", "stages", "run", "report", "datasets", "best", "bestResult"),
-    *("startTime", "completionTime", "cleaned"),
+    *("startTime", "completionTime", "restartTime", "cleaned"),
 )
 BAD_NEWS = (("Accepted", "False"), ("Reachable", "False"), ("Failed", "True"))
 
@@ -73,8 +74,12 @@ class Seen:
     """Its status.json."""
     results: Mapping[str, Any] = field(default_factory=dict)
     """Of a finished run: datasets, rows of the result table."""
+    failure: Mapping[str, str] = field(default_factory=dict)
+    """Why the plan step of the KFP run failed, where it did."""
+    answered: bool = False
+    """Whether both KFP and the storage were asked and have answered."""
     link: str = ""
-    """What a link to a KFP run begins with."""
+    """What a link to a KFP run begins with; empty where no UI is known."""
     problem: Problem | None = None
 
     @property
@@ -140,7 +145,7 @@ def decide(thing: Object, seen: Seen) -> Decision:
         return Decision({**status, "phase": "Refused"})
     if seen.problem:
         return _unanswered(thing, seen, seen.problem)
-    if condition(thing, "Reachable"):
+    if seen.answered and condition(thing, "Reachable"):
         thing = {**thing, "status": _with(thing, seen, "Reachable", True, "Answered", "KFP and storage answer")}
     attempt = _attempt(thing, recipe) if recipe else status["kfp"]
     if attempt != status.get("kfp"):
@@ -158,7 +163,7 @@ def _attempt(thing: Object, recipe: Recipe) -> Object:
     hashed = {"hash": content_hash(content), "compute": content_hash(compute)}
     have: Object = status.get("kfp", {})
     if have.get("hash") == hashed["hash"]:
-        failed = status.get("phase") == "Failed" and not is_under_way(thing)
+        failed = (status.get("phase") == "Failed" and not is_under_way(thing)) or "restartTime" in status
         other = _retry(thing) != status.get("retried", "") or have["compute"] != hashed["compute"]
         if not (failed and other) and not have.get("refused"):  # that one KFP could not resume, or we ended it
             return have
@@ -177,6 +182,8 @@ def _begin(thing: Object, seen: Seen, attempt: Object) -> Decision:
     if status.get("kfp") and not status.get("cleaned"):
         return _stop(thing, seen, "Changed", "what the object asks for has changed; what is done is kept")
     kept = {key: value for key, value in status.items() if key not in OF_A_RUN}
+    if not _is_restart(thing, attempt):
+        kept.pop("restarts", None)
     thing = {**thing, "status": {**kept, "retried": _retry(thing)}}
     if thing["spec"].get("suspend"):
         thing["status"].pop("kfp", None)
@@ -188,6 +195,13 @@ def _begin(thing: Object, seen: Seen, attempt: Object) -> Decision:
         if is_true(thing, kind):
             thing = {**thing, "status": _with(thing, seen, kind, False, "Pending", message)}
     return Decision(_with(thing, seen, "Running", False, "Pending", message), wait=0.0)  # is there a KFP run already?
+
+
+def _is_restart(thing: Object, attempt: Object) -> bool:
+    """Return whether the operator starts the same thing anew by itself: nobody changed or asked anything."""
+    status = thing["status"]
+    before, same = status.get("kfp", {}), ("hash", "compute")
+    return all(before.get(k) == attempt[k] for k in same) and _retry(thing) == status.get("retried", "")
 
 
 def _go_on(thing: Object, seen: Seen, suspend: bool) -> Decision:
@@ -208,13 +222,18 @@ def _go_on(thing: Object, seen: Seen, suspend: bool) -> Decision:
         return _suspend(thing, seen) if suspend else _follow(thing, seen, chosen, waits)
     if seen.live:  # its twin must not take over what has come to its end
         return _put_down(thing, seen, thing["status"])
-    if chosen.state == "CANCELED" and is_true(thing, "Suspended"):
-        return _suspend(thing, seen) if suspend else _resume(thing, seen)
+    if chosen.state in ("FAILED", "CANCELED"):  # a terminated run is FAILED in KFP 2.17: what was asked for decides
+        if suspend:
+            return _suspend(thing, seen)
+        if is_true(thing, "Suspended"):
+            return _resume(thing, seen)
     return _ended(thing, seen, chosen)
 
 
 def _kfp(status: Object, seen: Seen, chosen: KfpRun) -> Object:
-    return {**status["kfp"], "runId": chosen.id, "state": chosen.state, "link": f"{seen.link}{chosen.id}"}
+    kept = {key: value for key, value in status["kfp"].items() if key != "link"}
+    link = {"link": f"{seen.link}{chosen.id}"} if seen.link else {}
+    return {**kept, "runId": chosen.id, "state": chosen.state, **link}
 
 
 def _follow(thing: Object, seen: Seen, chosen: KfpRun, waits: str) -> Decision:
@@ -256,6 +275,7 @@ def _suspended(thing: Object, seen: Seen, message: str) -> Object:
     text = f"spec.suspend is true: {message}"
     status = _with(thing, seen, "Suspended", True, "Suspended", text)
     status = _with({**thing, "status": status}, seen, "Running", False, "Suspended", text)
+    status.pop("restartTime", None)
     return {**status, "phase": "Suspended", "rate": ""}
 
 
@@ -265,9 +285,30 @@ def _ended(thing: Object, seen: Seen, chosen: KfpRun) -> Decision:
         return _complete(thing, seen)
     if chosen.state == "SUCCEEDED" and _is_anothers(seen):
         return _failed(thing, seen, "Claimed", _whose(seen))
-    if chosen.state == "CANCELED":
-        return _failed(thing, seen, "Canceled", f"KFP run {chosen.id} was ended in KFP")
-    return _failed(thing, seen, "KFPRunFailed", why_failed(chosen, seen.progress))
+    if chosen.was_terminated:
+        return _failed(thing, seen, "Canceled", f"KFP run {chosen.id} was terminated in KFP")
+    ending = ending_of(chosen, seen.progress, seen.failure)
+    if ending.kind != BAD_LUCK:
+        return _failed(thing, seen, ending.reason, ending.text)
+    restart = restart_after(thing["status"], seen.now)
+    if restart is None:
+        text = f"{ending.text}; it was started anew {thing['status']['restarts']} times in a row"
+        return _failed(thing, seen, ending.reason, text)
+    return _start_anew(thing, seen, ending, *restart)
+
+
+def _start_anew(thing: Object, seen: Seen, ending: Ending, number: int, pause: timedelta) -> Decision:
+    """Another attempt goes on after bad luck, once what this attempt left is put away and a pause has passed."""
+    status = dict(thing["status"])
+    due = parse_time(status.setdefault("restartTime", timestamp(seen.now + pause)))
+    if status.get("cleaned") and seen.now >= due:
+        del status["restartTime"]
+        return Decision({**status, "restarts": number, "kfp": {**status["kfp"], "refused": True}}, wait=0.0)
+    message = f"{ending.text}; bad luck: restart {number} of {len(PAUSES)} at {timestamp(due)}"
+    status = _with({**thing, "status": status}, seen, "Running", False, ending.reason, message)
+    status |= {"phase": "Pending", "rate": ""}
+    wait = (due - seen.now).total_seconds()
+    return Decision(status, wait=wait) if status.get("cleaned") else Decision(status, Act.PUT_AWAY)
 
 
 def _complete(thing: Object, seen: Seen) -> Decision:

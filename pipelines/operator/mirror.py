@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.kubeflow.client import KfpRun
 from pipelines.operator.conditions import Object
 
 METRICS = ("average", "classification", "retrieval", "mean cosine")
@@ -20,7 +19,8 @@ def mirrored(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
     entries: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
     found: Object = {"run": run, "stages": [_stage(name, entry) for name, entry in entries.items()]}
     stages = {stage["name"]: stage for stage in found["stages"]}
-    now = next((name for name, entry in reversed(list(entries.items())) if entry.get("state") != "done"), "")
+    begun = [name for name, entry in entries.items() if entry.get("state") not in ("done", "waiting")]
+    now = begun[-1] if begun else ""
     entry, stage = entries.get(now, {}), stages.get(now, {})
     works = entry.get("state") == "running"
     found["stage"] = now
@@ -60,11 +60,3 @@ def best_of(rows: Iterable[Mapping[str, Any]]) -> Object:
         "best": {"mixture": name, "metric": metric, "value": value},
         "bestResult": f"{name} {value:.3f} ({metric})",
     }
-
-
-def why_failed(kfp: KfpRun, progress: Mapping[str, Any]) -> str:
-    """The stage that failed, as far as is known, and KFP's words."""
-    entries: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
-    failed = [name for name, entry in entries.items() if entry.get("state") in ("failed", "stopped")]
-    what = f"stage {failed[-1]} failed" if failed else "it ended without a report"
-    return f"KFP run {kfp.id}: {what}" + (f": {kfp.error}" if kfp.error else "; its log in KFP says why")

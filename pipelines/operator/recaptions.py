@@ -14,7 +14,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from components.pool.claims import claim, claimed_by, planned_by
+from components.pool.claims import claim, claimed_by, failure_to_plan, planned_by
 from components.pool.errors import PermanentError, RecaptionError, TemporaryError
 from components.pool.recipe import dump_recipe
 from components.pool.storage import Storage
@@ -23,7 +23,7 @@ from pipelines.fanout.ending import cleanup
 from pipelines.kubeflow.client import KfpRun
 from pipelines.kubeflow.parameters import parameters
 from pipelines.operator.asked import asked
-from pipelines.operator.conditions import Object, events
+from pipelines.operator.conditions import Object, events, with_condition
 from pipelines.operator.decide import BAD_NEWS, STOPPED, Act, Problem, Seen, decide, is_under_way
 from pipelines.operator.mirror import best_of, mirrored
 from pipelines.operator.world import World
@@ -76,7 +76,8 @@ def reconcile(thing: Object, world: World) -> float:
 
 def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen:
     """What `decide` has to know, and no more than that."""
-    seen = Seen(world.now(), link=f"{world.settings.ui}/#/runs/details/", problem=problem)
+    ui = world.settings.ui
+    seen = Seen(world.now(), link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
     if problem or not is_under_way(thing):
         return seen
     attempt = thing["status"]["kfp"]
@@ -84,8 +85,11 @@ def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen
         seen = replace(seen, runs=_kfp_runs(thing, attempt, world))  # known also where the storage is away
         storage = world.storage(thing["spec"]["storage"])
         known = thing["status"].get("run", "").rpartition("/")[2]
-        ids = dict.fromkeys([*(run.id for run in seen.runs), attempt.get("runId", "")])  # that one may be gone
-        name = known or next(filter(None, (planned_by(storage, run_id) for run_id in ids if run_id)), "")
+        ids = [i for i in dict.fromkeys([*(run.id for run in seen.runs), attempt.get("runId", "")]) if i]
+        name = known or next(filter(None, (planned_by(storage, run_id) for run_id in ids)), "")
+        seen = replace(seen, answered=bool(ids))  # else there was nothing to ask the storage for
+        if seen.chosen and seen.chosen.state in STOPPED:
+            seen = replace(seen, failure=failure_to_plan(storage, seen.chosen.id))
         return _look_into(seen, storage, name) if name else seen
     except RecaptionError as error:
         return replace(seen, problem=_problem(error))
@@ -176,7 +180,11 @@ def _resume(thing: Object, seen: Seen, world: World) -> Object:
     except PermanentError as error:
         log.warning("%s: KFP can't resume run %s (%s); a new one goes on", where(thing), kfp_run.id, error)
         return {"kfp": {**thing["status"]["kfp"], "refused": True}}
-    return {}
+    generation = thing["metadata"]["generation"]
+    status = with_condition(  # at once: should it fail before the next look, nobody asked for that
+        thing["status"], "Suspended", False, "Resumed", "the KFP run goes on", generation, seen.now
+    )
+    return {"conditions": status["conditions"]}
 
 
 def _put_away(thing: Object, seen: Seen, world: World) -> None:

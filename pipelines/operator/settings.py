@@ -18,7 +18,7 @@ class Settings:
     endpoint: str
     """KFP's API server."""
     ui: str
-    """What links to KFP's UI begin with."""
+    """What links to KFP's UI begin with; empty where its address isn't given: nobody's browser reaches the endpoint."""
     images: str = "recaption"
     """What comes before -operator, -cpu and -gpu in the images' names."""
     tag: str | None = None
@@ -53,7 +53,7 @@ class Settings:
         token = given.get("RECAPTION_KFP_TOKEN_FILE")
         return cls(
             endpoint=endpoint,
-            ui=(given.get("RECAPTION_KFP_UI") or endpoint).rstrip("/"),
+            ui=given.get("RECAPTION_KFP_UI", "").rstrip("/"),
             images=given.get("RECAPTION_IMAGES") or cls.images,
             tag=given.get("RECAPTION_TAG") or version(),
             token_file=Path(token) if token else None,

@@ -114,7 +114,7 @@ def test_a_run_is_suspended_also_while_the_storage_refuses(here: Place) -> None:
         assert here.runs()[0]["state"] == "CANCELING"
         here.play()
         here.look()
-        assert here.status()["kfp"]["state"] == "CANCELED"
+        assert here.status()["kfp"]["state"] == "FAILED"
         assert here.phase() == "Suspended"
     here.look()
     assert here.phase() == "Suspended"

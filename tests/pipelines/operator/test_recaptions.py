@@ -7,6 +7,7 @@ from math import inf
 
 import pytest
 
+from components.pool.errors import PermanentError
 from pipelines.fanout.cluster import RECAPTIONS
 from pipelines.kubeflow.parameters import NOT_HERE
 from pipelines.operator.decide import FOLLOW, RETRY
@@ -131,7 +132,7 @@ def test_what_kfp_cannot_resume_a_new_run_goes_on_with(here: Place) -> None:
     here.kfp.refuses = {"retry"}
     here.apply(suspend=False)
     here.look()
-    assert [run["state"] for run in here.runs()] == ["CANCELED", "PENDING"]
+    assert [run["state"] for run in here.runs()] == ["FAILED", "PENDING"]
     here.play()
     here.look()
     assert here.phase() == "Running"
@@ -151,17 +152,17 @@ def test_one_that_is_suspended_from_the_start_starts_nothing(here: Place) -> Non
 
 def test_a_failed_run_starts_again_by_annotation_once(here: Place) -> None:
     start(here)
-    here.progress("embed", state="failed", shards=0, total=1)
+    here.ends("embed", PermanentError("spec.scorer.model: /models/x does not exist"))
     here.left_over()
     here.finish("FAILED")
     assert here.look() == inf
     assert here.phase() == "Failed"
     assert here.jobs() == []
     failed = here.status()["conditions"][-1]
-    assert failed["reason"] == "KFPRunFailed"
-    assert "stage embed failed" in failed["message"]
+    assert failed["reason"] == "Mistake"
+    assert "stage embed: spec.scorer.model: /models/x does not exist (KFP run runs-1)" in failed["message"]
     assert f"kubectl annotate --overwrite recaption test -n research {RETRY}=" in failed["message"]
-    assert [e["type"] for e in here.api.of("events") if e["reason"] == "KFPRunFailed"] == ["Warning"], "told once"
+    assert [e["type"] for e in here.api.of("events") if e["reason"] == "Mistake"] == ["Warning"], "told once"
     for _ in range(2):
         here.apply(annotations={RETRY: "1"})
         here.look()
@@ -193,7 +194,7 @@ def test_an_edit_ends_the_run_and_starts_another(here: Place) -> None:
     assert [run["state"] for run in here.runs()] == ["CANCELING"]
     here.play()
     here.look()
-    assert [run["state"] for run in here.runs()] == ["CANCELED", "PENDING"]
+    assert [run["state"] for run in here.runs()] == ["FAILED", "PENDING"]
     assert here.jobs() == []
     here.play()
     here.look()
@@ -205,7 +206,7 @@ def test_an_edit_ends_the_run_and_starts_another(here: Place) -> None:
     here.look()
     assert here.status()["run"] == first
     assert here.phase() == "Running"
-    assert [run["state"] for run in here.runs()] == ["CANCELED", "CANCELED", "RUNNING"]
+    assert [run["state"] for run in here.runs()] == ["FAILED", "FAILED", "RUNNING"]
 
 
 def test_a_deleted_one_ends_its_run_and_what_that_left(here: Place) -> None:
@@ -219,7 +220,7 @@ def test_a_deleted_one_ends_its_run_and_what_that_left(here: Place) -> None:
     assert here.look() == inf
     assert here.object() is None
     assert here.jobs() == []
-    assert here.runs()[0]["state"] == "CANCELED"
+    assert here.runs()[0]["state"] == "FAILED"
     assert run.claim("next") == "next"
 
 
@@ -273,7 +274,8 @@ def test_a_kfp_run_that_somebody_ended(here: Place, gone: str) -> None:
     if gone == "deleted":
         here.kfp.held["runs"].clear()
     else:
-        here.runs()[0]["state"] = "CANCELED"
+        here.runs()[0]["state"] = "CANCELING"
+        here.runs()[0]["state"] = "FAILED"
     here.look()
     assert here.reason("Failed") == ("True KFPRunDeleted" if gone == "deleted" else "True Canceled")
     assert here.look() == inf

@@ -238,7 +238,7 @@ def test_an_edit_that_is_taken_back_while_the_run_is_being_ended(here: Place, su
     here.play()
     here.look()
     assert here.phase() == "Running"
-    assert sorted(run["state"] for run in here.runs()) == ["CANCELED", "RUNNING"]
+    assert sorted(run["state"] for run in here.runs()) == ["FAILED", "RUNNING"]
 
 
 def test_a_suspension_that_is_taken_back_while_the_run_is_being_ended(here: Place) -> None:

@@ -29,6 +29,9 @@ Ca = Annotated[Path | None, typer.Option(help="File of the certificates to trust
 Namespace = Annotated[str | None, typer.Option(help="Namespace, where KFP has several users.")]
 Experiment = Annotated[str, typer.Option(help="KFP's experiment: the folder of its runs.")]
 Account = Annotated[str | None, typer.Option(help="Kubernetes service account of the run's pods.")]
+Ui = Annotated[
+    str, typer.Option(envvar="RECAPTION_KFP_UI", help="Address of KFP's UI, for a link to it.", show_default=False)
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the pipeline, as YAML.")
 ]
@@ -65,6 +68,7 @@ def submit(
     images: Images = "recaption",
     tag: Tag = None,
     set_: Set = None,
+    ui: Ui = "",
 ) -> None:
     """Start a run on a KFP endpoint."""
     parameters = _parameters(recipe, set_ or [])
@@ -76,7 +80,7 @@ def submit(
     package = compile_package(images, tag)
     pipelines = _pipelines(host, token_file, ca, namespace)
     run = pipelines.submit(package, asked.name, parameters, experiment, service_account)
-    typer.echo(f"{host.rstrip('/')}/#/runs/details/{run}")
+    typer.echo(f"{ui.rstrip('/')}/#/runs/details/{run}" if ui else f"KFP run {run}")
 
 
 @pipeline_app.command()
@@ -93,6 +97,7 @@ def schedule(
     images: Images = "recaption",
     tag: Tag = None,
     set_: Set = None,
+    ui: Ui = "",
 ) -> None:
     """Run a recipe on every new Common Crawl dump; {dump} in it is e.g. CC-MAIN-2026-43 (lower case in names)."""
     parameters = {**_parameters(recipe, set_ or []), "schedule": name}
@@ -105,7 +110,8 @@ def schedule(
     package = compile_package(images, tag)
     pipelines = _pipelines(host, token_file, ca, namespace)
     made, new = pipelines.schedule(package, name, cron, parameters, experiment, service_account)
-    typer.echo(f"{host.rstrip('/')}/#/recurringrun/details/{made}{'' if new else '  (was there already)'}")
+    shown = f"{ui.rstrip('/')}/#/recurringrun/details/{made}" if ui else f"KFP recurring run {made}"
+    typer.echo(f"{shown}{'' if new else '  (was there already)'}")
 
 
 @kfp_app.command()

@@ -51,8 +51,9 @@ def call(*arguments: object) -> str:
 def test_submit_registers_once_and_starts_a_run_each_time(served: tuple[str, Kfp], recipe: Path) -> None:
     host, kfp = served
     options = ["--host", host, "--tag", "1", "--set", "cpu_image=x/cpu@sha256:1", "--set", "claim=me"]
-    assert call("submit", recipe, *options) == f"{host}/#/runs/details/runs-1\n"
-    assert call("submit", recipe, *options) == f"{host}/#/runs/details/runs-2\n"
+    assert call("submit", recipe, *options) == "KFP run runs-1\n", "the API server's address is no link for a person"
+    ui = "https://kfp.example/"
+    assert call("submit", recipe, *options, "--ui", ui) == "https://kfp.example/#/runs/details/runs-2\n"
     assert len(kfp.held["pipelines"]) == len(kfp.held["versions"]) == len(kfp.held["experiments"]) == 1
     package = compile_package(tag="1")
     assert kfp.packages == [package.encode()]
@@ -93,7 +94,7 @@ def test_two_that_register_at_once_get_the_same_version(served: tuple[str, Kfp])
 def test_schedule(served: tuple[str, Kfp], moving: Path) -> None:
     host, kfp = served
     options = ["--host", host, "--cron", CRON, "--tag", "1", "--set", "oldest_dump=CC-MAIN-2026-40"]
-    assert call("schedule", "weekly", moving, *options).startswith(f"{host}/#/recurringrun/details/recurringruns-1")
+    assert call("schedule", "weekly", moving, *options).startswith("KFP recurring run recurringruns-1")
     made = kfp.held["recurringruns"][0]
     assert made["trigger"] == {"cron_schedule": {"cron": CRON}}
     assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == (1, True, "ENABLE")

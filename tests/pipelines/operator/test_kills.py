@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from components.pool.errors import TemporaryError
 from pipelines.operator.decide import RETRY
+from pipelines.operator.endings import PAUSES
 from pipelines.operator.world import World
 from tests.pipelines.operator.place import Place, place
+from tests.pipelines.operator.test_restarts import Clock
 
 CALLS = {
     *("create", "patch", "delete"),  # of the cluster and of the storage
@@ -68,8 +71,8 @@ def killed_world(world: World, killing: Killing) -> World:
     )
 
 
-def life(here: Place, world: World) -> None:
-    """Start, suspend, resume, fail, start again, edit, finish, delete: each as the operator sees it, time and again."""
+def life(here: Place, world: World, clock: Clock) -> None:
+    """Start, suspend, resume, have bad luck, fail, start again, edit, finish, delete: each as the operator sees it."""
 
     def steady() -> None:
         for _ in range(4):
@@ -85,6 +88,13 @@ def life(here: Place, world: World) -> None:
     assert here.phase() == "Suspended"
     here.apply(suspend=False)
     steady()
+    here.ends("embed", TemporaryError("the network is down"))
+    here.finish("FAILED")
+    steady()
+    assert here.phase() == "Pending"
+    clock.later(PAUSES[0])
+    steady()
+    assert here.phase() == "Running"
     here.finish("FAILED")
     steady()
     assert here.phase() == "Failed"
@@ -117,9 +127,9 @@ def restarted(here: Place, killing: Killing) -> Callable[..., float]:
 def check(here: Place) -> None:
     assert here.object() is None
     names = Counter(run["display_name"] for run in here.runs())
-    assert sorted(name[-1] for name in names) == ["1", "2", "3"]
+    assert sorted(name[-1] for name in names) == ["1", "2", "3", "4"]
     assert set(names.values()) == {1}, "a KFP run was made twice"
-    assert [run["state"] for run in here.runs()] == ["FAILED", "FAILED", "SUCCEEDED"]
+    assert [run["state"] for run in here.runs()] == ["FAILED", "FAILED", "FAILED", "SUCCEEDED"]
     assert here.jobs() == ["third"], "what a finished run has was put away when it finished"
 
 
@@ -129,7 +139,8 @@ def whole(folder: Path, at: int) -> int:
         here.world.storage(str(folder / "storage"))
         killing = Killing(at)
         here.look = restarted(here, killing)  # type: ignore[method-assign]
-        life(here, killed_world(here.world, killing))
+        clock = Clock(here)
+        life(here, killed_world(here.world, killing), clock)
         check(here)
         return killing.calls
 

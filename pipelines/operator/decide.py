@@ -240,6 +240,7 @@ def _follow(thing: Object, seen: Seen, chosen: KfpRun, waits: str) -> Decision:
     if is_true(thing, "Suspended") and chosen.state != "CANCELING":  # that one is resumed once it has ended
         thing = {**thing, "status": _with(thing, seen, "Suspended", False, "Resumed", "the KFP run goes on")}
     status = {**thing["status"], "phase": "Running", "cleaned": False}
+    status.pop("restartTime", None)  # of a run that somebody has retried in KFP meanwhile
     reason = "Waiting" if waits else "Canceling" if chosen.state == "CANCELING" else "KFPRun"
     message = waits or f"KFP run {chosen.id} is {chosen.state.lower()}"
     wait = FOLLOW if seen.run and chosen.state != "CANCELING" else SOON

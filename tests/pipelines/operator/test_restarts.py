@@ -209,6 +209,17 @@ def test_while_it_waits_for_its_restart_the_user_decides(here: Place, clock: Clo
     assert here.object() is None
 
 
+def test_a_run_that_somebody_retries_in_kfp_meanwhile_is_followed(here: Place, clock: Clock) -> None:
+    start(here)
+    have_bad_luck(here)
+    here.runs()[0]["state"] = "RUNNING"
+    clock.later(PAUSES[0])
+    assert here.look() == FOLLOW
+    assert here.phase() == "Running"
+    assert "restartTime" not in here.status()
+    assert len(here.runs()) == 1
+
+
 def test_a_resumed_run_that_fails_at_once_has_failed(here: Place) -> None:
     start(here)
     here.apply(suspend=True)

@@ -1,8 +1,9 @@
-"""What only root can set up: a small disk that fills, and a process that is not root."""
+"""What not every test may set up: a small disk that fills, a process that is not root, a user without a name."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 NOBODY = 65534
+NAMELESS = 65532  # the images' user, who has no line in /etc/passwd
 
 
 @contextmanager
@@ -44,3 +46,18 @@ def without_root(imports: str, code: str) -> str:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def nameless() -> list[str]:
+    """Begin a command with this, and it runs as a user by number only, as in a container.
+
+    It runs in a user namespace of its own: its files stay those of who runs the tests, which may not be readable to
+    others. The test is skipped where none can be made.
+    """
+    prefix = ["unshare", "--user", f"--map-user={NAMELESS}", f"--map-group={NAMELESS}"]
+    prefix = ["env", *(f"--unset={name}" for name in ("LOGNAME", "USER", "LNAME", "USERNAME")), *prefix]
+    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], check=False).returncode:
+        pytest.skip("this machine makes no user namespaces")
+    asked = subprocess.run([*prefix, sys.executable, "-c", "import getpass; getpass.getuser()"], capture_output=True)
+    assert b"KeyError" in asked.stderr, f"user {NAMELESS} has a name on this machine"
+    return prefix

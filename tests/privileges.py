@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,10 +53,10 @@ def nameless() -> list[str]:
     It runs in a user namespace of its own: its files stay those of who runs the tests, which may not be readable to
     others. The test is skipped where none can be made.
     """
-    prefix = ["unshare", "--user", f"--map-user={NAMELESS}", f"--map-group={NAMELESS}"]
-    prefix = ["env", *(f"--unset={name}" for name in ("LOGNAME", "USER", "LNAME", "USERNAME")), *prefix]
-    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], check=False).returncode:
-        pytest.skip("this machine makes no user namespaces")
-    asked = subprocess.run([*prefix, sys.executable, "-c", "import getpass; getpass.getuser()"], capture_output=True)
-    assert b"KeyError" in asked.stderr, f"user {NAMELESS} has a name on this machine"
+    variables = [f"--unset={name}" for name in ("LOGNAME", "USER", "LNAME", "USERNAME")]
+    prefix = ["env", *variables, "unshare", "--user", f"--map-user={NAMELESS}", f"--map-group={NAMELESS}"]
+    ask = [*prefix, sys.executable, "-c", "import getpass; getpass.getuser()"]
+    asked = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if "KeyError" not in asked.stderr:
+        pytest.skip(f"a process of a user without a name can't be had here: {asked.stderr.strip() or 'it has one'}")
     return prefix

@@ -23,11 +23,11 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def here_as(*prefix: str) -> Command:
-    """Start it on this machine, its command after this prefix."""
+def here_as(*prefix: str, **more: str) -> Command:
+    """Start it on this machine, its command after this prefix, with more variables."""
 
     def command(environment: dict[str, str]) -> Sequence[str]:
-        values = [f"{name}={value}" for name, value in environment.items()]
+        values = [f"{name}={value}" for name, value in {**environment, **more}.items()]
         return ["env", *values, *prefix, sys.executable, "-m", "pipelines.cli", "operator"]
 
     return command

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from tests.components.pool.s3_server import BUCKET, ENVIRONMENT, Secret, s3_server
 from tests.pipelines.operator.place import NAMESPACE, Place, until
 from tests.pipelines.operator.process import Operator, free_port, here_as, running
 from tests.privileges import nameless
@@ -45,6 +47,19 @@ def test_the_process_of_a_user_without_a_name(here: Place) -> None:
         here.apply(suspend=True)  # all is listed by now: only the watch tells of it
         until(lambda: operator.process.poll() is not None or here.status().get("phase") == "Suspended")
         assert operator.process.poll() is None, operator.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_secret_that_comes_after_the_operator_needs_no_restart(here: Place) -> None:
+    secret, none = Secret(here.folder / "secret"), str(here.folder / "none")
+    without = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": none, "AWS_CONFIG_FILE": none}
+    with s3_server() as address, running(here, here_as(RECAPTION_SECRET=str(secret.folder), **without)) as operator:
+        here.apply(storage=f"s3://{BUCKET}/recaption")
+        until(lambda: "no AWS credentials" in json.dumps(here.status()), 60)
+        assert here.reason("Reachable") == "False Refused"
+        secret.mount({**ENVIRONMENT, "AWS_ENDPOINT_URL": address})
+        until(lambda: here.reason("Reachable").startswith("True"), 60)
+        assert operator.process.poll() is None
 
 
 def test_a_port_that_is_taken_is_one_line(here: Place) -> None:

@@ -272,7 +272,7 @@ class S3Storage:
 
 
 def _connect(settings: Mapping[str, str]) -> Any:
-    """Checksums are Content-MD5, which every store verifies; retries are ours."""
+    """Make a client. Checksums are Content-MD5, which every store verifies; retries are ours."""
     config: dict[str, Any] = {
         "connect_timeout": TIMEOUT[0],
         "read_timeout": TIMEOUT[1],

@@ -278,7 +278,7 @@ REFUSED = {"type": "ReplicaFailure", "status": "True", "message": "pods is forbi
     ("its Lease", LEASE, NOT_THERE, State.BROKEN, "nobody holds the Lease", "kubectl logs -n recaption deployment/"),
     ("its Lease", LEASE, {"spec": {"holderIdentity": "", "renewTime": ago(1)}}, State.BROKEN, "nobody holds", "logs"),
     ("its Lease", LEASE, {"spec": {"holderIdentity": "pod-1", "renewTime": ago(300), "leaseDurationSeconds": 30}},
-     State.BROKEN, "pod-1 holds .*, renewed 3.. s ago: it no longer acts", "kubectl logs"),
+     State.BROKEN, r"pod-1 holds .*, renewed \d{3,} s ago: it no longer acts", "kubectl logs"),
     ("its settings", DEPLOYMENT, NOT_THERE, State.OPEN, "no operator", ""),
     ("its settings", CONFIG, NOT_THERE, State.BROKEN,
      "KF_PIPELINES_ENDPOINT: found nothing", "expected KFP's API server, such as http"),

@@ -117,7 +117,7 @@ def test_no_credentials(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.fixture
 def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Secret:
-    """Of a process that has no credentials but those of this Secret, which nobody has made yet."""
+    """Return the mounted Secret, which nobody has made yet, of a process that has no other credentials."""
     for name in (*ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

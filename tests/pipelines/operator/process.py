@@ -58,14 +58,14 @@ class Operator:
             return ""
 
     def stop(self) -> int:
-        """As the kubelet does: the exit code."""
+        """Ask it to end, as the kubelet does, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
 
 @contextmanager
 def running(here: Place, command: Command) -> Iterator[Operator]:
-    """An operator that has listed everything there is, or has ended."""
+    """Start an operator, and wait until it has listed everything there is, or has ended."""
     here.api.put("namespaces", {"metadata": {"name": NAMESPACE}})
     made = Operator(here, here.world.cluster.client.configuration.host, free_port(), command)
     try:

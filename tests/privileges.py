@@ -1,4 +1,4 @@
-"""What only root can set up: a small disk that fills, and a process that is not root."""
+"""What not every test may set up: a small disk that fills, a process that is not root, a user without a name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 NOBODY = 65534
+NAMELESS = 65532  # the images' user, who has no line in /etc/passwd
 
 
 @contextmanager
@@ -44,3 +45,18 @@ def without_root(imports: str, code: str) -> str:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def nameless() -> list[str]:
+    """Begin a command with this, and it runs as a user by number only, as in a container.
+
+    It runs in a user namespace of its own: its files stay those of who runs the tests, which may not be readable to
+    others. The test is skipped where none can be made.
+    """
+    variables = [f"--unset={name}" for name in ("LOGNAME", "USER", "LNAME", "USERNAME")]
+    prefix = ["env", *variables, "unshare", "--user", f"--map-user={NAMELESS}", f"--map-group={NAMELESS}"]
+    ask = [*prefix, sys.executable, "-c", "import getpass; getpass.getuser()"]
+    asked = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if "KeyError" not in asked.stderr:
+        pytest.skip(f"a process of a user without a name can't be had here: {asked.stderr.strip() or 'it has one'}")
+    return prefix

@@ -1,7 +1,9 @@
 """Storage in a bucket of S3, or of a store that speaks its protocol (s3fs's client; extra `s3`).
 
 Endpoint, region and credentials are the environment's: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION, and the
-usual chain (a service account's role in a cluster). The store has to honour `If-None-Match: *`.
+usual chain (a service account's role in a cluster). A folder that RECAPTION_SECRET names has a file for each variable
+that goes before the environment's, as a Secret is mounted; it is read anew for every request, so that a Secret may come
+late and may change. The store has to honour `If-None-Match: *`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import base64
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -46,6 +48,11 @@ PASSING_CODES = (  # sent with status 400 or 409
     "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "OperationAborted", "RequestTimeout",
     "RequestTimeTooSkewed", "XAmzContentSHA256Mismatch",
 )  # fmt: skip
+SECRET = "RECAPTION_SECRET"
+VARIABLES = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"),
+)
 NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError)
 
 _proven: set[tuple[str | None, str]] = set()  # (endpoint, bucket) that was seen to refuse a second creation
@@ -57,7 +64,7 @@ class S3Storage:
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._made: tuple[int, Any] | None = None
+        self._made: tuple[int, dict[str, str], Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A client's connections stay in their process."""
@@ -224,14 +231,15 @@ class S3Storage:
 
     @property
     def _files(self) -> Any:
-        """Of this process: a forked one makes its own."""
-        if self._made is None or self._made[0] != os.getpid():
-            self._made = os.getpid(), _connect()
-        return self._made[1]
+        """Return the client of this process (a forked one makes its own), made with the settings as they are now."""
+        process, settings, made = os.getpid(), _settings(), self._made
+        if made is None or made[:2] != (process, settings):
+            self._made = made = process, settings, _connect(settings)
+        return made[2]
 
     @property
     def _place(self) -> tuple[str | None, str]:
-        return _endpoint(), self.bucket
+        return _endpoint(_settings()), self.bucket
 
     def _name(self, path: str) -> str:
         return f"s3://{self.bucket}/{self.prefix}{path}"
@@ -248,7 +256,8 @@ class S3Storage:
         except NO_CREDENTIALS as error:
             raise PermanentError(
                 f"cannot {verb} {name}: no AWS credentials ({short(error)}); "
-                "give this pod's service account a role, or run `aws configure`"
+                "give this pod's service account a role, put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the "
+                "Secret `recaption` of its namespace, or, on your own machine, run `aws configure`"
             ) from error
         except (boto.BotoCoreError, boto.ClientError) as error:
             hints = {
@@ -262,8 +271,8 @@ class S3Storage:
             raise PermanentError(f"cannot {verb} {name}: {hint or short(error)}") from error
 
 
-def _connect() -> Any:
-    """Checksums are Content-MD5, which every store verifies; retries are ours."""
+def _connect(settings: Mapping[str, str]) -> Any:
+    """Make a client. Checksums are Content-MD5, which every store verifies; retries are ours."""
     config: dict[str, Any] = {
         "connect_timeout": TIMEOUT[0],
         "read_timeout": TIMEOUT[1],
@@ -272,13 +281,32 @@ def _connect() -> Any:
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
-    if _endpoint():
+    endpoint = _endpoint(settings)
+    if endpoint:
         config["s3"] = {"addressing_style": "path"}  # a store of one's own has no name per bucket
-    return S3FileSystem(config_kwargs=config, skip_instance_cache=True)
+    return S3FileSystem(
+        key=settings.get("AWS_ACCESS_KEY_ID"),
+        secret=settings.get("AWS_SECRET_ACCESS_KEY"),
+        token=settings.get("AWS_SESSION_TOKEN"),
+        endpoint_url=endpoint,
+        client_kwargs={"region_name": settings.get("AWS_REGION")},
+        config_kwargs=config,
+        skip_instance_cache=True,
+    )
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+def _settings() -> dict[str, str]:
+    """Return those of VARIABLES that are set, by the mounted Secret or else by the environment."""
+    found = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    if folder := os.environ.get(SECRET):
+        for name in VARIABLES:
+            with suppress(FileNotFoundError):
+                found[name] = Path(folder, name).read_text().strip()
+    return found
+
+
+def _endpoint(settings: Mapping[str, str]) -> str | None:
+    return settings.get("AWS_ENDPOINT_URL_S3") or settings.get("AWS_ENDPOINT_URL")
 
 
 def _md5(data: bytes) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.pool.errors import PermanentError, RecaptionError, TemporaryError
-from pipelines.doctor import installed, ours, outside, rights
+from pipelines.doctor import installed, ours, outside, rights, secrets
 from pipelines.doctor.finding import Check, Context, Finding, State, broken, examine
 from pipelines.fanout.cluster import Cluster, connect
 from pipelines.operator.settings import Settings
@@ -25,10 +25,11 @@ CHECKS: dict[str, Check] = {
     "operator": ours.operator,
     "its Lease": ours.lease,
     "its settings": ours.settings,
+    "its Secret": secrets.operators_secret,
     "its rights": rights.operators_rights,
     "launcher's rights": rights.launchers_rights,
     "service account": rights.accounts,
-    "Secret": rights.secret,
+    "Secret": secrets.runs_secret,
     "your rights": rights.your_rights,
     "Argo Workflows": installed.workflows,
     "Kubeflow Trainer": installed.trainer,

@@ -60,7 +60,7 @@ def operator(context: Context) -> Finding:
         what = f"namespace {where} has no Deployment {name}"
         return broken(what, "kubectl apply -k manifests/overlays/local, or your own overlay of manifests/base")
     if condition(found, "Available").get("status") == "True":
-        return good(f"Deployment {where}/{name} is available: {_container(found).get('image')}")
+        return good(f"Deployment {where}/{name} is available: {container_of(found).get('image')}")
     bad = {"ReplicaFailure": "True", "Progressing": "False", "Available": "False"}
     told = [c.get("message", kind) for kind in bad if (c := condition(found, kind)).get("status") == bad[kind]]
     why = told[0] if told else "no controller has looked at it yet"
@@ -103,7 +103,7 @@ def environment(cluster: Cluster, namespace: str) -> dict[str, str] | None:
     found = cluster.ask("GET", deployment_path(namespace))
     if found is None:
         return None
-    container, values = _container(found), dict[str, str]()
+    container, values = container_of(found), dict[str, str]()
     for source in container.get("envFrom", ()):
         if name := source.get("configMapRef", {}).get("name"):
             values |= (cluster.ask("GET", f"/api/v1/namespaces/{namespace}/configmaps/{name}") or {}).get("data", {})
@@ -114,6 +114,7 @@ def deployment_path(namespace: str) -> str:
     return f"/apis/apps/v1/namespaces/{namespace}/deployments/{OPERATOR}"
 
 
-def _container(deployment: Object) -> Object:
+def container_of(deployment: Object) -> Object:
+    """Return the operator's container."""
     containers: list[Object] = deployment["spec"]["template"]["spec"]["containers"]
     return containers[0]

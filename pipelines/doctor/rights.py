@@ -107,24 +107,15 @@ def your_rights(context: Context) -> Finding:
 def accounts(context: Context) -> Finding:
     """Whom the launched pods run as."""
     name = context.settings.job_service_account
-    if _exists(context, "serviceaccounts", name):
+    if exists(context, "serviceaccounts", name, context.namespace):
         return good(f"service account {context.namespace}/{name} is there, for the launched pods")
     return broken(f"namespace {context.namespace} has no service account {name}", _pipeline(context))
-
-
-def secret(context: Context) -> Finding:
-    """Of environment variables for the launched pods; only whether there is one."""
-    name = context.settings.job_secret
-    if _exists(context, "secrets", name):
-        return good(f"Secret {context.namespace}/{name} is there; what is in it is not read")
-    remedy = "needed only for HF_TOKEN, or where the pods' identity isn't enough for the storage"
-    return open_(f"namespace {context.namespace} has no Secret {name}", remedy)
 
 
 def kfp_account(context: Context) -> str | None:
     """Of the pipelines' nodes: the operator's setting, else the one of KFP's two that there is."""
     names = [context.settings.kfp_service_account] if context.settings.kfp_service_account else KFP_ACCOUNTS
-    return next((name for name in names if _exists(context, "serviceaccounts", name)), None)
+    return next((name for name in names if exists(context, "serviceaccounts", name, context.namespace)), None)
 
 
 def lacking(context: Context, who: str | None, rules: Rules, namespace: str) -> list[str]:
@@ -153,8 +144,9 @@ def _may(context: Context, who: str | None, verb: str, rule: Rule, resource: str
     return bool(review.get("status", {}).get("allowed"))
 
 
-def _exists(context: Context, plural: str, name: str) -> bool:
-    path = f"/api/v1/namespaces/{context.namespace}/{plural}/{name}"
+def exists(context: Context, plural: str, name: str, namespace: str) -> bool:
+    """Whether there is such an object; nothing in it is read."""
+    path = f"/api/v1/namespaces/{namespace}/{plural}/{name}"
     return context.api.ask("GET", path, only_metadata=True) is not None
 
 

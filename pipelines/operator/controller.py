@@ -263,9 +263,11 @@ async def watch(controller: Controller, settings: Settings) -> None:
     how.watching.server_timeout, how.watching.client_timeout = WATCH, WATCH + 60
     how.watching.connect_timeout = 10
     how.posting.enabled = False
+    me: Any = settings.identity  # else kopf asks for the user's name, and a container's user may have none
     await kopf.operator(
         registry=registry,
         settings=how,
+        identity=me,
         standalone=True,
         clusterwide=not settings.watched,
         namespaces=list(settings.watched),

@@ -134,6 +134,7 @@ def policy() -> Object:
         "apiVersions": ["v1alpha1"],
         "operations": ["CREATE", "UPDATE"],
         "resources": ["recaptions", "recaptionschedules"],
+        "scope": "*",
     }
     # What was admitted before goes on to be: a label, a finalizer or an owner may always change.
     changed = "request.operation == 'CREATE' || object.spec != oldObject.spec"

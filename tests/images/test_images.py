@@ -6,16 +6,22 @@ import os
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.pipelines.operator.place import Place, place, until
+from tests.pipelines.operator.process import running
+
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = ROOT / "images" / "Dockerfile"
 BASE = os.environ.get("RECAPTION_TEST_BASE", "python:3.11-slim-bookworm")
-LOCKED_DOWN = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+LOCKED_DOWN = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+ALONE = (*LOCKED_DOWN, "--network=none")
 SCRATCH = "--tmpfs=/scratch:uid=65532"
 
 
@@ -59,16 +65,52 @@ def image() -> str:
     return tag
 
 
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Place]:
+    with place(tmp_path) as found:
+        yield found
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_smallest_image_is_built_and_runs_locked_down(image: str) -> None:
-    version = docker("run", "--rm", *LOCKED_DOWN, SCRATCH, image, "--version")
+    version = docker("run", "--rm", *ALONE, SCRATCH, image, "--version")
     assert version.returncode == 0, version.stderr
     assert version.stdout.startswith("recaption ")
-    listing = docker("run", "--rm", *LOCKED_DOWN, SCRATCH, image, "stages")
+    listing = docker("run", "--rm", *ALONE, SCRATCH, image, "stages")
     assert "reshard" in listing.stdout, listing.stderr
 
     check = "import os, importlib.util as u; print(os.getuid(), u.find_spec('torch'), u.find_spec('pip'))"
-    inside = docker("run", "--rm", *LOCKED_DOWN, SCRATCH, "--entrypoint=python3", image, "-c", check)
+    inside = docker("run", "--rm", *ALONE, SCRATCH, "--entrypoint=python3", image, "-c", check)
     assert inside.stdout.split() == ["65532", "None", "None"], inside.stderr
     assert docker("run", "--rm", "--entrypoint=sh", image, "-c", "command -v gcc cc make").returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("user", [65532, 1000710000])
+def test_libraries_find_a_name_for_a_user_that_is_a_number(image: str, user: int) -> None:
+    """Also for a number that the cluster chooses, as OpenShift does."""
+    check = "import getpass, pathlib; print(getpass.getuser(), pathlib.Path.home())"
+    inside = docker("run", "--rm", *ALONE, f"--user={user}", "--entrypoint=python3", image, "-c", check)
+    assert inside.stdout.split() == ["recaption", "/scratch"], inside.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_operator_works_locked_down(image: str, here: Place) -> None:
+    def command(environment: dict[str, str]) -> Sequence[str]:
+        values = [f"--env={name}={value}" for name, value in environment.items()]
+        config = f"--volume={environment['KUBECONFIG']}:{environment['KUBECONFIG']}:ro"
+        return ["docker", "run", "--rm", f"--name={name}", *LOCKED_DOWN, "--network=host", SCRATCH, *values, config,
+                image, "operator"]  # fmt: skip
+
+    name = f"recaption-test-{uuid4().hex}"
+    try:
+        with running(here, command) as operator:
+            here.apply(suspend=True)
+            until(lambda: operator.process.poll() is not None or here.status().get("phase") == "Suspended")
+            assert operator.process.poll() is None, operator.log.read_text()
+            assert operator.stop() == 0
+    finally:
+        docker("rm", "--force", name)

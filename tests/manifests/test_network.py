@@ -132,6 +132,34 @@ def test_a_pod_reaches_what_it_needs_and_no_more(
     assert allowed(policies(folder), PODS[who](), way, peer, port, protocol) == (folder in where)
 
 
+KFPS_STORE: Object = {  # what KFP 2.17 allows into its object store
+    "metadata": {"namespace": "kubeflow", "name": "seaweedfs"},
+    "spec": {
+        "podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["seaweedfs"]}]},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {
+                "from": [
+                    {"namespaceSelector": {"matchLabels": {"app.kubernetes.io/part-of": "kubeflow-profile"}}},
+                    {"podSelector": {}},
+                ],
+                "ports": [{"port": 8333}],
+            },
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("beside", [[], [KFPS_STORE]], ids=["no policy of KFP's", "KFP's policy"])
+def test_the_operator_comes_into_kfps_store_and_shuts_nobody_out(beside: list[Object]) -> None:
+    found = [*policies("overlays/local"), *beside]
+    for pod in (operator(), worker(), KFP):
+        assert allowed(found, STORE, "Ingress", pod, 8333, "TCP"), pod
+        assert allowed(found, pod, "Egress", STORE, 8333, "TCP"), pod
+    for pod in (STRANGER, Pod("recaption", {"app": "x"})):
+        assert not allowed(found, STORE, "Ingress", pod, 8333, "TCP"), pod
+
+
 @pytest.mark.parametrize("folder", INSTALLATIONS)
 @pytest.mark.parametrize("port", [29500, 41234])
 def test_the_nodes_of_a_training_reach_each_other_and_no_worker_reaches_them(folder: str, port: int) -> None:
@@ -142,14 +170,16 @@ def test_the_nodes_of_a_training_reach_each_other_and_no_worker_reaches_them(fol
 
 
 @pytest.mark.parametrize("folder", INSTALLATIONS)
-def test_every_policy_selects_a_pod_that_there_is_and_kfps_own_are_left_alone(folder: str) -> None:
+def test_every_policy_selects_a_pod_that_there_is_and_of_kfps_own_only_the_store(folder: str) -> None:
     there = [pod() for pod in PODS.values()]
     for policy in policies(folder):
-        assert any(applying([policy], pod, way) for pod in there for way in policy["spec"]["policyTypes"])
+        assert any(applying([policy], pod, way) for pod in (*there, STORE) for way in policy["spec"]["policyTypes"])
     for pod in there:
         assert all(applying(policies(folder), pod, way) for way in ("Ingress", "Egress"))
-    for pod in (KFP, STORE, STRANGER):
+    for pod in (KFP, STRANGER):
         assert not applying(policies(folder), pod, "Ingress") + applying(policies(folder), pod, "Egress")
+    assert not applying(policies(folder), STORE, "Egress")
+    assert len(applying(policies(folder), STORE, "Ingress")) == (folder == "overlays/local")
 
 
 OTHERS_6 = ["::1/128", "::ffff:0:0/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "ff00::/8"]

@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from components.pool import s3
 from pipelines.operator.settings import Settings
 from tests.manifests.rendering import MANIFESTS, Object, folders, named, one, pods, render
 
@@ -102,11 +103,38 @@ def test_the_deployment_reads_the_settings_that_are_rendered(folder: str) -> Non
     """kustomize puts a hash of its content behind the name of a ConfigMap, so that a change starts a new pod."""
     deployment = one(render(folder), "Deployment", "recaption-operator")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    config, secret = container["envFrom"]
+    (config,) = container["envFrom"]
     assert f"recaption/{config['configMapRef']['name']}" in named(render(folder), "ConfigMap")
-    assert secret == {"secretRef": {"name": "recaption", "optional": True}}
     told = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in container["env"] if "valueFrom" in e}
     assert told == {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
+
+
+@pytest.mark.parametrize("folder", INSTALLATIONS)
+def test_the_operator_reads_its_secret_from_files(folder: str) -> None:
+    """A variable of its environment would stay as it was when the pod started: a Secret may come later, and change."""
+    pod = one(render(folder), "Deployment", "recaption-operator")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (place,) = (e["value"] for e in container["env"] if e["name"] == s3.SECRET)
+    (volume,) = (mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == place)
+    (secret,) = (v["secret"] for v in pod["volumes"] if v["name"] == volume)
+    assert (secret["secretName"], secret["optional"]) == ("recaption", True)
+    assert secret["defaultMode"] & 0o040, "fsGroup gives the files to the operator's group"
+    assert not any("secretRef" in source for source in container["envFrom"])
+
+
+def test_what_the_api_server_would_fill_into_lists_is_written() -> None:
+    """Otherwise every `kubectl apply` changes an object of which nothing has changed."""
+    rules = one(render("crd"), "ValidatingAdmissionPolicy", "recaption")["spec"]["matchConstraints"]["resourceRules"]
+    assert [rule["scope"] for rule in rules] == ["*"]
+    pod = one(render("base"), "Deployment", "recaption-operator")["spec"]["template"]["spec"]
+    references = [e["valueFrom"]["fieldRef"] for e in pod["containers"][0]["env"] if "valueFrom" in e]
+    assert [reference["apiVersion"] for reference in references] == ["v1", "v1"]
+
+
+@pytest.mark.parametrize("folder", INSTALLATIONS)
+def test_no_namespace_of_others_is_taken_with_it(folder: str) -> None:
+    """`kubectl delete -k` deletes every namespace that a folder has, with all that others have put there."""
+    assert set(named(render(folder), "Namespace")) == {"recaption"}
 
 
 @pytest.mark.parametrize("folder", INSTALLATIONS)
@@ -153,13 +181,12 @@ def test_no_role_has_a_wildcard_or_secrets(folder: str) -> None:
         assert not right.startswith("secrets")
 
 
-def test_the_local_overlay_needs_nothing_but_kubernetes() -> None:
-    """So that it applies to a bare API server: no kind of others, and every namespace is there."""
+def test_the_local_overlay_needs_nothing_but_kubernetes_and_kfp() -> None:
+    """So that it applies to a bare API server that has KFP's namespace: it has no kind of others."""
     rendered = render("overlays/local")
     assert not {_kind(o) for o in rendered} & OTHERS
-    assert {o["metadata"]["namespace"] for o in rendered if "namespace" in o["metadata"]} == set(
-        named(rendered, "Namespace")
-    )
+    namespaces = {o["metadata"]["namespace"] for o in rendered if "namespace" in o["metadata"]}
+    assert namespaces == {"recaption", "kubeflow"}
 
 
 def test_on_gke_every_account_has_a_google_account() -> None:

@@ -48,6 +48,7 @@ TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
 RUNTIME = f"{TRAINER}/clustertrainingruntimes/recaption-torch"
 ACCOUNTS = "/api/v1/namespaces/kubeflow/serviceaccounts"
 SECRET = "/api/v1/namespaces/kubeflow/secrets/recaption"
+OPERATORS_SECRET = "/api/v1/namespaces/recaption/secrets/storage-keys"
 QUEUES = "/apis/kueue.x-k8s.io/v1beta2/namespaces/kubeflow/localqueues"
 POLICY = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/recaption"
 BINDING = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/recaption"
@@ -112,13 +113,24 @@ def resources(*names: str) -> dict[str, Any]:
 def deployment(*conditions: dict[str, str]) -> dict[str, Any]:
     container = {
         "image": "registry.example/recaption-operator:1.0",
-        "envFrom": [
-            {"configMapRef": {"name": "recaption-operator-abc"}},
-            {"secretRef": {"name": "recaption", "optional": True}},
+        "envFrom": [{"configMapRef": {"name": "recaption-operator-abc"}}],
+        "env": [
+            {"name": "POD_NAME", "valueFrom": {}},
+            {"name": "RECAPTION_TAG", "value": "1.0"},
+            {"name": "RECAPTION_SECRET", "value": "/etc/recaption/secret"},
         ],
-        "env": [{"name": "POD_NAME", "valueFrom": {}}, {"name": "RECAPTION_TAG", "value": "1.0"}],
+        "volumeMounts": [{"name": "ca", "mountPath": "/ca"}, {"name": "s", "mountPath": "/etc/recaption/secret"}],
     }
-    return {"spec": {"template": {"spec": {"containers": [container]}}}, "status": {"conditions": list(conditions)}}
+    volumes = [{"name": "ca", "secret": {"secretName": "ca"}}, {"name": "s", "secret": {"secretName": "storage-keys"}}]
+    pod = {"containers": [container], "volumes": volumes}
+    return {"spec": {"template": {"spec": pod}}, "status": {"conditions": list(conditions)}}
+
+
+def without_volumes() -> dict[str, Any]:
+    """As an older recaption has it."""
+    made = deployment({"type": "Available", "status": "True"})
+    del made["spec"]["template"]["spec"]["volumes"]
+    return made
 
 
 def train_jobs(*fields: str) -> dict[str, Any]:
@@ -187,6 +199,7 @@ def healthy() -> dict[str, Any]:
         f"{ACCOUNTS}/recaption": {},
         f"{ACCOUNTS}/pipeline-runner": {},
         SECRET: {},
+        OPERATORS_SECRET: {},
     }
 
 
@@ -225,7 +238,8 @@ def test_no_secret_is_read() -> None:
     with asked(answers) as context:
         examine(list(CHECKS.values()), context)
     secrets = [(method, path, accept) for method, path, accept in answers.asked if "/secrets" in path]
-    assert secrets == [("GET", SECRET, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")]
+    only_metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+    assert sorted(secrets) == [("GET", SECRET, only_metadata), ("GET", OPERATORS_SECRET, only_metadata)]
     writes = {path for method, path, _ in answers.asked if method != "GET"}
     assert all(REVIEW.fullmatch(path) for path in writes)
 
@@ -264,7 +278,7 @@ REFUSED = {"type": "ReplicaFailure", "status": "True", "message": "pods is forbi
     ("its Lease", LEASE, NOT_THERE, State.BROKEN, "nobody holds the Lease", "kubectl logs -n recaption deployment/"),
     ("its Lease", LEASE, {"spec": {"holderIdentity": "", "renewTime": ago(1)}}, State.BROKEN, "nobody holds", "logs"),
     ("its Lease", LEASE, {"spec": {"holderIdentity": "pod-1", "renewTime": ago(300), "leaseDurationSeconds": 30}},
-     State.BROKEN, "pod-1 holds .*, renewed 3.. s ago: it no longer acts", "kubectl logs"),
+     State.BROKEN, r"pod-1 holds .*, renewed \d{3,} s ago: it no longer acts", "kubectl logs"),
     ("its settings", DEPLOYMENT, NOT_THERE, State.OPEN, "no operator", ""),
     ("its settings", CONFIG, NOT_THERE, State.BROKEN,
      "KF_PIPELINES_ENDPOINT: found nothing", "expected KFP's API server, such as http"),
@@ -273,6 +287,10 @@ REFUSED = {"type": "ReplicaFailure", "status": "True", "message": "pods is forbi
     ("service account", f"{ACCOUNTS}/recaption", NOT_THERE, State.BROKEN,
      "namespace kubeflow has no service account recaption", "kubectl apply -n kubeflow -k manifests/pipeline"),
     ("Secret", SECRET, NOT_THERE, State.OPEN, "namespace kubeflow has no Secret recaption", "HF_TOKEN"),
+    ("its Secret", OPERATORS_SECRET, NOT_THERE, State.OPEN, "namespace recaption has no Secret storage-keys",
+     "needed only where the operator's identity isn't enough"),
+    ("its Secret", DEPLOYMENT, NOT_THERE, State.OPEN, "no operator", ""),
+    ("its Secret", DEPLOYMENT, without_volumes(), State.OPEN, "mounts no Secret", "apply your overlay"),
     ("Argo Workflows", "/apis/argoproj.io/v1alpha1", NOT_THERE, State.BROKEN, "no Argo", "install Kubeflow Pipelines"),
     ("Kubeflow Trainer", TRAINER, NOT_THERE, State.OPEN,
      "no Kubeflow Trainer", "recipes with `train`: install 2.2 or later, then kubectl apply -k manifests/training"),
@@ -310,11 +328,32 @@ def test_the_manifests_operator_is_read_as_it_reads_itself() -> None:
     (told,) = (thing for thing in base if thing["kind"] == "ConfigMap")
     path = f"/api/v1/namespaces/recaption/configmaps/{told['metadata']['name']}"
     with asked(Answers({DEPLOYMENT: made, path: told})) as context:
-        found = find(CHECKS["its settings"], context)
+        found, secret = find(CHECKS["its settings"], context), find(CHECKS["its Secret"], context)
+    assert secret.what == "namespace recaption has no Secret recaption"
     assert found.state is State.GOOD
     assert found.what.startswith(
         "KFP at http://ml-pipeline.kubeflow:8888, its pods in kubeflow; images registry.example/"
     )
+
+
+@pytest.mark.parametrize(("check", "path", "secret"), [
+    ("its Secret", OPERATORS_SECRET, "storage-keys -n recaption"),
+    ("Secret", SECRET, "recaption -n kubeflow"),
+])  # fmt: skip
+def test_a_store_beside_aws_needs_keys(check: str, path: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no pod's identity: without a Secret nobody gets in. AWS may know the pod's service account."""
+    for storage, endpoint, state in (
+        ("s3://bucket/recaption", "http://localhost:9000", State.BROKEN),
+        ("s3://bucket/recaption", "", State.OPEN),
+        ("gs://bucket/recaption", "http://localhost:9000", State.OPEN),
+    ):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with asked(Answers({**healthy(), path: NOT_THERE}), storage=storage) as context:
+            found = find(CHECKS[check], context)
+        assert found.state is state
+        if state is State.BROKEN:
+            assert f"no keys of {storage}" in found.what
+            assert f"kubectl create secret generic {secret}" in found.remedy
 
 
 def test_a_lease_without_an_operator_is_no_second_trouble() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from wsgiref.handlers import SimpleHandler
@@ -87,6 +88,26 @@ def s3_server(faults: Faults | None = None, conditions: bool = True) -> Iterator
             yield address
     finally:
         backend.reset()
+
+
+class Secret:
+    """A folder as the kubelet mounts a Secret: there and empty while there is none, and replaced in one step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.versions = folder, 0
+        folder.mkdir()
+
+    def mount(self, values: dict[str, str]) -> None:
+        self.versions += 1
+        version = self.folder / f"..{self.versions}"
+        version.mkdir()
+        for name, value in values.items():
+            (version / name).write_text(value)
+        (self.folder / "..new").symlink_to(version.name)
+        (self.folder / "..new").rename(self.folder / "..data")
+        for name in values:
+            with suppress(FileExistsError):
+                (self.folder / name).symlink_to(f"..data/{name}")
 
 
 @contextmanager

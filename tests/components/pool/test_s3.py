@@ -15,8 +15,9 @@ from botocore.exceptions import ClientError
 from components.pool import ahead, s3
 from components.pool.errors import PermanentError
 from components.pool.s3 import S3Storage
+from pipelines.secrets import SECRET_KEYS
 from tests.components.pool.faulty import Faults
-from tests.components.pool.s3_server import BUCKET, ENVIRONMENT, s3_environment, s3_server
+from tests.components.pool.s3_server import BUCKET, ENVIRONMENT, Secret, s3_environment, s3_server
 
 
 @pytest.fixture
@@ -112,6 +113,40 @@ def test_no_credentials(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(PermanentError, match=r"cannot read s3://bucket/x: no AWS credentials .*service account a role"):
         S3Storage(BUCKET, "").read("x")
+
+
+@pytest.fixture
+def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Secret:
+    """Return the mounted Secret, which nobody has made yet, of a process that has no other credentials."""
+    for name in (*ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv(s3.SECRET, str(tmp_path / "secret"))
+    return Secret(tmp_path / "secret")
+
+
+def test_a_secret_that_comes_later_or_changes_is_read_anew(secret: Secret, faults: Faults) -> None:
+    signatures: list[str] = []
+    faults.only = lambda request: bool(signatures.append(request.headers["Authorization"]))
+    with s3_server(faults) as address:
+        storage = S3Storage(BUCKET, "")
+        with pytest.raises(PermanentError, match=r"no AWS credentials .*AWS_ACCESS_KEY_ID.* Secret"):
+            storage.size("x")
+        keys = {"AWS_ACCESS_KEY_ID": "first", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "eu-north-1"}
+        secret.mount({**keys, "AWS_ENDPOINT_URL": f"{address}\n"})
+        assert storage.size("x") is None
+        secret.mount({**keys, "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "second"})
+        assert storage.size("x") is None
+    assert [signature.split("Credential=")[1].split("/")[0:3:2] for signature in signatures] == [
+        ["first", "eu-north-1"],
+        ["second", "eu-north-1"],
+    ]
+
+
+def test_every_variable_for_a_storage_can_stand_in_a_secret() -> None:
+    assert {*s3.VARIABLES, "HF_TOKEN"} == set(SECRET_KEYS)
 
 
 def test_bytes_are_checked_where_they_arrive(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:

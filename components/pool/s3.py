@@ -1,9 +1,9 @@
 """Storage in a bucket of S3, or of a store that speaks its protocol (s3fs's client; extra `s3`).
 
 Endpoint, region and credentials are the environment's: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION, and the
-usual chain (a service account's role in a cluster). A folder that RECAPTION_SECRET names has a file for each variable
-that goes before the environment's, as a Secret is mounted; it is read anew for every request, so that a Secret may come
-late and may change. The store has to honour `If-None-Match: *`.
+usual chain (a service account's role in a cluster). A folder that RECAPTION_SECRET_FOLDER names has a file for each
+variable that goes before the environment's, as a Secret is mounted; it is read anew for every request, so that a Secret
+may come late and may change. The store has to honour `If-None-Match: *`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PASSING_CODES = (  # sent with status 400 or 409
     "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "OperationAborted", "RequestTimeout",
     "RequestTimeTooSkewed", "XAmzContentSHA256Mismatch",
 )  # fmt: skip
-SECRET = "RECAPTION_SECRET"
+SECRET = "RECAPTION_SECRET_FOLDER"
 VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"),

@@ -46,7 +46,7 @@ def _needs_keys(context: Context) -> bool:
 def _mounted(deployment: Object) -> str | None:
     """Return the name of the Secret that is mounted where the operator's container is told to read one."""
     container, volumes = container_of(deployment), deployment["spec"]["template"]["spec"].get("volumes", ())
-    places = [entry.get("value") for entry in container.get("env", ()) if entry["name"] == "RECAPTION_SECRET"]
+    places = [entry.get("value") for entry in container.get("env", ()) if entry["name"] == "RECAPTION_SECRET_FOLDER"]
     mounts = [mount["name"] for mount in container.get("volumeMounts", ()) if mount["mountPath"] in places]
     found = (volume["secret"]["secretName"] for volume in volumes if volume["name"] in mounts and "secret" in volume)
     return next(found, None)

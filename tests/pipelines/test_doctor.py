@@ -117,7 +117,7 @@ def deployment(*conditions: dict[str, str]) -> dict[str, Any]:
         "env": [
             {"name": "POD_NAME", "valueFrom": {}},
             {"name": "RECAPTION_TAG", "value": "1.0"},
-            {"name": "RECAPTION_SECRET", "value": "/etc/recaption/secret"},
+            {"name": "RECAPTION_SECRET_FOLDER", "value": "/etc/recaption/secret"},
         ],
         "volumeMounts": [{"name": "ca", "mountPath": "/ca"}, {"name": "s", "mountPath": "/etc/recaption/secret"}],
     }
@@ -225,7 +225,7 @@ def test_a_healthy_cluster_and_a_healthy_rest(tmp_path: Path) -> None:
         "its settings": "KFP at http://ml-pipeline.kubeflow:8888, its pods in kubeflow; images r.example/x-*:1.0; "
         "watches all namespaces",
         "operator": "Deployment recaption/recaption-operator is available: registry.example/recaption-operator:1.0",
-        "KFP": f"{kfp} answers: version 2.15.0, one user",
+        "KFP": f"{kfp} answers: version 2.17.0, one user",
     }
     assert re.fullmatch(
         r"pod-1 holds the Lease recaption/recaption-operator, renewed \d+ s ago", found["its Lease"].what
@@ -527,7 +527,7 @@ def test_kfp_of_several_users_is_asked_for_the_runs_namespace() -> None:
     with kfp_server() as (host, kfp):
         kfp.multi_user = True
         found = find(CHECKS["KFP"], of(kfp=Endpoint(host)))
-        assert found == good(f"{host} answers: version 2.15.0, several users, asked for namespace kubeflow")
+        assert found == good(f"{host} answers: version 2.17.0, several users, asked for namespace kubeflow")
 
 
 def test_kfp_out_of_reach() -> None:

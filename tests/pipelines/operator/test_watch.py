@@ -53,7 +53,10 @@ def test_the_process_of_a_user_without_a_name(here: Place) -> None:
 def test_a_secret_that_comes_after_the_operator_needs_no_restart(here: Place) -> None:
     secret, none = Secret(here.folder / "secret"), str(here.folder / "none")
     without = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": none, "AWS_CONFIG_FILE": none}
-    with s3_server() as address, running(here, here_as(RECAPTION_SECRET=str(secret.folder), **without)) as operator:
+    with (
+        s3_server() as address,
+        running(here, here_as(RECAPTION_SECRET_FOLDER=str(secret.folder), **without)) as operator,
+    ):
         here.apply(storage=f"s3://{BUCKET}/recaption")
         until(lambda: "no AWS credentials" in json.dumps(here.status()), 60)
         assert here.reason("Reachable") == "False Refused"

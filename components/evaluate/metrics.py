@@ -10,11 +10,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from clip_benchmark.datasets.builder import build_wds_dataset, image_captions_collate_fn
+from clip_benchmark.datasets.builder import image_captions_collate_fn
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
+from components.evaluate.data import ZeroShot
 from components.models.clip import load_open_clip
 from components.models.devices import pick_device
 
@@ -35,14 +36,16 @@ class Student:
         """(classification or retrieval, metrics, number of images) of one data set.
 
         Images and texts are embedded in float32, as DataComp does.
+
+        Raises:
+            PermanentError: a file or a member of a tar isn't what it should be.
         """
-        data = build_wds_dataset("task", self.transform, split="test", data_dir=str(folder))
-        retrieval = data.templates is None and data.classes is None
-        collate = image_captions_collate_fn if retrieval else torch.utils.data.default_collate
+        data = ZeroShot(folder, self.transform)
+        collate = image_captions_collate_fn if data.retrieval else torch.utils.data.default_collate
         loader = _Counted(torch.utils.data.DataLoader(data, BATCH, collate_fn=collate), data.classes)
         common = {"device": self.device.type, "amp": False}
         with _adapted():
-            if retrieval:
+            if data.retrieval:
                 found = zeroshot_retrieval.evaluate(
                     self.module, loader, self.tokenizer, recall_k_list=RECALLS, **common
                 )

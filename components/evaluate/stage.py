@@ -16,7 +16,7 @@ from components.pool import recipe as schema
 from components.pool.errors import PermanentError, RecaptionError, TemporaryError
 from components.pool.run import Run
 from components.pool.stage import Needs, Step
-from components.pool.storage import open_storage
+from components.pool.storage import below, open_storage
 
 if TYPE_CHECKING:
     from components.evaluate.metrics import Student
@@ -144,7 +144,7 @@ def _load(run: Run, mixture: schema.Mixture) -> Student:
     with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         name = model["model"]
         if model["architecture"]:
-            config = Path(scratch) / f"{name}.json"
+            config = below(Path(scratch), f"{name}.json")
             config.write_text(json.dumps(model["architecture"]))
             name = str(config)
         checkpoint = Path(scratch) / "checkpoint.pt"

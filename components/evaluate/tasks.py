@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from components.pool.storage import LocalStorage, Storage
+from components.pool.storage import LocalStorage, Storage, below
 from components.pool.training import Evaluate
 
 DATACOMP = Path(__file__).with_name("datacomp_tasks.yaml")
@@ -46,13 +46,19 @@ def gap(task: Task, root: Storage) -> str | None:
 
 @contextmanager
 def local_copy(task: Task, root: Storage) -> Iterator[Path]:
-    """The task's folder on this machine: as it is, or fetched for as long as it is needed."""
+    """The task's folder on this machine: as it is, or fetched for as long as it is needed.
+
+    Raises:
+        PermanentError: the name of an object is no path below a folder; nothing is written for it.
+    """
     if isinstance(root, LocalStorage):
-        yield root.root / task.folder
+        yield below(root.root, task.folder)
         return
     with TemporaryDirectory(prefix="evaluate-") as folder:
         for entry in root.list(f"{task.folder}/"):
-            target = Path(folder) / entry.path.removeprefix(f"{task.folder}/")
+            if entry.path.endswith("/") and not entry.size:  # a bucket's console makes one for a folder
+                continue
+            target = below(Path(folder), entry.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(root.read(entry.path))
-        yield Path(folder)
+        yield below(Path(folder), task.folder)

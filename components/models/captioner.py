@@ -19,6 +19,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from components.models.devices import Pieces, generation_dtype, pick_device
+from components.models.files import local_files
 from components.models.loading import loading
 from components.models.names import HF_HUB, OPEN_CLIP, model_folder
 from components.models.pixels import Preprocess, from_transformers
@@ -115,19 +116,19 @@ def load_captioner(
         if revision:
             raise PermanentError(f"captioner {model}: open_clip takes no revision; leave it out, or give a folder")
         return load_coca(model, sampling, device)
-    return _load_transformers(model, str(folder or model), revision, sampling, device)
+    return _load_transformers(model, revision, sampling, device)
 
 
-def _load_transformers(
-    model: str, source: str, revision: str | None, sampling: Sampling, device: torch.device
-) -> Captioner:
+def _load_transformers(model: str, revision: str | None, sampling: Sampling, device: torch.device) -> Captioner:
     what = f"captioner {model}" + (f" at {revision}" if revision else "")
     disable_progress_bar()  # the worker loop has its own
     with loading(what):
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        folder = local_files(model, what, revision)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         _check(config, sampling, what)
+        folder = local_files(model, what, revision, weights=True)
         module, found = _CLASSES[config.model_type].from_pretrained(
-            source, revision=revision, dtype=generation_dtype(device), output_loading_info=True
+            folder, dtype=generation_dtype(device), output_loading_info=True, trust_remote_code=False
         )
         if found["missing_keys"]:
             some = ", ".join(sorted(found["missing_keys"])[:3])
@@ -135,13 +136,13 @@ def _load_transformers(
                 f"{what}: {len(found['missing_keys'])} weights are missing ({some}, …); give a model made to caption"
             )
         module.to(device).eval().requires_grad_(False)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if len(tokenizer) < config.text_config.vocab_size // 2:  # without files transformers makes an empty one
             raise PermanentError(
                 f"{what}: its tokenizer has {len(tokenizer)} tokens, the model {config.text_config.vocab_size}; "
                 "put the tokenizer's files beside the weights"
             )
-        images = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil").to_dict()
+        images = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False).to_dict()
     return TransformersCaptioner(module, tokenizer, model, from_transformers(images, what), sampling, device)
 
 

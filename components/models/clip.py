@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,21 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from open_clip.factory import load_checkpoint
+from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg, list_pretrained_tags_by_model
 
+from components.models.configs import completed, register
 from components.models.devices import Pieces, half_precision, pick_device
+from components.models.files import checked_folder, hub_files
 from components.models.loading import loading
-from components.models.names import HF_HUB, LOCAL_DIR, model_folder
+from components.models.names import HF_HUB, model_folder
 from components.models.pixels import Preprocess, from_open_clip
 from components.pool.errors import PermanentError
 from components.pool.images import Geometry, Pixels
+from components.pool.shards import content_hash
+
+CONFIG = "open_clip_config.json"
 
 Embeddings = NDArray[np.float16]
 """(B, D), L2-normalised before the rounding to float16."""
@@ -90,12 +96,9 @@ def load_clip(model: str, weights: str | None = None, device: torch.device | Non
 def load_open_clip(model: str, weights: str | None, device: torch.device) -> tuple[torch.nn.Module, Any, Preprocess]:
     """The model (for inference, on the device), its tokenizer and its preprocessing; see load_clip."""
     what = f"model {model}" + (f" with weights {weights}" if weights else "")
-    checkpoint = weights if weights and Path(weights).is_file() else None
     with loading(what):
-        name, options = _resolve(model, weights, checkpoint)
-        module = open_clip.create_model(name, precision="fp32", device=device, **options)
-        if checkpoint and "pretrained" not in options:
-            load_checkpoint(module, checkpoint)
+        name, options = _resolve(model, weights, what)
+        module = open_clip.create_model(name, precision="fp32", device=device, require_pretrained=True, **options)
         tokenizer = open_clip.get_tokenizer(name)
     module.eval().requires_grad_(False)
     if device.type == "cuda":
@@ -103,40 +106,49 @@ def load_open_clip(model: str, weights: str | None, device: torch.device) -> tup
     return module, tokenizer, from_open_clip(get_model_preprocess_cfg(module), what)
 
 
-def _resolve(model: str, weights: str | None, checkpoint: str | None) -> tuple[str, dict[str, Any]]:
-    """open_clip's name for the model, and how create_model shall get its weights."""
-    brings_weights = True
-    if model.startswith(HF_HUB):
-        if not checkpoint:
-            download_pretrained_from_hf(model.removeprefix(HF_HUB))  # without them create_model goes on, at random
-    elif folder := model_folder(model):
-        model = f"{LOCAL_DIR}{folder}"
-    else:
-        brings_weights = False
-        if model.endswith(".json") and Path(model).is_file():
-            open_clip.add_model_config(model)
-            model = Path(model).stem
-        if open_clip.get_model_config(model) is None:
-            raise PermanentError(
-                f"model {model}: open_clip has no model of this name; give a name of open_clip.list_models(), a "
-                f"folder with open_clip_config.json, or {HF_HUB}org/name"
-            )
-    if checkpoint:
-        replaced = {"load_weights": False, "pretrained_text": False}  # else a text tower of the hub is downloaded
-        return model, replaced if brings_weights else {"pretrained": checkpoint, "require_pretrained": True}
-    if brings_weights:
-        if weights:
+def _resolve(model: str, weights: str | None, what: str) -> tuple[str, dict[str, Any]]:
+    """Return open_clip's name for the model, and how create_model shall get its weights."""
+    checkpoint = weights if weights and Path(weights).is_file() else None
+    if model.startswith(HF_HUB) or model_folder(model):
+        if weights and not checkpoint:
             raise PermanentError(f"model {model}: brings its weights, and {weights} is no file; leave weights out")
-        return model, {"require_pretrained": True}
+        return _from_repository(model, checkpoint, what)
+    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
+    if model.endswith(".json") and Path(model).is_file():
+        config, model = json.loads(Path(model).read_text(encoding="utf-8")), Path(model).stem
+    if config is None or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+        raise PermanentError(
+            f"model {model}: open_clip has no model of this name; give a name of open_clip.list_models(), a "
+            f"folder with {CONFIG}, or {HF_HUB}org/name"
+        )
     tag = get_pretrained_cfg(model, weights or "")
-    if not tag:
+    if not checkpoint and not tag:
         raise PermanentError(
             f"model {model}: has no weights {weights}; give a checkpoint file or one of "
             f"{', '.join(list_pretrained_tags_by_model(model)) or 'none'}"
         )
+    register(model, completed(config, what))
+    if checkpoint:
+        return model, {"pretrained": checkpoint}
     # open_clip only warns when it would run weights trained with QuickGELU (all of OpenAI's) with GELU
-    return model, {
-        "pretrained": weights,
-        "force_quick_gelu": bool(tag.get("quick_gelu")),
-        "require_pretrained": True,
-    }
+    return model, {"pretrained": weights, "force_quick_gelu": bool(tag.get("quick_gelu"))}
+
+
+def _from_repository(model: str, checkpoint: str | None, what: str) -> tuple[str, dict[str, Any]]:
+    """As `_resolve`, for a folder or a repository of the hub with open_clip_config.json and weights."""
+    here = model_folder(model) if not model.startswith(HF_HUB) else None
+    folder = checked_folder(here, what) if here else hub_files(model.removeprefix(HF_HUB), what)
+    if not (folder / CONFIG).is_file():
+        raise PermanentError(f"{what}: has no {CONFIG}; give a model of open_clip")
+    whole = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(whole, dict) or "model_cfg" not in whole:
+        raise PermanentError(f"{what}: {CONFIG} has no model_cfg; give a model of open_clip")
+    if checkpoint is None and here:
+        checkpoint = _find_checkpoint_in_dir(here)
+    elif checkpoint is None:
+        checkpoint = download_pretrained_from_hf(model.removeprefix(HF_HUB), revision=folder.name)
+    config = completed(whole["model_cfg"], what, tokenizer=here)  # a folder has its tokenizer in it, whatever its name
+    name = f"model-{content_hash(config)}"
+    register(name, config)
+    preprocess = {key: value for key, value in (whole.get("preprocess_cfg") or {}).items() if key != "size"}
+    return name, {"pretrained": checkpoint, "force_preprocess_cfg": preprocess}

@@ -95,6 +95,20 @@ def open_object(uri: str) -> tuple[Storage, str]:
     return open_storage(folder or "."), name
 
 
+def below(folder: Path, path: str) -> Path:
+    """Return the file of this name in a folder, whoever made the name: a listing, a record, a recipe.
+
+    Raises:
+        PermanentError: the name could mean a file that is not in the folder.
+    """
+    if not {"", ".", ".."}.isdisjoint(path.split("/")) or "\\" in path or "\0" in path:
+        raise PermanentError(
+            f"the name {path!r} has an empty part, a part `.` or `..`, a backslash or a zero byte, and so is no path "
+            f"below {folder}; rename what it names"
+        )
+    return folder / path
+
+
 class LocalStorage:
     """A folder. Writes go to a hidden temporary file beside the target, then link (create) or rename (write)."""
 
@@ -108,19 +122,20 @@ class LocalStorage:
             return file.read(-1 if length is None else length)
 
     def open(self, path: str) -> BinaryIO:
+        target = below(self.root, path)
         try:
-            return open(self.root / path, "rb", buffering=1 << 20)
+            return open(target, "rb", buffering=1 << 20)
         except OSError as error:
-            raise _explain(error, self.root / path, "read") from error
+            raise _explain(error, target, "read") from error
 
     def write(self, path: str, data: bytes) -> None:
-        target = self.root / path
+        target = below(self.root, path)
         with _Temporary(target) as temporary:
             temporary.write(data)
             temporary.rename()
 
     def create(self, path: str, data: bytes) -> bool:
-        target = self.root / path
+        target = below(self.root, path)
         if os.path.exists(target):  # not Path.exists, which raises where the folder is closed
             return False
         with _Temporary(target) as temporary:
@@ -128,7 +143,7 @@ class LocalStorage:
             return temporary.link()
 
     def upload(self, source: Path, path: str) -> None:
-        target = self.root / path
+        target = below(self.root, path)
         with _Temporary(target) as temporary:
             with open(source, "rb") as file:
                 while chunk := file.read(1 << 20):
@@ -136,33 +151,31 @@ class LocalStorage:
             temporary.rename()
 
     def size(self, path: str) -> int | None:
-        target = self.root / path
-        try:
-            return target.stat().st_size if target.is_file() else None
-        except OSError as error:
-            raise _explain(error, target, "stat") from error
+        return _size(below(self.root, path))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        folder = self.root / prefix if prefix.endswith("/") or not prefix else (self.root / prefix).parent
+        parent, slash, _ = prefix.rpartition("/")
+        folder = below(self.root, parent) if slash else self.root
         found = []
         for parent, _, names in os.walk(folder, onerror=_raise_unless_absent):
-            below = os.path.relpath(parent, self.root).replace(os.sep, "/")
-            below = "" if below == "." else f"{below}/"
+            inside = os.path.relpath(parent, self.root).replace(os.sep, "/")
+            inside = "" if inside == "." else f"{inside}/"
             found += [
-                f"{below}{name}"
+                f"{inside}{name}"
                 for name in names
-                if f"{below}{name}".startswith(prefix) and not name.startswith(".tmp-")
+                if f"{inside}{name}".startswith(prefix) and not name.startswith(".tmp-")
             ]
         for path in sorted(found):
-            size = self.size(path)
+            size = _size(self.root / path)  # whatever its name: a file that nobody reads is in nobody's way
             if size is not None:
                 yield Entry(path, size)
 
     def delete(self, path: str) -> None:
+        target = below(self.root, path)
         try:
-            (self.root / path).unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
         except OSError as error:
-            raise _explain(error, self.root / path, "delete") from error
+            raise _explain(error, target, "delete") from error
 
 
 class _Temporary:
@@ -216,6 +229,13 @@ class _Temporary:
             os.fsync(self.file.fileno())
         except OSError as error:
             raise _explain(error, self.target, "write") from error
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size if file.is_file() else None
+    except OSError as error:
+        raise _explain(error, file, "stat") from error
 
 
 def _raise_unless_absent(error: OSError) -> None:

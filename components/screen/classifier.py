@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from components.models.devices import Pieces, half_precision, pick_device
+from components.models.files import local_files
 from components.models.loading import loading
 from components.pool.errors import PermanentError
 
@@ -61,8 +62,9 @@ def load_classifier(model: str, revision: str | None, label: str) -> Classifier:
     what = f"screen {model}"
     disable_progress_bar()  # the worker loop has its own
     with loading(what):
-        module = AutoModelForSequenceClassification.from_pretrained(model, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        folder = local_files(model, what, revision, weights=True)
+        module = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     labels = {str(name): int(number) for number, name in module.config.id2label.items()}
     if label not in labels:
         raise PermanentError(f"{what}: has no label {label}; there is {', '.join(labels)}")

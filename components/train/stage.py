@@ -284,20 +284,26 @@ def _keep_last(training: Training, number: int) -> dict[str, Any]:
 
 
 def _architecture(model: str, work: Path) -> tuple[str, dict[str, Any] | None, list[str]]:
-    """The model's name for open_clip; for a config file also its content, and a copy for the trainer to register."""
+    """Return the model's name for open_clip, the content of a config file, and a config for the trainer to register."""
+    from components.models.configs import trainable
+
     if not model.endswith(".json"):
-        return model, None, []
-    storage, path = open_object(model)
-    try:
-        config = json.loads(storage.read(path))
-        missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
-    except (ValueError, TypeError) as error:
-        raise PermanentError(f"spec.train.scale.model: {model} is not JSON ({error})") from error
-    if missing:
-        raise PermanentError(f"spec.train.scale.model: {model} has no {missing[0]}; expected an open_clip model config")
-    copy = work / path
-    copy.write_text(json.dumps(config, indent=1))
-    return copy.stem, config, [str(copy)]
+        name, config = model, None
+    else:
+        storage, path = open_object(model)
+        name = Path(path).stem
+        try:
+            config = json.loads(storage.read(path))
+            missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+        except (ValueError, TypeError) as error:
+            raise PermanentError(f"spec.train.scale.model: {model} is not JSON ({error})") from error
+        if missing:
+            raise PermanentError(
+                f"spec.train.scale.model: {model} has no {missing[0]}; expected an open_clip model config"
+            )
+    copy = work / f"{name}.json"
+    copy.write_text(json.dumps(trainable(name, config, f"spec.train.scale.model: {model}"), indent=1))
+    return name, config, [str(copy)]
 
 
 @contextmanager

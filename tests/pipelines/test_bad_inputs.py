@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +28,7 @@ from components.pool.recipe import parse_recipe
 from components.pool.run import Run
 from pipelines import local
 from pipelines.plan import plan_run
+from tests.components.models import evil
 from tests.components.pool.test_images import bomb
 from tests.pipelines.test_local import mixture, recipe_text, run
 from tests.pools import encode, jpeg, sample, uid, write_shard, write_tar
@@ -280,6 +284,35 @@ def test_a_folder_without_permission_is_one_line(tmp_path: Path, closed: str) ->
         assert lines[0].endswith("no permission: let this user read and write there")
     finally:
         (tmp_path / "shards").chmod(0o755)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["scorer", "captioner", "screen"])
+def test_a_model_that_brings_python_is_one_line(tmp_path: Path, kind: str) -> None:
+    """Whatever somebody has typed."""
+    write_shard(tmp_path / "shards", 0, 2)
+    sentinel, typed = tmp_path / "sentinel", tmp_path / "typed"
+    model = (evil.scorer if kind == "scorer" else evil.config)(tmp_path / "model", sentinel)
+    spec: dict[str, Any] = {
+        "scorer": {"scorer": {"model": str(model)}, "captioners": []},
+        "captioner": {"captioners": [{"name": "blip", "model": str(model)}]},
+        "screen": {
+            "screens": [{"name": "x", "kind": "textNsfw", "model": str(model), "label": "nsfw", "dropAbove": 0.5}]
+        },
+    }[kind]
+    mixtures = [SYNTHETIC] if kind == "captioner" else [RAW]
+    (tmp_path / "recipe.yaml").write_text(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, **spec))
+    typed.write_text("y\n" * 50)
+    with open(typed) as answers:
+        child = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", "run", str(tmp_path / "recipe.yaml")],
+            stdin=answers, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        assert os.lseek(answers.fileno(), 0, os.SEEK_CUR) == 0
+    said = [line for line in child.stderr.splitlines() if " INFO " not in line]
+    assert (child.returncode, child.stdout, len(said)) == (42, "", 1), (said, child.stdout)
+    assert re.match(r"error: .*model: .*config\.json has .*; recaption runs no code that a model brings", said[0])
+    assert not sentinel.exists()
 
 
 def recipe_with(**changes: Any) -> str:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from moto.s3 import models
 
 from components.evaluate import stage
 from components.evaluate.stage import EvaluateStep
+from components.evaluate.tasks import Task, local_copy
 from components.miniature.pool import write_evaluation
 from components.pool import recipe as schema
 from components.pool.errors import PermanentError, TemporaryError
 from components.pool.run import Node, Run
 from components.pool.shards import pool_of
-from components.pool.storage import LocalStorage
+from components.pool.storage import LocalStorage, Storage, open_storage
+from tests.components.pool.gcs_server import BUCKET, gcs_server
+from tests.components.pool.s3_server import s3_environment, s3_server
 from tests.components.train.conftest import MODEL
 
 RECIPE = """
@@ -190,3 +195,63 @@ def test_a_damaged_data_set_fails_alone(tmp_path: Path) -> None:
     for found in results(run).values():
         assert [task["value"] for task in found["tasks"]] == [found["average"]] * 2
         assert [gap["task"] for gap in found["gaps"]] == ["absent"]
+
+
+Put = Callable[[str, bytes], Storage]
+
+
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
+    """Puts an object into a bucket, whatever its name, past the clients that would tidy it; gives the bucket's root."""
+    if request.param == "gs":
+        with gcs_server() as address:
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+
+            def put(key: str, data: bytes) -> Storage:
+                storage = open_storage(f"gs://{BUCKET}/root")
+                storage.write(key, data)
+                return storage
+
+            yield put
+        return
+    with s3_server() as address, s3_environment(address):
+
+        def put_s3(key: str, data: bytes) -> Storage:
+            models.s3_backends["123456789012"]["aws"].put_object(BUCKET, f"root/{key}", data)
+            return open_storage(f"s3://{BUCKET}/root")
+
+        yield put_s3
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "task//{outside}",
+        "task/../../../../../../{outside}",
+        "task/./x",
+        "task/a//b",
+        "task/x/",
+        "task/a\\..\\b",
+        "task/..",
+    ],
+)
+def test_a_key_that_leaves_the_folder_is_refused(tmp_path: Path, bucket: Put, key: str) -> None:
+    outside = tmp_path / "outside"
+    key = key.format(outside=outside).replace("///", "//")
+    bucket("task/test/nshards.txt", b"1")
+    storage = bucket(key, b"written")
+    with pytest.raises(PermanentError) as caught, local_copy(Task("task", "task"), storage):
+        pass
+    assert repr(key) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not outside.exists()
+
+
+def test_a_task_is_fetched_from_a_bucket(bucket: Put) -> None:
+    """Beside objects that a console made for its folders, and tasks whose names begin alike."""
+    for key, data in {"task/": b"", "task/test/": b"", "task/test/0.tar": b"0", "task2/x": b"1"}.items():
+        storage = bucket(key, data)
+    with local_copy(Task("task", "task"), storage) as folder:
+        found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found == {"test/0.tar": b"0"}
+    assert not folder.exists()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import google_crc32c
 from gcp_storage_emulator.exceptions import NotFound
@@ -52,6 +52,10 @@ class StrictStorage(Storage):  # type: ignore[misc]
 
     def _write_config_to_file(self) -> None:
         """Not after every write: all metadata would be written each time."""
+
+    def _object_path(self, bucket_name: str, file_name: str) -> str:
+        """Where the emulator keeps an object. As of a real bucket, any name is one, also with `..` in it."""
+        return f"{bucket_name}/{quote(file_name, safe='')}"
 
     def has(self, bucket: str, name: str) -> bool:
         return self.generation(bucket, name) is not None

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -185,3 +185,37 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 def test_an_address_with_too_few_slashes_is_no_folder(uri: str) -> None:
     with pytest.raises(PermanentError, match=r"storage .*: expected (gs|s3)://bucket/path"):
         open_storage(uri)
+
+
+NAMES = ("", "/{outside}", "a//b", "./a", "a/./b", "../outside", "a/../../outside", "a/", "a\\b", "a\0b")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """Whoever made it: a listing of a bucket, a record, a manifest."""
+    storage, outside = LocalStorage(tmp_path / "root"), tmp_path / "outside"
+    outside.write_bytes(b"untouched")
+    (tmp_path / "root/a").mkdir(parents=True)
+    name = name.format(outside=outside).replace("//", "/") if "{" in name else name
+    calls: list[Callable[[], object]] = [
+        lambda: storage.write(name, b"x"), lambda: storage.create(name, b"x"), lambda: storage.upload(outside, name),
+        lambda: storage.read(name), lambda: storage.open(name), lambda: storage.size(name),
+        lambda: storage.delete(name),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(PermanentError) as caught:
+            call()
+        assert repr(name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert outside.read_bytes() == b"untouched"
+    assert not [path for path in (tmp_path / "root").rglob("*") if path.is_file()]
+
+
+def test_a_listing_stays_in_the_folder_and_takes_any_name(tmp_path: Path) -> None:
+    (tmp_path / "root/a").mkdir(parents=True)
+    for name in ("outside", "root/a/b\\c", "root/a/b"):
+        (tmp_path / name).touch()
+    storage = LocalStorage(tmp_path / "root")
+    assert [entry.path for entry in storage.list("a/b")] == ["a/b", "a/b\\c"]
+    with pytest.raises(PermanentError, match=r"the name '\.\.' has"):
+        list(storage.list("../o"))

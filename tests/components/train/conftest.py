@@ -28,16 +28,16 @@ spec:
   - {{name: everything, rules: [{{text: raw}}]}}
   train:
     scale:
-      {{model: {root}/tiny-vit.json, batchSize: 32, learningRate: 0.001, warmup: 2, samples: 400, checkpoints: CKPT}}
+      {{model: MODEL, batchSize: 32, learningRate: 0.001, warmup: 2, samples: 400, checkpoints: CKPT}}
 """
 
 
-def make_training(root: Path, checkpoints: int = 3) -> Run:
-    """200 pairs, resharded."""
+def make_training(root: Path, checkpoints: int = 3, model: str | None = None) -> Run:
+    """200 pairs, resharded; the model is MODEL by default."""
     for shard in range(2):
         write_tar(root / f"shards/{shard}.tar", range(100 * shard, 100 * shard + 100))
     (root / "tiny-vit.json").write_text(json.dumps(MODEL))
-    run = make_run(root, RECIPE.replace("CKPT", str(checkpoints)))
+    run = make_run(root, RECIPE.replace("CKPT", str(checkpoints)).replace("MODEL", model or "{root}/tiny-vit.json"))
     select(run, all_raw)
     ReshardStep().run(run)
     return run

@@ -24,7 +24,8 @@ from components.train import launch, stage
 from components.train.arithmetic import Plan
 from components.train.stage import TrainStep
 from components.train.trainer import OutOfMemory, Progress
-from tests.components.train.conftest import make_training
+from tests.components.models.evil import scorer, student
+from tests.components.train.conftest import MODEL, make_training
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from components.train.stage import TrainStep
-from tests.components.train.conftest import make_training
+from tests.components.models.evil import scorer, student
+from tests.components.train.conftest import MODEL, make_training
 TrainStep().run(make_training(Path(sys.argv[1]), checkpoints=8))
 """
 
@@ -345,3 +347,32 @@ def test_every_sample_is_equally_likely_and_the_seed_decides(run: Run) -> None:
 
 def _number_of_text(text: str) -> torch.Tensor:
     return torch.tensor([int(text.rsplit(maxsplit=1)[-1], 16) % (1 << 31)])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"tokenizer_kwargs": {"trust_remote_code": True}}, "has text_cfg.tokenizer_kwargs.trust_remote_code"),
+        ({}, "open_clip_config.json has model_cfg.text_cfg.tokenizer_kwargs.trust_remote_code"),
+    ],
+)
+def test_a_student_brings_no_python(run: Run, tmp_path: Path, edit: dict[str, Any], message: str) -> None:
+    """Neither its own config nor the tokenizer that it names."""
+    path = student(tmp_path / "tiny-vit.json", tmp_path / "sentinel", MODEL)
+    config = json.loads(path.read_text())
+    config["text_cfg"]["tokenizer_kwargs"] = edit.get("tokenizer_kwargs", {})
+    path.write_text(json.dumps(config))
+    with pytest.raises(PermanentError, match=rf"spec\.train\.scale\.model: .*tiny-vit\.json: .*{message}") as caught:
+        TrainStep().run(run)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sentinel").exists()
+
+
+@pytest.mark.parametrize("model", ["ViT-Z-99", "local-dir:{root}/folder", "hf-hub:org/clip", "{root}/folder"])
+def test_a_training_begins_from_nothing(tmp_path: Path, model: str) -> None:
+    """A folder would bring weights, of which the model's hash knows nothing."""
+    scorer(tmp_path / "folder", tmp_path / "sentinel")
+    run = make_training(tmp_path, model=model.format(root=tmp_path))
+    with pytest.raises(PermanentError, match=r"spec\.train\.scale\.model: .*: expected a name of open_clip"):
+        TrainStep().run(run)
+    assert not (tmp_path / "sentinel").exists()

@@ -23,6 +23,7 @@ from components.pool.stage import Batch, ColumnStage
 from components.pool.training import ScaleConfig
 from components.pool.values import coverage
 from components.report.table import result_table
+from pipelines.ledger import read_records
 from pipelines.stages import stages
 from pipelines.upcoming import upcoming
 
@@ -87,6 +88,12 @@ def _show_pool(run: Run, console: Console) -> float:
         f"run {run.name}: pool {run.pool.name}, {len(run.pool.shards):,} shards ({_bytes(tars)}), "
         f"{_about(pool.rows, pool.exact)} samples, {run.tasks:,} tasks"
     )
+    if changed := len(run.open_columns().changed(run.index, run.pool.shards)):
+        console.print(
+            f"{changed:,} of its shards are not as they were indexed; what of their columns is still good is known "
+            "when they are indexed anew, and counted as missing here",
+            highlight=False,
+        )
     table = _table("column", "samples", "to do", "shards done", "writes", "A100-hours")
     for line in lines:
         counts = _about(line.asked, line.exact), _about(line.todo, line.exact)
@@ -140,7 +147,8 @@ def _foreseen(run: Run, samples: float) -> Iterator[Line]:
 
 def plan_lines(run: Run) -> list[Line]:
     """What each column of the run asks for and still lacks."""
-    columns, size = Columns(run.storage, run.pool.name), pool_size(run)
+    columns, size = run.open_columns(), pool_size(run)
+    read_records(run, columns, run.nodes["index"])  # which say what the parts of a shard are called
     lines: dict[str, Line] = {}
     for node in run.nodes.values():
         kind, name = node.spec.stage, node.key.partition(":")[2]
@@ -156,7 +164,7 @@ def plan_lines(run: Run) -> list[Line]:
             asked, exact = caption.asked, caption.exact
             captioned, scored = (_covered(run, columns, spec) for spec in (node.spec.inputs["text"], node.spec))
             todo = max(0.0, captioned + caption.todo - scored)
-        done = sum(node.part in columns.parts(node.spec, shard) for shard in run.pool.shards)
+        done = len(run.pool.shards) - len(run.lacking(columns, node))
         written = todo * _bytes_of(run, node)
         lines[node.key] = Line(node.key, asked, todo, exact, done, written, _hours(run.spec, node, todo))
     return list(lines.values())
@@ -164,7 +172,7 @@ def plan_lines(run: Run) -> list[Line]:
 
 def pool_size(run: Run) -> Size:
     """Exact where the pool is indexed, else scaled up by bytes from the headers of two shards."""
-    columns = Columns(run.storage, run.pool.name)
+    columns = run.open_columns()
     if all(columns.parts(run.index, shard) for shard in run.pool.shards):
         rows = sum(columns.rows(run.index, shard) for shard in run.pool.shards)
         return Size(rows, coverage(run, run.index)[1], True)
@@ -179,9 +187,10 @@ def pool_size(run: Run) -> Size:
 
 def _missing(run: Run, columns: Columns, node: Node, asked: float, size: Size) -> float:
     """Samples of a whole column that no part covers, in the shards that lack this run's part."""
-    todo = [shard for shard in run.pool.shards if node.part not in columns.parts(node.spec, shard)]
+    todo = run.lacking(columns, node)
     covered = sum(columns.rows(node.spec, shard) for shard in todo)
-    if not size.exact or node.spec.stage == "index" or len(todo) == len(run.pool.shards):
+    counted = size.exact and all(columns.parts(run.index, shard) for shard in todo)
+    if not counted or node.spec.stage == "index" or len(todo) == len(run.pool.shards):
         share = sum(shard.size for shard in todo) / max(1, sum(shard.size for shard in run.pool.shards))
         return max(0.0, asked * share - covered)
     return float(sum(_usable(run, columns, shard) for shard in todo) - covered)
@@ -191,9 +200,7 @@ def _demand_is_known(run: Run, columns: Columns) -> bool:
     """Whether everything that decides a demand is there, and the pool small enough to look at all of it."""
     captioners = {f"{stage}:{c.name}" for c in run.spec.captioners for stage in ("caption", "score")}
     known = [node for node in run.nodes.values() if node.key not in captioners]
-    return len(run.pool.shards) <= COUNTED and all(
-        node.part in columns.parts(node.spec, shard) for node in known for shard in run.pool.shards
-    )
+    return len(run.pool.shards) <= COUNTED and not any(run.lacking(columns, node) for node in known)
 
 
 def _demanded(run: Run, columns: Columns, node: Node) -> tuple[float, float]:

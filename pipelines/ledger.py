@@ -19,19 +19,23 @@ log = logging.getLogger(__name__)
 
 LOOKS = 5  # at status.json, which another launcher may write in the same moment
 SAID = 5  # reasons that a log line names
+CHANGED = (
+    "%s: %d of %d shards were written, moved or touched since they were indexed (or pool.name is another pool's), the "
+    "first is %s; they are indexed anew, and what was made of the same images and texts is found again"
+)
 READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
 
 
 def unfinished(run: Run, node: Node) -> list[int]:
     """Tasks with a shard that lacks this node's part, after a look at the files themselves."""
-    columns = Columns(run.storage, run.pool.name)
-    _read_records(run, columns, node)
+    columns = run.open_columns()
+    if not node.spec.inputs and (changed := columns.changed(node.spec, run.pool.shards)):
+        log.info(CHANGED, node.key, len(changed), len(run.pool.shards), changed[0].tar)
+    read_records(run, columns, node)
     columns.check_files(node.spec, run.pool.shards)
-    return [
-        i
-        for i, shards in enumerate(tasks_of(run.pool.shards, run.tasks))
-        if any(node.part not in columns.parts(node.spec, s) for s in shards)
-    ]
+    lacking = {shard.name for shard in run.lacking(columns, node)}
+    tasks = tasks_of(run.pool.shards, run.tasks)
+    return [task for task, shards in enumerate(tasks) if any(shard.name in lacking for shard in shards)]
 
 
 def timed(run: Run, key: str, work: Callable[[], None]) -> None:
@@ -111,9 +115,12 @@ def result(run: Run, key: str) -> dict[str, Any]:
     """Counts of a column's node from its ledger; what a step says of itself."""
     if key not in run.nodes:
         return step(key).outcome(run)
-    node, columns = run.nodes[key], Columns(run.storage, run.pool.name)
-    _read_records(run, columns, node)
-    records = [columns.record(node.spec, shard, node.part) for shard in run.pool.shards]
+    node, columns = run.nodes[key], run.open_columns()
+    read_records(run, columns, node)
+    if not node.spec.inputs:
+        run.keep_contents(columns)  # which has just read them all
+    part = run.part(node)
+    records = [columns.record(node.spec, shard, part) for shard in run.pool.shards]
     failures: Counter[str] = Counter()
     for record in records:
         failures.update(record.failures)
@@ -126,8 +133,8 @@ def result(run: Run, key: str) -> dict[str, Any]:
     }
 
 
-def _read_records(run: Run, columns: Columns, node: Node) -> None:
-    """All at once, so that `columns` remembers them: one after the other they take hours."""
+def read_records(run: Run, columns: Columns, node: Node) -> None:
+    """Read a column's records, many at a time, so that `columns` remembers them: one by one they take hours."""
     if not any(columns.parts(node.spec, shard) for shard in run.pool.shards):  # lists, before there are threads
         return
     with ThreadPoolExecutor(READERS) as pool:

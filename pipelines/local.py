@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 
-from components.pool.columns import Columns
 from components.pool.cores import cores
 from components.pool.demand import load_demand, write_demand
 from components.pool.errors import PermanentError, TemporaryError
@@ -143,8 +142,8 @@ def _in_this_process(run: Run, node: Node, task: int, progress: Progress) -> Non
         column_stage(node.spec.stage)(node.spec),
         run.pool,
         shards,
-        Columns(run.storage, run.pool.name, shards),
-        node.part,
+        run.open_columns(shards),
+        run.part(node),
         load_demand(run, node.demand, shards) if node.demand else None,
         batch_size=getattr(compute.batch_size, node.spec.stage, None),
         decoders=compute.decoders,

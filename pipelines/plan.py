@@ -30,7 +30,7 @@ def plan_run(recipe: schema.Recipe) -> Run:
     storage = open_storage(spec.storage)
     _refuse_inside(spec, storage)
     pool, ingest = plan_ingest(spec, storage) if spec.pool.shards is None else (_given(spec), None)
-    nodes = {node.key: node for node in _nodes(recipe, pool.manifest)}
+    nodes = {node.key: node for node in _nodes(recipe)}
     prints = _fingerprints(spec)
     content = spec.model_dump(mode="json", exclude=_unsaid(spec))
     columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
@@ -67,7 +67,7 @@ def _inside(uri: str, folder: str) -> bool:
     return f"{uri}/".startswith(f"{folder}/")
 
 
-def _nodes(recipe: schema.Recipe, manifest: str) -> list[Node]:
+def _nodes(recipe: schema.Recipe) -> list[Node]:
     spec = recipe.spec
     index = _make("index")
     nodes = [Node("index", index)]
@@ -99,7 +99,7 @@ def _nodes(recipe: schema.Recipe, manifest: str) -> list[Node]:
     for i, captioner in enumerate(spec.captioners):
         at = model_fingerprint(captioner.model, captioner.revision, f"spec.captioners[{i}].model")
         column = _make("caption", captioner, at, index)
-        part = demand_part(recipe, captioner.name, hashes, manifest)
+        part = demand_part(recipe, captioner.name, hashes)
         demand = None if part == ALL else captioner.name
         nodes.append(Node(f"caption:{captioner.name}", column, part, demand))
         score = _make("score", spec.scorer, weights, index, embedding, column)

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.index.stage import IndexStage
-from components.pool.columns import Columns
 from components.pool.recipe import parse_recipe
 from components.pool.run import Run
 from components.pool.worker import run_task
@@ -24,14 +23,19 @@ def planned(storage: Path, shards: Path, mixtures: Sequence[Mapping[str, Any]], 
     """A saved run over these shards whose index is there."""
     run = plan_run(parse_recipe(recipe_text(storage, shards, [dict(m) for m in mixtures], **spec)))
     run.save()
-    run_task(IndexStage(run.index), run.pool, run.pool.shards, Columns(run.storage, run.pool.name))
+    return with_index(run)
+
+
+def with_index(run: Run) -> Run:
+    """The run, its pool indexed: now its mixtures have names."""
+    run_task(IndexStage(run.index), run.pool, run.pool.shards, run.open_columns())
     return run
 
 
 def fill(run: Run, key: str, values: Mapping[str, Any], errors: Mapping[str, str] | None = None) -> None:
     """Commit this run's part of a column: a value or an error of the uids that are named, nothing of the others."""
     errors = errors or {}
-    node, columns = run.nodes[key], Columns(run.storage, run.pool.name)
+    node, columns = run.nodes[key], run.open_columns()
     fields = column_stage(node.spec.stage).fields
     for shard in run.pool.shards:
         index = columns.read(run.index, shard, ["error"])
@@ -44,4 +48,4 @@ def fill(run: Run, key: str, values: Mapping[str, Any], errors: Mapping[str, str
         reasons = pa.array([errors.get(u) for u in uids], pa.string())
         table = pa.table({"uid": pa.array(uids, pa.string()), **arrays, "error": reasons})
         counts = Counter(f"sample: {errors[u]}" for u in uids if u in errors)
-        columns.commit(node.spec, shard, node.part, table, counts, 2.0)
+        columns.commit(node.spec, shard, run.part(node), table, counts, 2.0)

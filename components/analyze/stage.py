@@ -109,7 +109,7 @@ def _scored(run: Run, text: str) -> bool:
 
 def _columns(run: Run) -> Columns:
     """With every listing read once, before the threads."""
-    columns = Columns(run.storage, run.pool.name)
+    columns = run.open_columns()
     for node in run.nodes.values():
         columns.parts(node.spec, run.pool.shards[0])
     return columns

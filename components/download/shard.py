@@ -27,7 +27,7 @@ from components.download.picture import Picture
 from components.download.reasons import REASONS
 from components.pool import version
 from components.pool.errors import PermanentError, TemporaryError
-from components.pool.shards import Shard
+from components.pool.shards import Shard, content_hash
 from components.pool.storage import Storage
 from components.pool.tar import TarWriter
 
@@ -83,7 +83,8 @@ class Record:
 
     def to_shard(self, below: str = "") -> Shard:
         """As the pool lists it; `below` is the pool's folder, with its slash."""
-        return Shard(self.shard, self.tar.removeprefix(below), self.tar_bytes, self.parquet.removeprefix(below))
+        tar, parquet = self.tar.removeprefix(below), self.parquet.removeprefix(below)
+        return Shard(self.shard, tar, self.tar_bytes, parquet, content_hash([tar, self.tar_bytes]))
 
 
 @dataclass

@@ -22,11 +22,11 @@ NO_SIZE = "original size unknown"
 
 
 class FilterStage(ColumnStage):
-    """Reads the index alone: no image is opened."""
+    """Reads the index alone, as the text: no image is opened."""
 
     name = "filter"
     summary = "DataComp's filters by raw text and image size"
-    reads = ("index",)
+    reads = ("text",)
     writes = "flag"
     needs = Needs(memory_gib=2)
     version = 1
@@ -42,7 +42,7 @@ class FilterStage(ColumnStage):
         paths = {key: path for key, path in named.items() if path}
         prints = {key: path_fingerprint(path, f"{where}.{key}") for key, path in paths.items()}
         params = {"kind": wanted.kind, "paths": paths, "prints": {"languageModel": BUNDLED, **prints}}
-        return ColumnSpec(cls.name, wanted.kind, cls.version, params, {"index": index})
+        return ColumnSpec(cls.name, wanted.kind, cls.version, params, {"index": index, "text": index})
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         kind, paths = self.spec.params["kind"], self.spec.params["paths"]
@@ -50,7 +50,7 @@ class FilterStage(ColumnStage):
         self.entities = Entities(paths["wordnet"], paths["wnids"]) if kind == "imagenet21k" else None
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
-        rows = batch.inputs["index"].select(["text", "width", "height"]).to_pylist()
+        rows = batch.inputs["text"].select(["text", "width", "height"]).to_pylist()
         flags = [row["text"] is not None and self._passes(**row) for row in rows]
         return {"flag": flags, "error": [NO_SIZE if flag is None else None for flag in flags]}
 

@@ -3,10 +3,14 @@
 The tar is the truth: the parquet beside it only lends uids that the tar lacks, and what differs is counted. A uid that
 comes twice in a shard is a row with a reason. In two shards it is two samples: columns are kept by shard, to find the
 repeats of 10⁹ uids would take a shuffle, and the training set's record says how many of its uids are `repeated`.
+
+Beside the rows it finds the shard's content, as hashes, so that every byte of the images is read: what other columns
+are made of is told by what is in the tar, never by its name, size or time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 from collections import Counter
@@ -16,7 +20,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from components.pool.columns import ColumnSpec
+from components.pool.columns import ColumnSpec, Content
 from components.pool.shards import Shard, content_hash
 from components.pool.stage import Batch, ColumnStage, Field, Needs
 from components.pool.uids import canonical_uid
@@ -25,6 +29,7 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_TEXT = 8192  # bytes; CLIP reads 77 tokens, so more is a scraped page and not an alt text
 MAX_JSON = 1 << 20
 MAX_IMAGE = (1 << 31) - 1  # what the column of sizes can say
+CHUNK = 1 << 20  # bytes that are hashed at a time
 TAIL = 1 << 16  # bytes looked at behind the tar's end; writers pad with zeros to 10 kB
 DAMAGED = "shard: truncated or corrupt tar"
 CUT = "cut off by the end of the tar"
@@ -39,15 +44,35 @@ class Sample:
     """Which of image, txt and json the tar has, usable or not."""
     image: tuple[int, int] | None = None
     """Offset and size of the image's bytes."""
+    image_digest: str | None = None
+    """SHA-256 of them."""
     text: bytes | None = None
     json: tuple[int, int] | None = None
+    json_digest: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
+class Hashes:
+    """The content of a shard, from its rows in order."""
+
+    def __init__(self) -> None:
+        self._images, self._samples = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, sample: Sample, row: Mapping[str, Any]) -> None:
+        """Take a sample with its row; where its members lie in the tar is no content."""
+        self._images.update(json.dumps([row["uid"], row["error"], sample.image_digest]).encode())
+        told = [row[name] for name in ("uid", "key", "text", "width", "height", "note")]
+        self._samples.update(json.dumps([*told, sample.json_digest]).encode())
+
+    def found(self) -> Content:
+        images = self._images.hexdigest()
+        return Content(images[:12], content_hash([images, self._samples.hexdigest()]))
+
+
 class IndexStage(ColumnStage):
-    """Reads headers, texts and metadata of a shard; image bytes are skipped."""
+    """Reads a shard once, whole."""
 
     name = "index"
     summary = "list each shard's samples: uid, raw text, place of the image in the tar"
@@ -78,13 +103,17 @@ class IndexStage(ColumnStage):
         uids = _compare(samples, beside, batch.counts) if beside is not None else {}
         rows: dict[str, list[Any]] = {name: [] for name in ("uid", "error", *(f.name for f in self.fields))}
         seen: set[str] = set()
+        content = Hashes()
         for sample in samples:
             uid = _uid(sample, uids, batch.shard)
             if sample.error is None and uid in seen:
                 sample.error = "duplicate uid"
             seen.add(uid)
-            for name, value in _row(sample, uid).items():
+            row = _row(sample, uid)
+            content.add(sample, row)
+            for name, value in row.items():
                 rows[name].append(value)
+        batch.content = content.found()
         batch.counts.update(Counter(f"text: {n}" for s in samples if not s.error for n in s.notes))
         if not samples:
             batch.counts["shard: no samples"] = 1
@@ -150,6 +179,7 @@ def _take(sample: Sample, member: tarfile.TarInfo, kind: str, tar: BinaryIO, sha
             sample.error = sample.error or (f"image of over {MAX_IMAGE} bytes" if whole else CUT)
         else:
             sample.image = place
+            sample.image_digest = _digest(tar, place)
     elif kind in ("txt", "json") and not whole:
         sample.notes.append(CUT)
     elif kind == "txt":
@@ -159,14 +189,25 @@ def _take(sample: Sample, member: tarfile.TarInfo, kind: str, tar: BinaryIO, sha
         else:
             sample.text = _read(tar, place)
     elif kind == "json":
-        usable = member.size <= MAX_JSON
-        sample.json = place if usable else None
-        sample.meta = _metadata(_read(tar, place) if usable else b"", sample.notes)
+        data = _read(tar, place) if member.size <= MAX_JSON else b""
+        sample.json = place if member.size <= MAX_JSON else None
+        sample.json_digest = hashlib.sha256(data).hexdigest()
+        sample.meta = _metadata(data, sample.notes)
 
 
 def _read(tar: BinaryIO, place: tuple[int, int]) -> bytes:
     tar.seek(place[0])
     return tar.read(place[1])
+
+
+def _digest(tar: BinaryIO, place: tuple[int, int]) -> str:
+    start, left = place
+    tar.seek(start)
+    digest = hashlib.sha256()
+    while left and (chunk := tar.read(min(left, CHUNK))):
+        digest.update(chunk)
+        left -= len(chunk)
+    return digest.hexdigest()
 
 
 def _metadata(data: bytes, notes: list[str]) -> dict[str, Any]:

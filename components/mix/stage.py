@@ -72,7 +72,7 @@ class MixStep(Step):
         tallies = [t for t in tallies if run.storage.size(f"{t.folder}/mixture.json") is None]
         if not tallies:
             return
-        columns = Columns(run.storage, run.pool.name)
+        columns = run.open_columns()
         texts, scores, flags = columns_of(t.mixture for t in tallies)
         scores |= {name for name in texts if f"score:{name}" in run.nodes}  # for the mean cosines
         read_always = {schema.RAW} if f"score:{schema.RAW}" in run.nodes else set()

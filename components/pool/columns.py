@@ -1,7 +1,13 @@
 """Columns: one value per sample, a parquet part per shard, and the ledger that says which parts count.
 
-The commit protocol: data goes under a name of its own content, then `<shard>.<part>.done.json` naming it is created
-only if absent. Readers trust only what a done.json names, so a half-written or lost race never shows.
+The commit protocol: data goes under a name of its own content, then `<shard>.<key>.<part>.done.json` naming it is
+created only if absent. Readers trust only what a done.json names, so a half-written or lost race never shows.
+
+The key says of what the values are, so that no shard ever has the values of another one with its name. The index's is
+the shard's state: where its files lie, their size and version. Every other column's is a hash of the content that the
+index found: of uids and images, and where raw texts decide the values of these as well. So a shard that was written
+anew is indexed anew, and whatever its content leaves as it was is found again: a copied or touched pool keeps its
+captions and scores, one with corrected texts its captions.
 """
 
 from __future__ import annotations
@@ -45,6 +51,13 @@ class ColumnSpec:
         inputs = {role: spec.hash for role, spec in self.inputs.items()}
         return content_hash([self.stage, self.version, dict(self.params), inputs])
 
+    @cached_property
+    def reads_texts(self) -> bool:
+        """Whether raw texts decide its values: something other than the list of samples, which is the role `index`, is
+        the index, or is made from it in that way."""
+        others = (spec for role, spec in self.inputs.items() if role != "index")
+        return any(not spec.inputs or spec.reads_texts for spec in others)
+
     @property
     def folder(self) -> str:
         return f"{self.stage}.{self.label}-{self.hash}"
@@ -59,6 +72,16 @@ class ColumnSpec:
 
 
 @dataclass(frozen=True)
+class Content:
+    """What the index found in a shard, as hashes: equal ones have the same values in every column."""
+
+    images: str
+    """Of uids and images' bytes, and of which samples are usable."""
+    samples: str
+    """Of these, and of texts and metadata."""
+
+
+@dataclass(frozen=True)
 class Record:
     """A done.json."""
 
@@ -66,37 +89,66 @@ class Record:
     rows: int
     bytes: int
     sha256: str
-    shard_bytes: int
-    """Size of the tar it was made from."""
     failures: Mapping[str, int]
     """Reason → count: samples whose value is missing, and what else went wrong with the shard."""
     seconds: float
     code: str
     """Version of recaption."""
+    content: Content | None = None
+    """Of a part of the index: what the shard has."""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Record:
+        content = value["content"]
+        return cls(**{**value, "content": Content(**content) if content else None})
 
 
 class Columns:
     """The columns of one pool. Lists a column's folder once and remembers it: make a new one to see others' work."""
 
-    def __init__(self, storage: Storage, pool: str, shards: Sequence[Shard] | None = None) -> None:
-        """`shards`: the only ones that will be asked for, so that a worker's listings don't grow with the pool."""
-        self.storage = storage
+    def __init__(
+        self,
+        storage: Storage,
+        pool: str,
+        shards: Sequence[Shard] | None = None,
+        contents: Mapping[str, Content] | None = None,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            shards: the only ones that will be asked for, so that a worker's listings don't grow with the pool.
+            contents: by shard's name, where they are known: the index's records aren't read for them.
+        """
+        self.storage, self._contents = storage, contents or {}
         self.root = f"pools/{pool}/columns"
         self._start = common_start([shard.name for shard in shards or ()])
         self._parts: dict[str, dict[str, list[str]]] = {}
         self._records: dict[str, Record] = {}
 
     def parts(self, spec: ColumnSpec, shard: Shard) -> list[str]:
-        """The shard's committed parts, sorted by name."""
+        """The shard's committed parts, sorted by name; none of what was made of other content."""
         if not shard.name.startswith(self._start):
             raise ValueError(f"shard {shard.name}: this lists only shards that start with {self._start}")
-        return self._listing(spec).get(shard.name, [])
+        stem = self._stem(spec, shard)
+        return self._listing(spec).get(stem, []) if stem else []
+
+    def content(self, index: ColumnSpec, shard: Shard) -> Content | None:
+        """What the shard has; None where it isn't indexed as it lies there now."""
+        known = self._contents.get(shard.name)
+        if known is None and ALL in self.parts(index, shard):
+            known = self.record(index, shard, ALL).content
+        return known
+
+    def changed(self, spec: ColumnSpec, shards: Sequence[Shard]) -> list[Shard]:
+        """The shards that have no part, but one of what they were before."""
+        seen = {stem.rpartition(".")[0] for stem in self._listing(spec)}
+        return [shard for shard in shards if shard.name in seen and not self.parts(spec, shard)]
 
     def record(self, spec: ColumnSpec, shard: Shard, part: str) -> Record:
         """What is known of a part.
 
         Raises:
-            PermanentError: the part was made from another tar than the one that lies there now.
+            PermanentError: the shard isn't indexed as it lies there now.
             TemporaryError: somebody has withdrawn it since it was listed.
         """
         path = self._path(spec, shard, part)
@@ -105,13 +157,7 @@ class Columns:
             if found is None:
                 raise TemporaryError(f"{path} was withdrawn by another reader; run again to make it anew")
             self._records[path] = found
-        record = self._records[path]
-        if record.shard_bytes != shard.size:
-            raise PermanentError(
-                f"shard {shard.tar}: has {shard.size} bytes, had {record.shard_bytes} when {spec.folder} was made; "
-                "give a changed shard a new name, or delete its columns"
-            )
-        return record
+        return self._records[path]
 
     def records(self, spec: ColumnSpec, shard: Shard) -> Iterator[Record]:
         return (self.record(spec, shard, part) for part in self.parts(spec, shard))
@@ -136,26 +182,36 @@ class Columns:
         return table if len(tables) == 1 else _first_of_each_uid(table)
 
     def commit(
-        self, spec: ColumnSpec, shard: Shard, part: str, table: pa.Table, failures: Mapping[str, int], seconds: float
+        self,
+        spec: ColumnSpec,
+        shard: Shard,
+        part: str,
+        table: pa.Table,
+        failures: Mapping[str, int],
+        seconds: float,
+        content: Content | None = None,
     ) -> bool:
-        """Publish a part. False when another worker's record stands; ours is then deleted."""
+        """Publish a part. False when another worker's record stands; ours is then deleted.
+
+        Args:
+            content: of a part of the index, which is its name to every other column.
+        """
         from components.pool import version
 
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         data = sink.getvalue()
         digest = hashlib.sha256(data).hexdigest()
-        file = f"{self.root}/{spec.folder}/{shard.name}.{part}.{digest[:16]}.parquet"
-        record = Record(
-            file, table.num_rows, len(data), digest, shard.size, dict(sorted(failures.items())), seconds, version()
-        )
+        path = self._path(spec, shard, part)
+        file = f"{path.removesuffix('.done.json')}.{digest[:16]}.parquet"
+        counts = dict(sorted(failures.items()))
+        record = Record(file, table.num_rows, len(data), digest, counts, seconds, version(), content)
         self.storage.create(f"{self.root}/{spec.folder}/column.json", json.dumps(spec.to_json(), indent=1).encode())
         self.storage.write(file, data)
-        path = self._path(spec, shard, part)
         won = self.storage.create(path, json.dumps(asdict(record), indent=1).encode())
         if not won and json.loads(self.storage.read(path))["file"] != file:
             self.storage.delete(file)
-        parts = self._listing(spec).setdefault(shard.name, [])
+        parts = self._listing(spec).setdefault(self._known_stem(spec, shard), [])
         if part not in parts:
             parts.append(part)
             parts.sort()
@@ -164,7 +220,7 @@ class Columns:
     def withdraw(self, spec: ColumnSpec, shard: Shard, part: str, why: str) -> None:
         """Take a part's record back because its data is not what the record says."""
         path = self._path(spec, shard, part)
-        self._listing(spec)[shard.name].remove(part)
+        self._listing(spec)[self._known_stem(spec, shard)].remove(part)
         seen = self._records.pop(path, None)
         if self._stored(path) != seen:
             return  # somebody was faster: it is withdrawn, or made anew
@@ -204,12 +260,28 @@ class Columns:
                 raise
             return None
         try:
-            return Record(**json.loads(data))
-        except (ValueError, TypeError) as error:
+            return Record.from_json(json.loads(data))
+        except (ValueError, TypeError, KeyError) as error:
             raise PermanentError(f"{path}: not a done.json ({error}); delete it and run again") from error
 
     def _path(self, spec: ColumnSpec, shard: Shard, part: str) -> str:
-        return f"{self.root}/{spec.folder}/{shard.name}.{part}.done.json"
+        return f"{self.root}/{spec.folder}/{self._known_stem(spec, shard)}.{part}.done.json"
+
+    def _known_stem(self, spec: ColumnSpec, shard: Shard) -> str:
+        """Raises PermanentError: the shard isn't indexed as it lies there now."""
+        stem = self._stem(spec, shard)
+        if stem is None:
+            raise PermanentError(f"column {spec.folder}: shard {shard.name} isn't indexed; run the index first")
+        return stem
+
+    def _stem(self, spec: ColumnSpec, shard: Shard) -> str | None:
+        """With what the names of the column's files of this shard start; None where that isn't known yet."""
+        if not spec.inputs:
+            return f"{shard.name}.{shard.state}"
+        content = self.content(spec.inputs["index"], shard)
+        if content is None:
+            return None
+        return f"{shard.name}.{content.samples if spec.reads_texts else content.images}"
 
     def _listing(self, spec: ColumnSpec) -> dict[str, list[str]]:
         if spec.folder not in self._parts:
@@ -218,9 +290,9 @@ class Columns:
             for entry in self.storage.list(prefix + self._start):
                 name = entry.path.removeprefix(prefix)
                 if name.endswith(".done.json"):
-                    shard, _, part = name.removesuffix(".done.json").rpartition(".")
-                    found.setdefault(shard, []).append(part)
-            self._parts[spec.folder] = {shard: sorted(parts) for shard, parts in found.items()}
+                    stem, _, part = name.removesuffix(".done.json").rpartition(".")
+                    found.setdefault(stem, []).append(part)
+            self._parts[spec.folder] = {stem: sorted(parts) for stem, parts in found.items()}
         return self._parts[spec.folder]
 
 

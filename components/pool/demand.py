@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.pool import recipe as schema
-from components.pool.columns import ALL, Columns
+from components.pool.columns import ALL
 from components.pool.rules import Bools, Values, columns_of, demanded, names_of, needs_all, shares_of
 from components.pool.run import Run
 from components.pool.shards import Shard, content_hash
@@ -21,8 +21,8 @@ VERSION = 1  # raise it when `demanded` would answer otherwise: parts made for t
 PROBES = 100_000  # imagined samples behind an expected share: its standard error is below 0.2 points
 
 
-def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str], manifest: str) -> str:
-    """`all` when every sample is asked for, else the hash of what decides.
+def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]) -> str:
+    """`all` when every sample is asked for, else the hash of what decides, the pool's content left out.
 
     Args:
         hashes: of the known columns, by node key.
@@ -32,7 +32,7 @@ def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]
         return ALL
     rules = [m.model_dump(mode="json", exclude={"name"}) for m in mixtures]
     screens = [recipe.spec.dropping] if recipe.spec.dropping else []
-    return content_hash([VERSION, captioner, rules, dict(hashes), manifest, *screens])
+    return content_hash([VERSION, captioner, rules, dict(hashes), *screens])
 
 
 def _using(spec: schema.Spec, captioner: str) -> list[schema.Mixture]:
@@ -106,7 +106,7 @@ def _demand_of(run: Run, value: Mapping[str, Any], shards: Sequence[Shard] | Non
     captioner = value["captioner"]
     mixtures = [schema.Mixture.model_validate(m) for m in value["mixtures"]]
     thresholds = {(score, share): threshold for score, share, threshold in value["thresholds"]}
-    columns = Columns(run.storage, run.pool.name, shards)
+    columns = run.open_columns(shards)
     known = set(_known(run.spec))
     texts, scores, flags = (names & known for names in columns_of(mixtures))
 

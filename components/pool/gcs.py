@@ -26,7 +26,7 @@ from requests.adapters import HTTPAdapter
 from components.pool import ahead
 from components.pool.attempts import PASSING_STATUS, TIMEOUT, attempted, short
 from components.pool.errors import PermanentError, RecaptionError, TemporaryError
-from components.pool.storage import Entry
+from components.pool.storage import Entry, replaced
 
 T = TypeVar("T")
 _Page = tuple[tuple[Entry, ...], str | None]
@@ -95,11 +95,13 @@ class GcsStorage:
 
         return self._tried("read", path, download)
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str, version: str = "") -> BinaryIO:
         """Reads the generation that is there now: an object replaced meanwhile is an error, never a mixture."""
         blob = self._found(path, "read")
         if blob is None:
             raise PermanentError(f"cannot read {self._name(path)}: no such object")
+        if version and version != str(blob.generation):
+            raise replaced(self._name(path), version, str(blob.generation))
         fetch = partial(self._fetch, path, int(blob.generation))
         return ahead.read_ahead(fetch, int(blob.size))
 
@@ -222,12 +224,14 @@ class GcsStorage:
             self.bucket,
             prefix=self.prefix + prefix,
             page_token=token,
-            fields="items(name,size),nextPageToken",
+            fields="items(name,size,generation),nextPageToken",
             timeout=TIMEOUT,
             retry=None,
         )
         page = next(found.pages, ())
-        entries = tuple(Entry(blob.name.removeprefix(self.prefix), int(blob.size)) for blob in page)
+        entries = tuple(
+            Entry(blob.name.removeprefix(self.prefix), int(blob.size), str(blob.generation)) for blob in page
+        )
         return entries, found.next_page_token
 
     def _upload(self, path: str, data: bytes, writer: str | None = None, **conditions: int) -> None:

@@ -3,7 +3,8 @@
 candidates/<dump>-<hash>/…              URLs and texts that a pool is downloaded from
 pools/<pool>/{shards,retries}/…         its shards, where we downloaded them; <pool> is then <name>-<hash>
 pools/<pool>/manifests/<hash>.json      the ordered shards
-pools/<pool>/columns/<stage>.<label>-<hash>/<shard>.<part>.{<sha256>.parquet,done.json}
+pools/<pool>/contents/<hash>-<hash>.json   what the index found in them
+pools/<pool>/columns/<stage>.<label>-<hash>/<shard>.<key>.<part>.{<sha256>.parquet,done.json}
 pools/<pool>/demands/<part>.json        which samples a partial column was asked for
 mixtures|datasets|models|evaluations/<mixture>-<hash>/…
 runs/<run>/{recipe.yaml,plan.json,claim.json,status.json,report.html}
@@ -12,7 +13,7 @@ runs/<run>/{recipe.yaml,plan.json,claim.json,status.json,report.html}
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -21,8 +22,9 @@ from typing import Any
 from components.pool import recipe as schema
 from components.pool.claims import claim
 from components.pool.columns import ALL, Columns, ColumnSpec
+from components.pool.contents import Contents, collect_contents, read_contents, write_contents
 from components.pool.errors import PermanentError
-from components.pool.shards import Pool, content_hash, load_pool, read_json
+from components.pool.shards import Pool, Shard, content_hash, load_pool, read_json
 from components.pool.storage import Storage, open_storage
 
 
@@ -35,7 +37,7 @@ class Node:
     as `caption:NAME`."""
     spec: ColumnSpec
     part: str = ALL
-    """Which part this run adds: `all`, or the hash of a demand."""
+    """Which part this run adds: `all`, or the hash of the rules that demand it (see `Run.part`)."""
     demand: str | None = None
     """The captioner whose demand file says which samples; None asks for every one."""
 
@@ -92,7 +94,52 @@ class Run:
 
     @cached_property
     def columns(self) -> Columns:
-        return Columns(self.storage, self.pool.name)
+        return self.open_columns()
+
+    def open_columns(self, shards: Sequence[Shard] | None = None) -> Columns:
+        """Open the pool's columns, to see what is there now; `shards` as Columns has it."""
+        return Columns(self.storage, self.pool.name, shards, self.contents if self._has_contents else None)
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether every shard is indexed as it lay there when the run was planned."""
+        return self._has_contents or self.keep_contents(self.open_columns()) is not None
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What the shards contain.
+
+        Raises:
+            PermanentError: one isn't indexed.
+        """
+        found = read_contents(self.storage, self._contents_path)
+        if found is None:
+            found = self.keep_contents(Columns(self.storage, self.pool.name))
+        if found is None:
+            raise PermanentError(f"pool {self.pool.name}: not all of its shards are indexed; run the index first")
+        return found
+
+    def keep_contents(self, columns: Columns) -> Contents | None:
+        """Write what the shards contain into a file, which spares everyone else the index's records; None, and
+        nothing is written, where a shard isn't indexed."""
+        found = collect_contents(columns, self.index, self.pool.shards)
+        if found is not None:
+            write_contents(self.storage, self._contents_path, found)
+        return found
+
+    @property
+    def _has_contents(self) -> bool:
+        return "contents" in self.__dict__ or self.storage.size(self._contents_path) is not None
+
+    @property
+    def _contents_path(self) -> str:
+        return f"pools/{self.pool.name}/contents/{self.pool.manifest}-{self.index.hash}.json"
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of the pool's name and its contents: what of the pool is in the names of results."""
+        shards = [[name, content.samples] for name, content in self.contents.items()]
+        return content_hash([self.pool.name, self.index.hash, shards])
 
     @property
     def index(self) -> ColumnSpec:
@@ -113,9 +160,23 @@ class Run:
     def _either(self, *keys: str) -> ColumnSpec:
         return next(self.nodes[key].spec for key in keys if key in self.nodes)
 
+    def part(self, node: Node) -> str:
+        """Name the part that this run adds to a column: what a demand comes to depends on the pool's content as well.
+
+        Raises:
+            PermanentError: the pool isn't indexed.
+        """
+        return ALL if node.part == ALL else content_hash([node.part, self.content])
+
+    def lacking(self, columns: Columns, node: Node) -> list[Shard]:
+        """The shards without this run's part of a column."""
+        if node.part != ALL and not self.is_indexed:
+            return list(self.pool.shards)
+        part = self.part(node)
+        return [shard for shard in self.pool.shards if part not in columns.parts(node.spec, shard)]
+
     def demand_path(self, captioner: str) -> str:
-        part = self.nodes[f"caption:{captioner}"].part
-        return f"pools/{self.pool.name}/demands/{part}.json"
+        return f"pools/{self.pool.name}/demands/{self.part(self.nodes[f'caption:{captioner}'])}.json"
 
     @property
     def trained(self) -> list[schema.Mixture]:
@@ -137,6 +198,7 @@ class Run:
         return replace(self, recipe=self.recipe.model_copy(update={"spec": spec}))
 
     def mixture_folder(self, mixture: schema.Mixture) -> str:
+        """Where the mixture lies. Raises PermanentError: the pool isn't indexed, and its content is in the name."""
         texts = {name for rule in mixture.rules for name in schema.texts_of(rule)}
         used = {name: self.text(name).hash for name in texts}
         # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
@@ -152,7 +214,7 @@ class Run:
         used |= {f"screen:{name}": f"{self.score(name).hash} > {most!r}" for name, most in self.spec.dropping}
         used |= {f"blurred:{name}": self.score(name).hash for name in self.spec.blurring}
         rules = mixture.model_dump(mode="json", exclude={"name"})
-        return f"mixtures/{mixture.name}-{content_hash([rules, used, self.index.hash, self.pool.manifest])}"
+        return f"mixtures/{mixture.name}-{content_hash([rules, used, self.content])}"
 
     def dataset_folder(self, mixture: schema.Mixture) -> str:
         return f"datasets/{_derived(mixture, self.mixture_folder(mixture))}"

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeVar
 from components.pool import ahead
 from components.pool.attempts import PASSING_STATUS, TIMEOUT, attempted, short
 from components.pool.errors import PermanentError, RecaptionError, TemporaryError
-from components.pool.storage import Entry
+from components.pool.storage import Entry, replaced
 
 try:
     import aiohttp
@@ -85,11 +85,13 @@ class S3Storage:
 
         return self._tried("read", path, download)
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str, version: str = "") -> BinaryIO:
         """Reads the version that is there now: an object replaced meanwhile is an error, never a mixture."""
         head = self._tried("read", path, lambda: self._head(path))
         if head is None:
             raise PermanentError(f"cannot read {self._name(path)}: no such object")
+        if version and version != _version(head):
+            raise replaced(self._name(path), version, _version(head))
         return ahead.read_ahead(partial(self._fetch, path, head["ETag"]), int(head["ContentLength"]))
 
     def _fetch(self, path: str, etag: str, start: int, length: int) -> bytes:
@@ -174,7 +176,7 @@ class S3Storage:
             call = partial(self._call, "list_objects_v2", None, Prefix=self.prefix + prefix, **further)
             page = self._tried("list", prefix, call)
             for found in page.get("Contents", ()):
-                yield Entry(found["Key"].removeprefix(self.prefix), int(found["Size"]))
+                yield Entry(found["Key"].removeprefix(self.prefix), int(found["Size"]), _version(found))
             if not page.get("IsTruncated"):
                 return
             further = {"ContinuationToken": page["NextContinuationToken"]}
@@ -307,6 +309,10 @@ def _settings() -> dict[str, str]:
 
 def _endpoint(settings: Mapping[str, str]) -> str | None:
     return settings.get("AWS_ENDPOINT_URL_S3") or settings.get("AWS_ENDPOINT_URL")
+
+
+def _version(found: Mapping[str, Any]) -> str:
+    return str(found["ETag"]).strip('"')
 
 
 def _md5(data: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property, partial
 from itertools import islice, pairwise
 from typing import Any, TypeVar
@@ -28,9 +28,14 @@ class Shard:
     tar: str
     """Path below the pool's folder."""
     size: int
-    """Bytes: columns remember it, so that a tar that was replaced is noticed."""
+    """Bytes."""
     parquet: str | None
     """The metadata beside it, if any."""
+    state: str
+    """Hash of where it lies and of size and version of its files: when it is another one, the shard is indexed anew,
+    and the index tells whether anything in it is other than it was."""
+    version: str = ""
+    """The tar's, as its storage lists it; empty where the path has a hash of the content."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,9 @@ class Pool:
     name: str
     source: Storage
     manifest: str
-    """Names the ordered shards. Of given shards it is their hash: adding shards makes a new manifest, and so new
-    mixtures. Of shards that are downloaded it is a hash of what they are made from, known before they are there."""
+    """Names the ordered shards. Of given shards it is a hash of their names and states: adding or replacing shards
+    makes a new manifest. Of shards that are downloaded it is a hash of what they are made from, known before they are
+    there."""
     find: Callable[[], tuple[Shard, ...]]
 
     @cached_property
@@ -104,12 +110,14 @@ def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
     Raises:
         PermanentError: no shard there, or two tars of one name.
     """
-    sizes = {entry.path: entry.size for entry in source.list()}
+    found = {entry.path: entry for entry in source.list()}
     shards = []
-    for path in sorted(p for p in sizes if p.endswith(".tar")):
-        stem = path.removesuffix(".tar")
-        parquet = f"{stem}.parquet" if f"{stem}.parquet" in sizes else None
-        shards.append(Shard(stem.replace("/", "-"), path, sizes[path], parquet))
+    for path in sorted(p for p in found if p.endswith(".tar")):
+        stem, tar = path.removesuffix(".tar"), found[path]
+        beside = [found[name] for name in (f"{stem}.parquet",) if name in found]
+        state = content_hash([source.uri, *(astuple(entry) for entry in (tar, *beside))])
+        parquet = beside[0].path if beside else None
+        shards.append(Shard(stem.replace("/", "-"), path, tar.size, parquet, state, tar.version))
     if not shards:
         raise PermanentError(f"pool {name}: no .tar in {source.uri}; give the folder that holds the shards")
     if len({s.name for s in shards}) < len(shards):
@@ -120,7 +128,7 @@ def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
 def pool_of(name: str, source: Storage, shards: Sequence[Shard]) -> Pool:
     """A pool of these shards."""
     found = tuple(shards)
-    return Pool(name, source, content_hash([(s.name, s.size) for s in found]), partial(tuple, found))
+    return Pool(name, source, content_hash([(s.name, s.state) for s in found]), partial(tuple, found))
 
 
 def has_begun(pool: sources.Pool) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.pool.columns import ColumnSpec
+from components.pool.columns import ColumnSpec, Content
 from components.pool.errors import PermanentError
 from components.pool.images import Geometry, Pixels
 from components.pool.shards import Shard
@@ -88,6 +88,8 @@ class Batch:
     """The open shard, where the stage reads `tar`; then uids is empty and the stage returns `uid` itself."""
     counts: dict[str, int] = field(default_factory=dict)
     """Reasons a stage counts that belong to no row."""
+    content: Content | None = None
+    """Set by the stage that indexes the shard: what is in it."""
 
 
 class Stage(ABC):
@@ -105,7 +107,8 @@ class ColumnStage(Stage):
     """A function from a batch to one value per sample, run by the one worker loop.
 
     `reads` names what a batch must hold: `tar` (the whole shard), `image` (decoded pixels), or the roles of the
-    spec's input columns.
+    spec's input columns. The role `index` only lists the samples and is not among them: a stage that reads raw texts
+    has the index as another role as well, so that its values are not taken for those of other texts.
     """
 
     fields: tuple[Field, ...]

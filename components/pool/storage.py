@@ -20,6 +20,9 @@ class Entry:
 
     path: str
     size: int
+    version: str = ""
+    """Changes whenever the object is written: a file's time of modification in nanoseconds, an object's generation
+    (gs://) or ETag (s3://). It tells that there is something to look at anew, not that the bytes are others."""
 
 
 class Storage(Protocol):
@@ -34,9 +37,13 @@ class Storage(Protocol):
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Bytes of one object; `length` None reads to its end. A range past the end is cut short."""
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str, version: str = "") -> BinaryIO:
         """A seekable reader that fetches ahead, for forward reading with skips. It sees one version of the object:
-        replacing it meanwhile is a TemporaryError where bytes of another one would be needed."""
+        replacing it meanwhile is a TemporaryError where bytes of another one would be needed.
+
+        Args:
+            version: the only one wanted, as `list` gave it: another one is a PermanentError. Empty: any.
+        """
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace, atomically."""
@@ -121,12 +128,16 @@ class LocalStorage:
             file.seek(start)
             return file.read(-1 if length is None else length)
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str, version: str = "") -> BinaryIO:
         target = below(self.root, path)
         try:
-            return open(target, "rb", buffering=1 << 20)
+            file = open(target, "rb", buffering=1 << 20)  # noqa: SIM115  # the caller closes it
         except OSError as error:
             raise _explain(error, target, "read") from error
+        if version and (found := _version(os.fstat(file.fileno()))) != version:
+            file.close()
+            raise replaced(str(target), version, found)
+        return file
 
     def write(self, path: str, data: bytes) -> None:
         target = below(self.root, path)
@@ -151,7 +162,8 @@ class LocalStorage:
             temporary.rename()
 
     def size(self, path: str) -> int | None:
-        return _size(below(self.root, path))
+        stat = _stat(below(self.root, path))
+        return None if stat is None else stat.st_size
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         parent, slash, _ = prefix.rpartition("/")
@@ -166,9 +178,9 @@ class LocalStorage:
                 if f"{inside}{name}".startswith(prefix) and not name.startswith(".tmp-")
             ]
         for path in sorted(found):
-            size = _size(self.root / path)  # whatever its name: a file that nobody reads is in nobody's way
-            if size is not None:
-                yield Entry(path, size)
+            stat = _stat(self.root / path)  # whatever its name: a file that nobody reads is in nobody's way
+            if stat is not None:
+                yield Entry(path, stat.st_size, _version(stat))
 
     def delete(self, path: str) -> None:
         target = below(self.root, path)
@@ -231,11 +243,24 @@ class _Temporary:
             raise _explain(error, self.target, "write") from error
 
 
-def _size(file: Path) -> int | None:
+def _stat(file: Path) -> os.stat_result | None:
+    """Return what the file system says of a file; None where there is none."""
     try:
-        return file.stat().st_size if file.is_file() else None
+        return file.stat() if file.is_file() else None
     except OSError as error:
         raise _explain(error, file, "stat") from error
+
+
+def replaced(name: str, expected: str, found: str) -> PermanentError:
+    """Return the error of an object that is not of the version that was asked for."""
+    return PermanentError(
+        f"cannot read {name}: it was replaced after this run was planned (version {expected}, now {found}); run the "
+        "recipe again, which looks at what has changed"
+    )
+
+
+def _version(stat: os.stat_result) -> str:
+    return str(stat.st_mtime_ns)
 
 
 def _raise_unless_absent(error: OSError) -> None:

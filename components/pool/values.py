@@ -41,7 +41,7 @@ def ahead(work: Callable[[In], Out], items: Iterable[In], threads: int = THREADS
 
 def score_passes(run: Run, score: str) -> Callable[[], Iterator[Scores]]:
     """Starts a pass over one score of the whole pool, shard by shard; NaN where there is none."""
-    columns, spec = Columns(run.storage, run.pool.name), run.score(score)
+    columns, spec = run.open_columns(), run.score(score)
     columns.parts(spec, run.pool.shards[0])  # list once, before the threads
     field = _field(spec)
     return lambda: ahead(lambda shard: _floats(columns.read(spec, shard, [field]), field), run.pool.shards)
@@ -84,17 +84,16 @@ def require_complete(run: Run, spec: ColumnSpec, purpose: str) -> None:
 def require_finished(run: Run, columns: Columns, keys: Iterable[str]) -> None:
     """Raises PermanentError unless this run's part of every node in `keys` is there for every shard."""
     for node in (run.nodes[key] for key in keys):
-        open_shards = [s.name for s in run.pool.shards if node.part not in columns.parts(node.spec, s)]
-        if open_shards:
+        if lacking := run.lacking(columns, node):
             raise PermanentError(
-                f"{node.key}: not finished for {len(open_shards):,} of {len(run.pool.shards):,} shards, the first is "
-                f"{open_shards[0]} (column {node.spec.folder}, part {node.part}); run it first"
+                f"{node.key}: not finished for {len(lacking):,} of {len(run.pool.shards):,} shards, the first is "
+                f"{lacking[0].name} (column {node.spec.folder}, part {node.part}); run it first"
             )
 
 
 def coverage(run: Run, spec: ColumnSpec) -> tuple[int, int]:
     """(samples that the column covers, usable samples of the pool)."""
-    columns = Columns(run.storage, run.pool.name)
+    columns = run.open_columns()
     for column in (spec, run.index):
         columns.parts(column, run.pool.shards[0])
 
@@ -112,7 +111,7 @@ def analysis_path(run: Run, text: str) -> str:
     The cosines are by this recipe's scorer, so that the score's column is part of the name.
     """
     spec, score = run.text(text), run.nodes.get(f"score:{text}")
-    name = f"{spec.folder}-{content_hash([run.pool.manifest, score and score.spec.hash, *coverage(run, spec)])}"
+    name = f"{spec.folder}-{content_hash([run.content, score and score.spec.hash, *coverage(run, spec)])}"
     return f"pools/{run.pool.name}/analyses/{name}.json"
 
 

@@ -84,8 +84,8 @@ def run_task(
     with Decoders(decoders if "image" in stage.reads else 0) as processes:
         reader = _Reader(stage, pool.source, columns, demand, batch_size or stage.batch_size, processes)
         with closing(reader.start(open_shards)) as works:
-            for shard, table, failures, seconds in _computed(stage, works, progress):
-                columns.commit(stage.spec, shard, part, table, failures, seconds)
+            for last, table, failures, seconds in _computed(stage, works, progress):
+                columns.commit(stage.spec, last.shard, part, table, failures, seconds, last.content)
                 progress(0, 1)
                 summary.shards += 1
                 summary.samples += table.num_rows
@@ -95,8 +95,8 @@ def run_task(
 
 def _computed(
     stage: ColumnStage, works: Iterator[_Work], progress: Callable[[int, int], None]
-) -> Iterator[tuple[Shard, pa.Table, Mapping[str, int], float]]:
-    """Run the stage over the batches; a shard's table when its last batch is through."""
+) -> Iterator[tuple[Batch, pa.Table, Mapping[str, int], float]]:
+    """Run the stage over the batches; a shard's last batch with its whole table when that is through."""
     tables: list[pa.Table] = []
     counts: Counter[str] = Counter()
     began = time.monotonic()
@@ -109,7 +109,7 @@ def _computed(
         if work.last:
             whole = pa.concat_tables([t for t in tables if t.num_rows] or tables[:1])
             counts.update(f"sample: {e}" for e in whole.column("error").to_pylist() if e is not None)
-            yield batch.shard, whole, counts, time.monotonic() - began
+            yield batch, whole, counts, time.monotonic() - began
             tables, counts, began = [], Counter(), time.monotonic()
 
 
@@ -226,7 +226,7 @@ class _Reader:
             if role in self.stage.reads
         }
         reads_images = "image" in self.stage.reads and rows.num_rows
-        with self.source.open(shard.tar) if reads_images else nullcontext() as tar:
+        with self.source.open(shard.tar, shard.version) if reads_images else nullcontext() as tar:
             yield from self._batches(shard, rows, inputs, tar)
 
     def _batches(
@@ -243,7 +243,7 @@ class _Reader:
             yield _Work(batch, futures, start + self.batch_size >= rows.num_rows)
 
     def _whole(self, shard: Shard) -> _Work:
-        batch = Batch(shard, [], tar=self.source.open(shard.tar))
+        batch = Batch(shard, [], tar=self.source.open(shard.tar, shard.version))
         if shard.parquet:
             table = read_beside(self.source.read(shard.parquet))
             if table is None:
@@ -259,8 +259,8 @@ class _Reader:
         if self.demand:
             mask = pc.and_(mask, pa.array(self.demand(shard, index)))
         index = index.filter(mask)
-        for role, spec in self.stage.spec.inputs.items():
-            if role != "index":
+        for spec in self.stage.spec.inputs.values():
+            if spec.inputs:  # the index covers all of them
                 covered = self.columns.read(spec, shard, []).column("uid").combine_chunks()
                 index = index.filter(pc.is_in(index.column("uid"), value_set=covered))
         if self.columns.parts(self.stage.spec, shard):

@@ -19,7 +19,7 @@ from components.pool.run import Node, Run
 from components.pool.shards import Shard
 from components.pool.values import analysis_path, coverage
 from components.report.plots import Circle, Histogram
-from components.report.table import read
+from components.report.table import read, read_of
 
 PICTURES = 12
 LOOKED_AT = 20  # shards, until there are enough pictures
@@ -53,7 +53,7 @@ def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
 
 def shards_of(run: Run, columns: Columns, node: Node) -> int:
     """How many have this run's part."""
-    return sum(node.part in columns.parts(node.spec, shard) for shard in run.pool.shards)
+    return len(run.pool.shards) - len(run.lacking(columns, node))
 
 
 def failures_of(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], int]:
@@ -70,7 +70,7 @@ def failures_of(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], i
 def histograms(run: Run) -> list[Histogram]:
     """Cosines of every text that was scored (Figure 4)."""
     found = []
-    for name in run.spec.texts:
+    for name in run.spec.texts if run.is_indexed else ():
         analysis = read(run, analysis_path(run, name))
         cosine = analysis.get("cosine")
         if cosine and cosine["count"]:
@@ -88,7 +88,7 @@ def circles(run: Run) -> list[Circle]:
     """Noise against diversity of every mixture whose pairs all have a cosine (Figure 5)."""
     found = []
     for mixture in run.spec.mixtures:
-        analysis = read(run, f"{run.mixture_folder(mixture)}/analysis.json")
+        analysis = read_of(run, run.mixture_folder, mixture, "analysis.json")
         if analysis and analysis["captions"] and analysis["cosine"]["count"] == analysis["captions"]:
             found.append(
                 Circle(mixture.name, analysis["trigrams"]["unique"], analysis["cosine"]["mean"], analysis["captions"])
@@ -117,7 +117,7 @@ def _pictures(run: Run, columns: Columns, shard: Shard, count: int) -> list[dict
         cut = pc.quantile(raw, 0.7)[0].as_py()  # outside the best 30 %, as in the paper's Figure 1
         order.sort(key=lambda row: raw[row].as_py() is not None and raw[row].as_py() >= cut)
     found: list[dict[str, Any]] = []
-    with run.pool.source.open(shard.tar) as tar:
+    with run.pool.source.open(shard.tar, shard.version) as tar:
         for row in order:
             if len(found) == count:
                 break

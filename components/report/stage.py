@@ -15,13 +15,12 @@ from markupsafe import Markup
 
 from components.pool import recipe as schema
 from components.pool import version
-from components.pool.columns import Columns
 from components.pool.run import Run
 from components.pool.stage import Needs, Step
 from components.report import gather, plots
 from components.report.funnel import Funnel
 from components.report.funnel import funnel as funnel_of
-from components.report.table import read, result_table, results
+from components.report.table import read_of, result_table, results
 
 LIBRARIES = ("torch", "transformers", "open_clip_torch", "webdataset", "clip-benchmark", "pyarrow", "numpy", "pillow")
 HEADINGS = {
@@ -52,7 +51,7 @@ class ReportStep(Step):
 
 
 def _content(run: Run) -> dict[str, Any]:
-    columns = Columns(run.storage, run.pool.name)
+    columns = run.open_columns()
     table = result_table(run)
     results = [_result(run, mixture) for mixture in run.spec.mixtures]
     funnel, done = funnel_of(run, columns), gather.columns_done(run, columns)
@@ -85,13 +84,14 @@ def _content(run: Run) -> dict[str, Any]:
 
 def _result(run: Run, mixture: schema.Mixture) -> dict[str, Any]:
     trained = mixture in run.trained
+    evaluated = trained and run.spec.evaluate
     return {
         "name": mixture.name,
         "rules": [_in_words(rule) for rule in mixture.rules],
         "emit": mixture.emit,
-        "chosen": read(run, f"{run.mixture_folder(mixture)}/mixture.json"),
-        "model": read(run, f"{run.model_folder(mixture)}/model.json") if trained else {},
-        "results": read(run, f"{run.evaluation_folder(mixture)}/results.json") if trained and run.spec.evaluate else {},
+        "chosen": read_of(run, run.mixture_folder, mixture, "mixture.json"),
+        "model": read_of(run, run.model_folder, mixture, "model.json") if trained else {},
+        "results": read_of(run, run.evaluation_folder, mixture, "results.json") if evaluated else {},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from components.pool import recipe as schema
@@ -22,17 +23,17 @@ def results(run: Run) -> dict[str, Any]:
     pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
     sets = [
         {"mixture": m.name, "uri": f"{run.storage.uri}/{run.dataset_folder(m)}", "pairs": pairs.get(m.name, 0)}
-        for m in run.spec.mixtures
+        for m in (run.spec.mixtures if run.is_indexed else ())
     ]
     return {"rows": rows, "datasets": sets}
 
 
 def _row(run: Run, mixture: schema.Mixture) -> dict[str, object]:
-    folder = run.mixture_folder(mixture)
-    chosen, analysis = read(run, f"{folder}/mixture.json"), read(run, f"{folder}/analysis.json")
+    chosen = read_of(run, run.mixture_folder, mixture, "mixture.json")
+    analysis = read_of(run, run.mixture_folder, mixture, "analysis.json")
     results = {}
     if run.spec.evaluate and mixture in run.trained:
-        results = read(run, f"{run.evaluation_folder(mixture)}/results.json")
+        results = read_of(run, run.evaluation_folder, mixture, "results.json")
     row: dict[str, object] = {
         "mixture": mixture.name,
         "pairs": chosen.get("pairs"),
@@ -45,6 +46,11 @@ def _row(run: Run, mixture: schema.Mixture) -> dict[str, object]:
     if run.spec.evaluate and len(results.get("tasks", ())) > 2:
         row["average"] = results["average"]
     return row
+
+
+def read_of(run: Run, folder: Callable[[schema.Mixture], str], mixture: schema.Mixture, name: str) -> dict[str, Any]:
+    """A JSON object of what is made of a mixture; empty when it isn't there, or the pool isn't indexed yet."""
+    return read(run, f"{folder(mixture)}/{name}") if run.is_indexed else {}
 
 
 def read(run: Run, path: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def card(run: Run, mixture: schema.Mixture, dataset: Mapping[str, Any]) -> str:
         f"---\npretty_name: {mixture.name}\ntask_categories: [zero-shot-image-classification]\n"
         f"tags: [webdataset, image-text, recaption]\nlicense: other\nsize_categories: [{_size(samples)}]\n---",
         f"# {mixture.name}\n\n{samples:,} image-text pairs of {dataset['uids']:,} images from the pool "
-        f"**{run.pool.name}** (manifest `{run.pool.manifest}`), in {len(dataset['shards']):,} tars of "
+        f"**{run.pool.name}** (content `{run.content}`), in {len(dataset['shards']):,} tars of "
         f"{dataset['bytes']:,} bytes. Made by recaption {dataset['code']}, run `{run.name}`.",
         f"## Texts\n\n{_texts(run, mixture, dataset)}",
         f"## Rules\n\n{_rules(run, mixture)}",

@@ -210,7 +210,7 @@ def _dataset(run: Run, mixture: schema.Mixture, records: Sequence[Record], disti
         "mixture": mixture.name,
         "selection": run.mixture_folder(mixture),
         "pool": run.pool.name,
-        "manifest": run.pool.manifest,
+        "content": run.content,
         "samples": samples,
         "uids": distinct,
         "repeated": samples - distinct,

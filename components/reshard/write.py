@@ -96,7 +96,7 @@ class Resharder:
             found = self.source.size(shard.tar)
             if found != shard.size:
                 raise _changed(shard, f"has {found or 0} bytes, {shard.size} when it was indexed")
-            with self.source.open(shard.tar) as tar:
+            with self.source.open(shard.tar, shard.version) as tar:
                 for row in self._rows(segment):
                     yield row, _members(tar, shard, row)
 
@@ -184,7 +184,7 @@ def _read(tar: BinaryIO, shard: Shard, uid: str, offset: int, size: int) -> memo
 
 def _changed(shard: Shard, what: str) -> PermanentError:
     return PermanentError(
-        f"shard {shard.tar}: {what}; the tar was changed after it was indexed: give a changed shard a new name"
+        f"shard {shard.tar}: {what}; the tar was changed after it was indexed: run the recipe again, which notices"
     )
 
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-from components.pool.columns import Columns
 from components.pool.errors import PermanentError
 from components.pool.run import Node, Run
 from components.pool.shards import Shard, tasks_of
@@ -23,8 +22,9 @@ class Tally:
     def __init__(self, run: Run, key: str, todo: Sequence[int]) -> None:
         """`todo`: the tasks that are to be done, what is finished already left out."""
         self.node: Node | None = run.nodes.get(key)
+        self.part = run.part(self.node) if self.node else ""
         self.todo, self.began = set(todo), time.monotonic()
-        self.columns = Columns(run.storage, run.pool.name)
+        self.columns = run.open_columns()
         self.shards: list[Sequence[Shard]] = tasks_of(run.pool.shards, run.tasks) if self.node else []
         self.total = len(run.pool.shards) if self.node else len(todo)
         total = sum(len(self.shards[task]) for task in todo) if self.node else len(todo)
@@ -63,6 +63,6 @@ class Tally:
     def _samples(self, shard: Shard) -> int:
         assert self.node is not None
         try:
-            return self.columns.record(self.node.spec, shard, self.node.part).rows
+            return self.columns.record(self.node.spec, shard, self.part).rows
         except PermanentError:  # withdrawn since: the look at the ledger after the Jobs will tell
             return 0

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.mix.stage import MixStep
-from components.pool.columns import ALL, Columns, ColumnSpec
+from components.pool.columns import ALL, Columns, ColumnSpec, Content
 from components.pool.quantile import thresholds
 from components.pool.recipe import parse_recipe
 from components.pool.run import Node, Run
@@ -47,7 +47,7 @@ spec:
 
 def write_run(folder: Path, rows: int) -> Run:
     """A pool whose index, captions and scores are there, without a tar."""
-    shards = tuple(Shard(f"{i:08d}", f"{i:08d}.tar", 1, None) for i in range(rows // ROWS_PER_SHARD))
+    shards = tuple(Shard(f"{i:08d}", f"{i:08d}.tar", 1, None, "bench") for i in range(rows // ROWS_PER_SHARD))
     pool = pool_of("bench", LocalStorage(folder), shards)
     columns = Columns(LocalStorage(folder), "bench")
     index = ColumnSpec("index", "bench", 1, {})
@@ -58,8 +58,9 @@ def write_run(folder: Path, rows: int) -> Run:
     for number, shard in enumerate(shards):
         uids = pa.array([f"{number * ROWS_PER_SHARD + i:032x}" for i in range(ROWS_PER_SHARD)])
         texts = pa.array([f"a photo of thing number {i} on a table" for i in range(ROWS_PER_SHARD)])
-        columns.commit(index, shard, ALL, pa.table({"uid": uids, "text": texts, "error": none}), {}, 0)
-        columns.commit(caption, shard, ALL, pa.table({"uid": uids, "text": texts, "error": none}), {}, 0)
+        table = pa.table({"uid": uids, "text": texts, "error": none})
+        columns.commit(index, shard, ALL, table, {}, 0, Content("bench", "bench"))
+        columns.commit(caption, shard, ALL, table, {}, 0)
         for mean, spec in zip((0.21, 0.25), scores.values(), strict=True):
             cosine = random.normal(mean, 0.06, ROWS_PER_SHARD).astype(np.float32)
             columns.commit(spec, shard, ALL, pa.table({"uid": uids, "cosine": cosine, "error": none}), {}, 0)

@@ -198,6 +198,11 @@ def test_the_schema_is_the_declared_one(made: Made) -> None:
             assert field.type == expected, field
 
 
+def test_a_stage_that_reads_raw_texts_says_so(made: Made) -> None:
+    """Else its values would be kept when the texts are corrected."""
+    assert "index" not in made.stage.reads
+
+
 def test_every_usable_sample_is_a_row(made: Made) -> None:
     for number in range(SHARDS):
         table = made.columns.read(made.spec, made.shard(f"{number:08d}"))

@@ -132,7 +132,9 @@ def test_numbers_of_two_stages_that_differ_are_said(run: Run) -> None:
 
 def test_a_page_before_every_shard_is_indexed_raises_no_doubts(run: Run) -> None:
     first, last = run.pool.shards  # 42 samples, and the 3 of the re-drive
-    run.storage.delete(next(e.path for e in run.storage.list() if e.path.endswith(f"/{first.name}.all.done.json")))
+    run.storage.delete(
+        next(e.path for e in run.storage.list() if e.path.endswith(f"/{first.name}.{first.state}.all.done.json"))
+    )
     found = page(run)
     assert funnel(found)[-3:] == [["in the tars", "45"], ["indexed so far", "3"], ["usable", "3"]]
     assert "The numbers add up." in found.text

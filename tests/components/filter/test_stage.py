@@ -24,7 +24,7 @@ from tests.components.filter.wordnet import write_wordnet
 from tests.pools import indexed, sample, uid, write_shard, write_tar
 
 ENGLISH = "a brown dog runs on the beach"
-SHARD = Shard("00000000", "00000000.tar", 0, None)
+SHARD = Shard("00000000", "00000000.tar", 0, None, "")
 
 
 def flags(rows: list[tuple[str | None, int | None, int | None]], **wanted: Any) -> list[bool | None]:
@@ -33,7 +33,7 @@ def flags(rows: list[tuple[str | None, int | None, int | None]], **wanted: Any) 
     stage.setup(list)
     text, width, height = zip(*rows, strict=True)
     index = pa.table({"text": pa.array(text, pa.string()), "width": width, "height": height})
-    found = stage.process(Batch(SHARD, [uid(i) for i in range(len(rows))], inputs={"index": index}))
+    found = stage.process(Batch(SHARD, [uid(i) for i in range(len(rows))], inputs={"text": index}))
     assert [e == NO_SIZE for e in found["error"]] == [flag is None for flag in found["flag"]]
     return list(found["flag"])
 

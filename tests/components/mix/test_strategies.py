@@ -188,7 +188,7 @@ def test_every_file_is_tested_and_named_after_its_strategy() -> None:
 
 def test_where_captions_are_made_for_a_part_of_the_pool() -> None:
     recipes = {file: load_recipe(path) for file, path in FILES.items()}
-    partial = {f for f, r in recipes.items() for c in r.spec.captioners if demand_part(r, c.name, {}, "pool") != ALL}
+    partial = {f for f, r in recipes.items() for c in r.spec.captioners if demand_part(r, c.name, {}) != ALL}
     assert partial == {
         "blip2-on-raw-top", "raw-top-plus-blip2-rest", "raw-top-plus-blip2-filtered",
         "raw-top-plus-blip2-filtered-in1k",

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from components.pool.columns import Columns
-from components.pool.errors import PermanentError, TemporaryError
+from components.pool.errors import TemporaryError
 from components.pool.shards import Shard
 from components.pool.storage import LocalStorage
 from components.pool.worker import run_task
@@ -163,11 +163,13 @@ def test_a_record_whose_file_is_not_what_it_says(
     assert "withdrawn, it will be made anew" in caplog.text
 
 
-def test_a_changed_shard_is_refused(tmp_path: Path, pool_folder: Path) -> None:
-    indexed(pool_folder, tmp_path / "out")
+def test_a_changed_shard_is_indexed_anew(tmp_path: Path, pool_folder: Path) -> None:
+    old, columns, index = indexed(pool_folder, tmp_path / "out")
+    before = columns.read(index, old.shards[0])
     write_shard(pool_folder, 0, 40)
-    with pytest.raises(PermanentError, match=r"shard 00000000.tar: has \d+ bytes, had \d+ when index"):
-        indexed(pool_folder, tmp_path / "out")
+    new, columns, _ = indexed(pool_folder, tmp_path / "out")
+    assert columns.read(index, new.shards[0]).num_rows == 40
+    assert columns.read(index, old.shards[0]) == before
 
 
 SCRIPT = """

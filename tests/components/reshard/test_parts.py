@@ -21,7 +21,7 @@ from components.reshard.layout import Selection, lay_out
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 17))
 def test_layout_covers_every_row_once_in_order(rows: list[int], most: int) -> None:
-    selections = [Selection(Shard(str(i), f"{i}.tar", 1, None), n, "") for i, n in enumerate(rows)]
+    selections = [Selection(Shard(str(i), f"{i}.tar", 1, None, ""), n, "") for i, n in enumerate(rows)]
     tars = lay_out(selections, most)
     covered = [(s.selection.shard.name, row) for tar in tars for s in tar for row in range(s.start, s.stop)]
     assert covered == [(str(i), row) for i, n in enumerate(rows) for row in range(n)]

@@ -227,9 +227,14 @@ def test_a_tar_of_another_size_is_noticed(run: Run, tmp_path: Path) -> None:
 def test_a_tar_changed_in_place_is_noticed(run: Run, tmp_path: Path) -> None:
     select(run, all_raw)
     path = tmp_path / "shards/00000001.tar"
-    size = path.stat().st_size
+    before = path.stat()
     write_tar(path, range(129, 99, -1), ("JPEG", "PNG", "WEBP", "GIF"))
-    assert path.stat().st_size == size
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(
+        PermanentError, match=r"00000001\.tar: it was replaced after this run was planned .* run the rec"
+    ):
+        ReshardStep().run(run)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(PermanentError, match=r"shard 00000001.tar: has no member of \d+ bytes at byte"):
         ReshardStep().run(run)
 

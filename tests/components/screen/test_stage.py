@@ -27,6 +27,7 @@ from components.screen.stage import UNREADABLE, ScreenStage
 from pipelines.groups import groups
 from pipelines.plan import plan_run
 from tests.components.screen.models import LABELS, logistic, save_classifier
+from tests.filled import with_index
 from tests.pipelines.test_cli import invoke
 from tests.pipelines.test_local import recipe_text
 from tests.pools import indexed, jpeg, sample, uid, write_shard, write_tar
@@ -278,6 +279,7 @@ def test_a_recipe_without_screens_keeps_its_names(pool: Path, tmp_path: Path) ->
     assert idle.name == plain.name
     watching = [{"name": "nsfw", "kind": "imageNsfw", "weights": str(pool / "head.pth")}]
     watched = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, screens=watching)))
+    with_index(plain)
     folders = {r.mixture_folder(r.spec.mixtures[0]) for r in (plain, idle, watched)}
     assert len(folders) == 1, "a screen that drops nothing changes no mixture"
 

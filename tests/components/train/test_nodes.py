@@ -205,9 +205,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def publish(run: Run, uri: str) -> Run:
-    """The training set and the plan, in the bucket."""
+    """The training set, what names it, and the plan, in the bucket."""
     storage = open_storage(uri)
-    for entry in run.storage.list("datasets/"):
+    for entry in (*run.storage.list("datasets/"), *run.storage.list("pools/")):
         storage.write(entry.path, run.storage.read(entry.path))
     published = replace(run, storage=storage)
     published.save()

@@ -54,7 +54,7 @@ def test_only_what_is_missing_is_launched(world: World) -> None:
         world.launch()
     node = world.run.nodes["index"]
     for shard in world.run.pool.shards[1], world.run.pool.shards[3]:
-        world.run.storage.delete(f"pools/pool/columns/{node.spec.folder}/{shard.name}.all.done.json")
+        world.run.storage.delete(f"pools/pool/columns/{node.spec.folder}/{shard.name}.{shard.state}.all.done.json")
     with controlled(world.api, Work()) as controller:
         world.launch()
     (job,) = world.api.of("jobs")

@@ -20,6 +20,7 @@ from pipelines.fanout.ending import cleanup
 from pipelines.fanout.launcher import keys_of
 from pipelines.fanout.training import as_job
 from pipelines.plan import plan_run
+from tests.filled import with_index
 from tests.pipelines.fanout.api_server import Api, Refused
 from tests.pipelines.fanout.conftest import FAST, World, uri
 from tests.pipelines.fanout.test_trainjobs import validate
@@ -31,7 +32,7 @@ POOLS = [{"name": "a100", "accelerator": {"count": 8}}]
 
 
 def plan(root: Path, **train: Any) -> Run:
-    """Three mixtures to train on; nothing of them is made."""
+    """Three mixtures to train on; nothing of them is made but the index."""
     write_shard(root / "shards", 0, 3)
     compute = {"pools": POOLS, "train": train}
     text = recipe_text(
@@ -39,6 +40,7 @@ def plan(root: Path, **train: Any) -> Run:
     )
     run = plan_run(parse_recipe(text))
     run.save()
+    with_index(run)
     return load_run(uri(run))
 
 

@@ -1,5 +1,4 @@
-"""What not every test may set up: a small disk that fills, a process that is not root or has no name, a machine without a
-network."""
+"""What not every test may set up: a small disk that fills, a user that is not root or has no name, no network."""
 
 from __future__ import annotations
 

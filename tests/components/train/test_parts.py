@@ -32,7 +32,9 @@ def open_clip_steps(samples: int, batch_per_gpu: int, world: int, accumulation: 
 def test_steps_are_datacomps_for_any_world_size(name: str, world: int) -> None:
     scale, multiple = scale_of(Train(scale=name))  # type: ignore[arg-type]
     if scale.batch_size % world:
-        with pytest.raises(PermanentError, match=f"batch of {scale.batch_size} can't be divided among {world} processes"):
+        with pytest.raises(
+            PermanentError, match=f"batch of {scale.batch_size} can't be divided among {world} processes"
+        ):
             make_plan(scale, world, multiple=multiple)
         return
     accumulation: int | None = 1

@@ -12,7 +12,6 @@ from pipelines.fanout.trainjobs import gpus_per_node, train_pool
 from pipelines.rates import CORE
 from pipelines.stages import column_stage
 
-UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 SOURCE = (
     "Rates without a GPU: CLIP ViT-L/14 0.47 images/s, BLIP-2 OPT-2.7B 0.07 captions/s, training of ViT-B/32 "
     "1.6 samples/s on a core (measured, as pipelines/rates.py tells)."
@@ -32,8 +31,8 @@ def without_gpus(run: Run, todo: Mapping[str, float]) -> list[str]:
 def cores_of(pool: NodePool) -> int:
     """Return how many cores a pod of this pool uses for a model: those that it asks for, rounded up."""
     text = pool.cpu or DEFAULT_CPU[False]
-    number = text.rstrip("".join(UNITS))
-    return max(1, ceil(float(number) * UNITS[text.removeprefix(number)]))
+    number = float(text.rstrip("mkMGTi"))  # of Kubernetes' units only thousandths are ever used for cores
+    return max(1, ceil(number / 1000 if text.endswith("m") else number))
 
 
 def _columns(run: Run, todo: Mapping[str, float]) -> list[str]:

@@ -78,6 +78,6 @@ def test_nothing_is_said_where_all_have_gpus(tmp_path: Path, shards: Path, compu
     assert said(tmp_path, shards, compute) == []
 
 
-@pytest.mark.parametrize(("cpu", "cores"), [(None, 1), ("2", 2), ("500m", 1), ("2500m", 3), ("0", 1), ("1k", 1000)])
+@pytest.mark.parametrize(("cpu", "cores"), [(None, 1), ("2", 2), ("500m", 1), ("2500m", 3), ("0", 1), ("1.5", 2)])
 def test_cores_of_a_pod(cpu: str | None, cores: int) -> None:
     assert cores_of(NodePool(name="a", cpu=cpu)) == cores

@@ -98,7 +98,7 @@ def test_arguments_on_a_cpu_have_nothing_of_a_gpu() -> None:
     text = " ".join(found)
     assert "--precision fp32 --device cpu --workers 2 --model M --batch-size 256 --accum-freq 4" in text
     assert "--seed 3" in text
-    for flag in ("--ddp-static-graph", "--local-loss", "--gather-with-grad", "--grad-checkpointing"):
+    for flag in ("--ddp-static-graph", "--grad-checkpointing"):
         assert flag not in found
 
 

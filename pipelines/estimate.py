@@ -20,6 +20,7 @@ from components.pool.demand import expected_share, foresee_demand
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
 from components.pool.stage import Batch, ColumnStage
+from components.pool.training import Train
 from components.pool.values import coverage
 from components.report.table import result_table
 from components.train.scales import scale_of
@@ -253,7 +254,7 @@ def _in_hours(hours: float | None) -> str:
     return "no stated rate" if hours is None else f"{hours:,.2f}" if hours else "–"
 
 
-def _training(train: schema.Train) -> str:
+def _training(train: Train) -> str:
     samples, hours = scale_of(train)[0].samples, A100.training_hours(train)
     if hours is None:
         return f"{samples:,} samples, no stated rate"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from components.pool import recipe as schema
 from components.pool.run import Node
+from components.pool.training import Train
 from components.train.scales import SCALES
 
 TEXT_TOWER = 13.0  # an image costs this many texts in CLIP ViT-L/14 (FLOPs of its two towers)
@@ -34,7 +35,7 @@ class Rates:
             return None
         return samples / (self.columns[model] * (TEXT_TOWER if kind == "score" else 1.0)) / 3600
 
-    def training_hours(self, train: schema.Train) -> float | None:
+    def training_hours(self, train: Train) -> float | None:
         """Return the device's hours for one training; None where no rate is stated."""
         scale = train.scale
         if not isinstance(scale, str) or scale not in self.training:

@@ -46,7 +46,7 @@ class Toleration(Model):
 
 
 class NodePool(Model):
-    """Nodes of a cluster that take a share of every stage: GPU stages where it has an accelerator, else the others."""
+    """Nodes of a cluster that take a share of every stage: GPU stages where it has `accelerator`, else the others."""
 
     name: Name
     """How `compute.train.pool` and the Jobs' names call it."""

@@ -15,7 +15,8 @@ from pipelines.stages import column_stage
 CLIP, BLIP2 = CORE.columns.values()
 SOURCE = (
     f"Rates without a GPU: CLIP ViT-L/14 {CLIP} images/s, BLIP-2 OPT-2.7B {BLIP2} captions/s, training of ViT-B/32 "
-    f"{CORE.training['small']} samples/s on a core (measured, as pipelines/rates.py tells)."
+    f"{CORE.training['small']} samples/s on a core (measured, as pipelines/rates.py tells): "
+    "about a thousandth of an A100."
 )
 
 

@@ -20,20 +20,16 @@ from components.pool.demand import expected_share, foresee_demand
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
 from components.pool.stage import Batch, ColumnStage
-from components.pool.training import ScaleConfig
+from components.pool.training import Train
 from components.pool.values import coverage
 from components.report.table import result_table
+from components.train.scales import scale_of
 from pipelines.ledger import read_records
+from pipelines.rates import A100
 from pipelines.stages import stages
 from pipelines.upcoming import upcoming
+from pipelines.without_gpus import without_gpus
 
-# Samples per second of one A100: the paper, Appendix B. Training rates follow from its A100-hours.
-RATES = {
-    "ViT-L-14": 490.0,
-    "Salesforce/blip2-opt-2.7b": 75.0,
-}
-TRAINING = {"small": (12.8e6, 4.0), "medium": (128e6, 40.0), "large": (1.28e9, 960.0)}  # samples, A100-hours
-TEXT_TOWER = 13.0  # an image costs this many texts in CLIP ViT-L/14 (FLOPs of its two towers)
 WIDTHS = {"ViT-B-32": 512, "ViT-B-16": 512, "ViT-L-14": 768}  # float16 numbers of an embedding
 # Per sample; an embedding has its numbers beside them.
 BYTES = {"index": 110, "embed": 32, "score": 26, "caption": 70, "import": 30, "filter": 20, "screen": 26, "faces": 30}
@@ -71,17 +67,20 @@ class Line:
 
 def show_plan(run: Run, console: Console) -> None:
     """Print shards, samples, tasks, what exists already, and estimates from stated rates."""
-    tars = _show_pool(run, console) if run.is_downloaded else _show_upcoming(run, console)
+    tars, lines = _show_pool(run, console) if run.is_downloaded else _show_upcoming(run, console)
     sets = len(run.spec.mixtures)
     size = "" if tars is None else f", at most {_bytes(tars)} {'each' if sets > 1 else ''}".rstrip()
     console.print(f"training sets: {sets}{size}", highlight=False)
-    for mixture in run.trained:
-        console.print(f"train {mixture.name}: {_training(run.spec)}", highlight=False)
+    if run.spec.train:
+        for mixture in run.trained:
+            console.print(f"train {mixture.name}: {_training(run.spec.train)}", highlight=False)
     console.print("Rates: CLIP ViT-L/14 490 and BLIP-2 OPT-2.7B 75 samples/s on an A100 (the paper, Appendix B).")
+    for text in without_gpus(run, {line.key: line.todo for line in lines}):
+        console.print(text, highlight=False)
 
 
-def _show_pool(run: Run, console: Console) -> float:
-    """The pool that is there and its columns; the bytes of its tars."""
+def _show_pool(run: Run, console: Console) -> tuple[float, list[Line]]:
+    """Show the pool that is there; return the bytes of its tars, and its columns."""
     pool, lines = pool_size(run), plan_lines(run)
     tars = sum(shard.size for shard in run.pool.shards)
     console.print(
@@ -101,11 +100,11 @@ def _show_pool(run: Run, console: Console) -> float:
         table.add_row(line.key, *counts, done, _bytes(line.bytes), _in_hours(line.hours))
     table.add_row("all", "", "", "", _bytes(sum(line.bytes for line in lines)), _all_hours(lines))
     console.print(table)
-    return tars
+    return tars, lines
 
 
-def _show_upcoming(run: Run, console: Console) -> float | None:
-    """The download that comes first, and its pool's columns if every image arrived; the bytes of its tars."""
+def _show_upcoming(run: Run, console: Console) -> tuple[float | None, list[Line]]:
+    """Show the download that comes first; return the bytes of its tars, and the columns if every image arrived."""
     pool = upcoming(run)
     console.print(f"run {run.name}: pool {run.pool.name}, to be downloaded from {pool.source}", highlight=False)
     candidates = "not known yet" if pool.candidates is None else _about(pool.candidates, pool.exact)
@@ -118,7 +117,7 @@ def _show_upcoming(run: Run, console: Console) -> float | None:
     console.print(steps)
     if pool.candidates is None:
         console.print("what its columns cost can be said when the candidates are known")
-        return None
+        return None, []
     lines = list(_foreseen(run, pool.candidates))
     table = _table("column", "samples", "writes", "A100-hours")
     for line in lines:
@@ -128,7 +127,7 @@ def _show_upcoming(run: Run, console: Console) -> float | None:
         "its columns, if every image arrives and none is done; what is left is known when all are downloaded:"
     )
     console.print(table)
-    return pool.tars
+    return pool.tars, lines
 
 
 def _table(first: str, *others: str) -> Table:
@@ -142,7 +141,7 @@ def _foreseen(run: Run, samples: float) -> Iterator[Line]:
     """The columns of a pool of so many samples of which nothing is there."""
     for node in run.nodes.values():
         asked = samples * (1.0 if node.part == ALL else expected_share(run.spec, node.key.partition(":")[2]))
-        yield Line(node.key, asked, asked, False, 0, asked * _bytes_of(run, node), _hours(run.spec, node, asked))
+        yield Line(node.key, asked, asked, False, 0, asked * _bytes_of(run, node), A100.hours(run.spec, node, asked))
 
 
 def plan_lines(run: Run) -> list[Line]:
@@ -166,7 +165,7 @@ def plan_lines(run: Run) -> list[Line]:
             todo = max(0.0, captioned + caption.todo - scored)
         done = len(run.pool.shards) - len(run.lacking(columns, node))
         written = todo * _bytes_of(run, node)
-        lines[node.key] = Line(node.key, asked, todo, exact, done, written, _hours(run.spec, node, todo))
+        lines[node.key] = Line(node.key, asked, todo, exact, done, written, A100.hours(run.spec, node, todo))
     return list(lines.values())
 
 
@@ -262,26 +261,11 @@ def _in_hours(hours: float | None) -> str:
     return "no stated rate" if hours is None else f"{hours:,.2f}" if hours else "–"
 
 
-def _hours(spec: schema.Spec, node: Node, samples: float) -> float | None:
-    kind, name = node.spec.stage, node.key.partition(":")[2]
-    if kind in ("index", "import", "filter", "faces") or not samples:
-        return 0.0
-    if kind == "screen":
-        return None if node.spec.params["kind"] == "textNsfw" else 0.0
-    model = next((c.model for c in spec.captioners if kind == "caption" and c.name == name), spec.scorer.model)
-    if model not in RATES:
-        return None
-    return samples / (RATES[model] * (TEXT_TOWER if kind == "score" else 1.0)) / 3600
-
-
-def _training(spec: schema.Spec) -> str:
-    scale = spec.train.scale if spec.train else ""
-    if isinstance(scale, ScaleConfig):
-        return f"{scale.samples:,} samples, no stated rate"
-    if scale in TRAINING:
-        samples, hours = TRAINING[scale]
-        return f"{samples:,.0f} samples, {hours:,.0f} A100-hours (the paper, Appendix B)"
-    return f"scale {scale}, no stated rate"
+def _training(train: Train) -> str:
+    samples, hours = scale_of(train)[0].samples, A100.training_hours(train)
+    if hours is None:
+        return f"{samples:,} samples, no stated rate"
+    return f"{samples:,} samples, {hours:,.0f} A100-hours (the paper, Appendix B)"
 
 
 def stage_table() -> Table:

@@ -1,8 +1,9 @@
-"""What not every test may set up: a small disk that fills, a process that is not root, a user without a name."""
+"""What not every test may set up: a small disk that fills, a user that is not root or has no name, no network."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,3 +61,15 @@ def nameless() -> list[str]:
     if "KeyError" not in asked.stderr:
         pytest.skip(f"a process of a user without a name can't be had here: {asked.stderr.strip() or 'it has one'}")
     return prefix
+
+
+def without_network(*command: str) -> list[str]:
+    """The command line that runs `command` where there is the loopback device only and the host's name resolves to
+    nothing, as in a container of `docker run --network none`; the test is skipped where it can't be had."""
+    prepare = 'ip link set lo up && hostname nobody.invalid && exec "$@"'
+    alone = ["unshare", "--net", "--uts", *(["--map-root-user"] if os.getuid() else []), "sh", "-c", prepare, "sh"]
+    if any(shutil.which(tool) is None for tool in ("unshare", "ip", "hostname")):
+        pytest.skip("a machine without a network is made by unshare, ip and hostname")
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this container may not make a network of its own")
+    return [*alone, *command]

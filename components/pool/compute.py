@@ -22,8 +22,8 @@ class Accelerator(Model):
         "nvidia.com/gpu"
     )
     """Kubernetes' name of the device."""
-    count: Annotated[int, Field(ge=1, le=64), Whole] = 1
-    """Devices of one pod; a column's worker uses one."""
+    count: Annotated[int, Field(ge=0, le=64), Whole] = 1
+    """Devices of one pod; a column's worker uses one. 0: the nodes have none, and run the models on their cores."""
 
 
 class Toleration(Model):
@@ -46,7 +46,7 @@ class Toleration(Model):
 
 
 class NodePool(Model):
-    """Nodes of a cluster that take a share of every stage: GPU stages where it has an accelerator, else the others."""
+    """Nodes of a cluster that take a share of every stage: GPU stages where it has `accelerator`, else the others."""
 
     name: Name
     """How `compute.train.pool` and the Jobs' names call it."""
@@ -55,7 +55,7 @@ class NodePool(Model):
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
     """Taints of its nodes; those of an accelerator and of the clouds' spot nodes are tolerated anyway."""
     accelerator: Accelerator | None = None
-    """Left out: nodes without one."""
+    """Left out: the pool takes no GPU stage."""
     parallelism: Annotated[int, Field(ge=1, le=10_000), Whole] = PARALLELISM
     """How many pods work at a time."""
     spot: bool = False
@@ -63,13 +63,19 @@ class NodePool(Model):
     share: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
     """Of the work, relative to the other pools of its kind."""
     cpu: Quantity | None = None
-    """Cores that a pod asks for."""
+    """Cores that a pod asks for; without a GPU, a model runs on so many threads. Left out: 4 per GPU, else 1."""
     memory: Quantity | None = None
-    """Memory that a pod asks for and may use; left out: what the stage says that it needs."""
+    """Memory that a pod asks for and may use; left out: what the stage says that it needs. For a training without a
+    GPU give it: what a batch takes on the way through the model is in it too."""
     priority_class: Name | None = None
     """A PriorityClass of the cluster."""
     queue: Name | None = None
     """A Kueue LocalQueue of the namespace; left out where there is no Kueue."""
+
+    @property
+    def device(self) -> str | None:
+        """Kubernetes' name of the device that its pods ask for; None where they ask for none."""
+        return self.accelerator.resource if self.accelerator and self.accelerator.count else None
 
 
 class TrainNodes(Model):
@@ -77,10 +83,10 @@ class TrainNodes(Model):
 
     nodes: Annotated[int, Field(ge=1, le=1024), Whole] = 1
     """How many of them."""
-    gpus_per_node: Annotated[int, Field(ge=1, le=64), Whole] | None = None
-    """How many GPUs of a node; left out: the accelerator count of the pool."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=64), Whole] | None = None
+    """How many GPUs of a node; left out: the accelerator count of the pool. 0: a training on the nodes' cores."""
     pool: Name | None = None
-    """Which of the pools: its labels, taints and accelerator; left out: the first that has an accelerator."""
+    """Which of the pools: its labels, taints and accelerator; left out: the first that has what is asked for."""
     parallelism: Annotated[int, Field(ge=1, le=200), Whole] = 1
     """How many models train at a time, each on nodes of its own."""
 
@@ -115,6 +121,18 @@ class Compute(Model):
     def pools_of(self, gpu: bool) -> list[NodePool]:
         """Those that serve GPU stages, or the others."""
         return [pool for pool in self.pools if (pool.accelerator is not None) == gpu]
+
+    def training_pools(self) -> list[NodePool]:
+        """Return the pools that have what `train.gpusPerNode` asks for; a training takes the first.
+
+        Where it asks for nothing, pools with GPUs come before those whose GPU stages run without one.
+        """
+        wanted = self.train.gpus_per_node
+        if wanted == 0:
+            found = [pool for pool in self.pools if not pool.device]
+            return sorted(found, key=lambda pool: pool.accelerator is None)
+        found = [pool for pool in self.pools_of(gpu=True) if pool.device or wanted is None]
+        return sorted(found, key=lambda pool: pool.device is None)
 
     def workers(self, gpu: bool) -> int:
         """How many pods of GPU stages, or of others, work at a time."""

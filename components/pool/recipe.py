@@ -348,8 +348,8 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
     unique("mixtures", [m.name for m in spec.mixtures])
     unique("compute.pools", [p.name for p in spec.compute.pools])
     if spec.compute.train.pool:
-        gpu_pools = [p.name for p in spec.compute.pools if p.accelerator]
-        known("compute.train.pool", spec.compute.train.pool, gpu_pools, "pool with an accelerator")
+        kind = f"pool with{'out' if spec.compute.train.gpus_per_node == 0 else ''} an accelerator"
+        known("compute.train.pool", spec.compute.train.pool, [p.name for p in spec.compute.training_pools()], kind)
     for m, mixture in enumerate(spec.mixtures):
         where = f"mixtures[{m}].rules"
         thresholds = [r.name for r in mixture.rules if r.name and top_of(r)]

@@ -20,8 +20,8 @@ def trainer_arguments(
         logs: folder of experiments; checkpoints go to `<logs>/<name>/checkpoints`.
     """
     arguments = ["--save-frequency", "0"]  # only the newest and the last checkpoint are kept
-    if gpu:
-        arguments += ["--ddp-static-graph", "--local-loss", "--gather-with-grad", "--grad-checkpointing"]
+    shared = ["--local-loss", "--gather-with-grad"]  # without them n processes follow an n-th of the gradient
+    arguments += ["--ddp-static-graph", *shared, "--grad-checkpointing"] if gpu else shared
     values = {
         "train-data": data,
         "train-num-samples": plan.samples_per_checkpoint,

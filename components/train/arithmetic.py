@@ -50,8 +50,8 @@ def make_plan(scale: ScaleConfig, world_size: int, accumulation: int = 1, multip
     if scale.batch_size % parts:
         usable = [n for n in range(world_size, 0, -1) if scale.batch_size % n == 0]
         raise PermanentError(
-            f"train: a batch of {scale.batch_size} can't be divided among {world_size} GPUs"
-            f"{f' × {accumulation} passes' if accumulation > 1 else ''}; "
+            f"train: a batch of {scale.batch_size} can't be divided among {world_size} processes"
+            f"{f' × {accumulation} passes' if accumulation > 1 else ''}, one for each GPU (or node without one); "
             f"use {usable[0]} of them (CUDA_VISIBLE_DEVICES; in a cluster spec.compute.train), or another batchSize"
         )
     steps = -(-(scale.samples // scale.checkpoints) // scale.batch_size)

@@ -33,6 +33,9 @@ _EXIT = re.compile(r"exitcode\s*: (-?\d+)")
 _NOISE = re.compile(
     r"^(\s|$|[EWI]\d{4} |={4,}|-{4,}|Traceback |Root Cause|Failures:|\[rank|time\s|host\s|rank\s|exitcode)"
 )
+# torchrun's --standalone has its processes meet under the machine's own name, for which they ask for 11 minutes where
+# it does not resolve. The loopback address is always there, and open to this machine alone.
+ALONE = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
 _GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -99,7 +102,7 @@ def torchrun(job: Path, processes: int, log_file: Path, together: bool = False) 
         PermanentError: the same would happen again.
         TemporaryError: a process was killed, a peer or a GPU was lost, storage failed.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", *([] if together else ["--standalone"])]
+    command = [sys.executable, "-m", "torch.distributed.run", *([] if together else ALONE)]
     command += ["--nproc-per-node", str(processes), "-m", "components.train.launch", str(job)]
     root = str(Path(next(iter(components.__path__))).parent)
     python_path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

@@ -109,7 +109,10 @@ def gpu_nodes(context: Context) -> Finding:
                 pools[key] += int(count)
                 nodes[key] += 1
     if not pools:
-        remedy = "an autoscaler may add some when a Job asks for them; else give spec.compute.pools nodes with GPUs"
+        remedy = (
+            "an autoscaler may add some when a Job asks for them; else give spec.compute.pools nodes with GPUs, or a "
+            "pool with `accelerator: {count: 0}`"
+        )
         return open_("no node has a GPU now", remedy)
     parts = [
         f"{count} {resource} on {nodes[resource, traits]} node{'s' * (nodes[resource, traits] > 1)} ({traits})"

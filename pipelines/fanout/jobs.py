@@ -36,6 +36,10 @@ TTL = 24 * 3600  # seconds a finished Job stays to be looked at, where nobody de
 MOST_INDEXES = 100_000  # Kubernetes' limit of an Indexed Job with a backoff limit per index
 LONGEST_LIST = 4096  # characters of a list of tasks: every pod of the Job carries it
 DEFAULT_CPU = {True: "4", False: "1"}  # by GPU: decoding 4 × 150 images/s feeds CLIP ViT-L/14 on an A100
+THREADS: dict[str, Any] = {  # of a model without a GPU; torch would take the node's cores, whatever else runs there
+    "name": "OMP_NUM_THREADS",
+    "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}},
+}
 SPOT_TAINTS = ("cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority")
 
 
@@ -194,7 +198,7 @@ def _pod(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[str, An
 
 def _container(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[str, Any]:
     memory = pool.memory or f"{math.ceil(work.needs.memory_gib)}Gi"
-    devices = {pool.accelerator.resource: str(pool.accelerator.count)} if pool.accelerator else {}
+    devices = {pool.device: str(pool.accelerator.count)} if pool.accelerator and pool.device else {}
     requests = {"cpu": pool.cpu or DEFAULT_CPU[bool(devices)], "memory": memory, **devices}
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -217,6 +221,8 @@ def _container(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[s
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "scratch", "mountPath": SCRATCH}],
     }
+    if work.needs.gpu and not devices:
+        container["env"].append(THREADS)
     if target.secret:
         container["envFrom"] = [{"secretRef": {"name": target.secret, "optional": True}}]
     return container
@@ -224,7 +230,7 @@ def _container(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[s
 
 def node_tolerations(pool: NodePool) -> list[dict[str, Any]]:
     given = [t.model_dump(mode="json", exclude_none=True) for t in pool.tolerations]
-    keys = [pool.accelerator.resource] if pool.accelerator else []
+    keys = [pool.device] if pool.device else []
     keys += SPOT_TAINTS if pool.spot else ()
     return given + [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
 

@@ -8,12 +8,10 @@ from dataclasses import replace
 from components.pool.errors import PermanentError
 from components.pool.run import Run
 from components.pool.stage import Needs
-from components.train.arithmetic import make_plan
-from components.train.scales import scale_of
 from pipelines.fanout import troubles
 from pipelines.fanout.cluster import EVENTS, PODS, TRAIN_JOBS, Object
 from pipelines.fanout.jobs import Target
-from pipelines.fanout.trainjobs import NODE, RUNTIME, Training, build_train_job, gpus_per_node, train_pool
+from pipelines.fanout.trainjobs import NODE, RUNTIME, Training, build_train_job, train_pool
 from pipelines.fanout.troubles import Ended, Trouble
 from pipelines.fanout.watching import EXPLAINED, FanOut, Seen
 
@@ -30,12 +28,10 @@ def train_jobs(run: Run, uri: str, needs: Needs, target: Target, only: str | Non
     """The TrainJob of a trained mixture, by its number.
 
     Raises:
-        PermanentError: the GPUs don't divide the batch, or there is no such pool.
+        PermanentError: there is no such pool.
     """
-    assert run.spec.train is not None  # nothing is trained otherwise
     compute = run.spec.compute
     nodes, pool = compute.train, train_pool(compute, only)
-    make_plan(scale_of(run.spec.train)[0], nodes.nodes * gpus_per_node(nodes, pool))
     deadline = compute.deadline_hours * 3600
 
     def build(number: int) -> Object:

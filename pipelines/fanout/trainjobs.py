@@ -10,24 +10,27 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from components.pool.compute import Compute, NodePool, TrainNodes
+from components.pool.compute import Accelerator, Compute, NodePool, TrainNodes
+from components.pool.errors import PermanentError
 from components.pool.shards import content_hash
 from components.pool.stage import Needs
 from components.pool.training import Train
+from components.train.arguments import CPU_WORKERS
 from components.train.arithmetic import make_plan
 from components.train.scales import WORKERS, scale_of
 from pipelines.fanout.jobs import (
+    DEFAULT_CPU,
     OURS,
     POOL,
     RUN,
     SPEC,
     STAGE,
     TASKS,
+    THREADS,
     Target,
     label_value,
     node_tolerations,
     owner_reference,
-    pools_for,
     run_label,
 )
 from pipelines.secrets import SECRET_KEYS
@@ -54,26 +57,52 @@ class Training:
     number: int
     """Of the mixture among those that the run trains."""
     needs: Needs
-    """Of one GPU's process."""
+    """Of one process."""
 
 
 def train_pool(compute: Compute, only: str | None = None) -> NodePool:
-    """The pool of nodes that trains: `only`, or the one that the recipe names, or the first with an accelerator."""
-    return pools_for(compute, gpu=True, only=only or compute.train.pool)[0]
+    """Return the pool of nodes that trains: `only`, or the one that the recipe names, or the first that has what
+    `train.gpusPerNode` asks for; where no pool of the recipe has it, any node.
+
+    Raises:
+        PermanentError: the one that is named is none of those.
+    """
+    found, name = compute.training_pools(), only or compute.train.pool
+    without = compute.train.gpus_per_node == 0
+    if name is None:
+        anywhere = NodePool(name="cpu" if without else "gpu", accelerator=None if without else Accelerator())
+        return found[0] if found else anywhere
+    chosen = next((pool for pool in found if pool.name == name), None)
+    if chosen is None:
+        raise PermanentError(
+            f"spec.compute.pools: {name} is no pool with{'out' if without else ''} an accelerator, to train on; there "
+            f"is {', '.join(pool.name for pool in found) or 'none'}"
+        )
+    return chosen
 
 
 def gpus_per_node(nodes: TrainNodes, pool: NodePool) -> int:
-    return nodes.gpus_per_node or (pool.accelerator.count if pool.accelerator else 1)
+    """Return how many GPUs of a node train; 0 is a training on its cores."""
+    if nodes.gpus_per_node is not None:
+        return nodes.gpus_per_node
+    return pool.accelerator.count if pool.accelerator else 0
+
+
+def processes_per_node(nodes: TrainNodes, pool: NodePool) -> int:
+    """Return how many processes of a node train: one per GPU; without one a single one, on all cores that it has."""
+    return gpus_per_node(nodes, pool) or 1
 
 
 def training_needs(train: Train, nodes: TrainNodes, pool: NodePool) -> Needs:
-    """Of one GPU's process, its loading processes' batches (in /dev/shm, which counts as memory) included.
+    """Return what one process needs, its loading processes' batches (in /dev/shm, which counts as memory) included.
 
     Raises:
-        PermanentError: the GPUs don't divide the batch.
+        PermanentError: the processes don't divide the batch.
     """
-    plan = make_plan(scale_of(train)[0], nodes.nodes * gpus_per_node(nodes, pool))
-    return Needs(GIB_PER_GPU + WORKERS * BATCHES * plan.batch_per_gpu * SAMPLE / 2**30, gpu=True)
+    plan = make_plan(scale_of(train)[0], nodes.nodes * processes_per_node(nodes, pool))
+    gpu = gpus_per_node(nodes, pool) > 0
+    loaders = WORKERS if gpu else CPU_WORKERS
+    return Needs(GIB_PER_GPU + loaders * BATCHES * plan.batch_per_gpu * SAMPLE / 2**30, gpu=gpu)
 
 
 def build_train_job(
@@ -86,11 +115,10 @@ def build_train_job(
     """
     labels = {**OURS, RUN: run_label(training.run), STAGE: KEY, MIXTURE: label_value(training.mixture)}
     labels |= {POOL: label_value(pool.name)}
-    gpus = gpus_per_node(nodes, pool)
     spec = {
         "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": RUNTIME},
         "activeDeadlineSeconds": deadline,
-        "trainer": _trainer(training, nodes.nodes, gpus, pool, target),
+        "trainer": _trainer(training, nodes, pool, target),
         "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": _patch(labels, pool, target)}],
     }
     metadata: dict[str, Any] = {
@@ -109,23 +137,26 @@ def build_train_job(
     return {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
 
-def _trainer(training: Training, nodes: int, gpus: int, pool: NodePool, target: Target) -> dict[str, Any]:
-    memory = pool.memory or f"{math.ceil(training.needs.memory_gib * gpus)}Gi"
-    devices = {pool.accelerator.resource: str(gpus)} if pool.accelerator else {}
-    requests = {"cpu": pool.cpu or str(CPU_PER_GPU * gpus), "memory": memory, **devices}
+def _trainer(training: Training, nodes: TrainNodes, pool: NodePool, target: Target) -> dict[str, Any]:
+    gpus, processes = gpus_per_node(nodes, pool), processes_per_node(nodes, pool)
+    memory = pool.memory or f"{math.ceil(training.needs.memory_gib * processes)}Gi"
+    devices = {pool.device: str(gpus)} if pool.device and gpus else {}
+    cpu = pool.cpu or (str(CPU_PER_GPU * gpus) if gpus else DEFAULT_CPU[False])
+    requests = {"cpu": cpu, "memory": memory, **devices}
     trainer: dict[str, Any] = {
         "image": target.image,
         "command": ["recaption", "stage", KEY, training.run, "--mixture", training.mixture, "--launched"],
-        "numNodes": nodes,
-        "numProcPerNode": gpus,
+        "numNodes": nodes.nodes,
+        "numProcPerNode": processes,
         "resourcesPerNode": {"requests": requests, "limits": {"memory": memory, **devices}},
     }
+    env = [] if gpus else [THREADS]
     if target.secret:
-        trainer["env"] = [  # a TrainJob has no envFrom
+        env += [  # a TrainJob has no envFrom
             {"name": key, "valueFrom": {"secretKeyRef": {"name": target.secret, "key": key, "optional": True}}}
             for key in SECRET_KEYS
         ]
-    return trainer
+    return {**trainer, **({"env": env} if env else {})}
 
 
 def _patch(labels: dict[str, str], pool: NodePool, target: Target) -> dict[str, Any]:

@@ -114,11 +114,15 @@ RULES: dict[str, list[Rule]] = {
     "Compute": [
         {
             "rule": (
-                "!has(self.train) || !has(self.train.pool) || "
-                "(has(self.pools) && self.pools.exists(p, p.name == self.train.pool && has(p.accelerator)))"
+                "!has(self.train) || !has(self.train.pool) || (has(self.pools) && self.pools.exists(p, "
+                "p.name == self.train.pool && (!has(self.train.gpusPerNode) ? has(p.accelerator) : "
+                "(has(p.accelerator) && p.accelerator.count > 0) == (self.train.gpusPerNode > 0))))"
             ),
-            "message": "it is no pool with an accelerator",
-            "messageExpression": "self.train.pool + ' is no pool with an accelerator'",
+            "message": "it is no pool with an accelerator, or with gpusPerNode 0 none without one",
+            "messageExpression": (
+                "self.train.pool + ' is no pool with' + "
+                "(has(self.train.gpusPerNode) && self.train.gpusPerNode == 0 ? 'out' : '') + ' an accelerator'"
+            ),
             "fieldPath": ".train.pool",
         }
     ],

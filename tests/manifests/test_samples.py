@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from components.miniature.demo import WEIGHTS
 from components.pool.recipe import Recipe, parse_recipe
-from pipelines.fanout.trainjobs import train_pool, training_needs
+from components.pool.training import ScaleConfig
+from pipelines.fanout.trainjobs import gpus_per_node, train_pool, training_needs
 from pipelines.operator.schedule_model import RecaptionSchedule
 from tests.manifests.rendering import MANIFESTS, named, render
 
@@ -36,9 +38,9 @@ def filled(schedule: dict[str, Any], dump: str) -> dict[str, Any]:
     return {**schedule, "kind": "Recaption", "metadata": metadata, "spec": {**spec, "pool": pool}}
 
 
-def test_there_is_a_sample_for_each_of_datacomps_scales_one_that_downloads_and_a_schedule() -> None:
+def test_there_is_a_sample_for_each_of_datacomps_scales_one_without_gpus_one_that_downloads_and_a_schedule() -> None:
     kinds = {path.stem: yaml.safe_load(path.read_text())["kind"] for path in SAMPLES}
-    recaptions = dict.fromkeys((*SCALES, "datacomp-urls"), "Recaption")
+    recaptions = dict.fromkeys((*SCALES, "datacomp-urls", "without-gpus"), "Recaption")
     assert kinds == {**recaptions, "common-crawl": "RecaptionSchedule"}
 
 
@@ -54,14 +56,29 @@ def test_whoever_downloads_says_who_they_are(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
-def test_a_sample_is_a_recipe_whose_gpus_can_train_it(path: Path) -> None:
+def test_a_sample_is_a_recipe_whose_nodes_can_train_it(path: Path) -> None:
     spec = recipe_of(path).spec
     assert spec.mixtures
     if spec.train:
-        assert (recipe_of(path).name, spec.train.scale) == (SCALES[path.stem], path.stem)
         assert spec.evaluate
-        nodes = spec.compute.train
-        assert training_needs(spec.train, nodes, train_pool(spec.compute)).gpu  # refuses GPUs that don't divide a batch
+        nodes, pool = spec.compute.train, train_pool(spec.compute)
+        needs = training_needs(spec.train, nodes, pool)  # refuses GPUs that don't divide a batch
+        assert needs.gpu == (gpus_per_node(nodes, pool) > 0) == (path.stem != "without-gpus")
+        if path.stem in SCALES:
+            assert (recipe_of(path).name, spec.train.scale) == (SCALES[path.stem], path.stem)
+
+
+def test_the_sample_without_gpus_has_models_that_the_images_have() -> None:
+    """By the path at which the Dockerfile installs our packages; tests/pipelines/fanout runs the recipe itself."""
+    spec = recipe_of(MANIFESTS / "samples" / "without-gpus.yaml").spec
+    assert spec.train
+    assert isinstance(spec.train.scale, ScaleConfig)
+    models = [spec.scorer.model.removeprefix("local-dir:"), *(c.model for c in spec.captioners), spec.train.scale.model]
+    installed = "/opt/recaption/lib/python3.11/site-packages/components/miniature/weights/"
+    assert all((WEIGHTS / model.removeprefix(installed)).exists() for model in models)
+    dockerfile = (MANIFESTS.parent / "images" / "Dockerfile").read_text()
+    assert "python3 -m venv --without-pip /opt/recaption" in dockerfile
+    assert "PYTHON_IMAGE=python:3.11-" in dockerfile
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)

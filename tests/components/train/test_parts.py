@@ -32,7 +32,7 @@ def open_clip_steps(samples: int, batch_per_gpu: int, world: int, accumulation: 
 def test_steps_are_datacomps_for_any_world_size(name: str, world: int) -> None:
     scale, multiple = scale_of(Train(scale=name))  # type: ignore[arg-type]
     if scale.batch_size % world:
-        with pytest.raises(PermanentError, match=f"batch of {scale.batch_size} can't be divided among {world} GPUs"):
+        with pytest.raises(PermanentError, match=f"batch of {scale.batch_size} .* among {world} processes"):
             make_plan(scale, world, multiple=multiple)
         return
     accumulation: int | None = 1
@@ -60,7 +60,7 @@ def test_a_custom_scale_is_rounded_up_to_whole_steps_only() -> None:
 
 
 def test_the_message_names_a_number_of_gpus_that_works() -> None:
-    with pytest.raises(PermanentError, match="among 6 GPUs; use 4 of them"):
+    with pytest.raises(PermanentError, match=r"among 6 processes, .*; use 4 of them"):
         make_plan(SCALES["small"], 6)
 
 
@@ -98,7 +98,7 @@ def test_arguments_on_a_cpu_have_nothing_of_a_gpu() -> None:
     text = " ".join(found)
     assert "--precision fp32 --device cpu --workers 2 --model M --batch-size 256 --accum-freq 4" in text
     assert "--seed 3" in text
-    for flag in ("--ddp-static-graph", "--local-loss", "--gather-with-grad", "--grad-checkpointing"):
+    for flag in ("--ddp-static-graph", "--grad-checkpointing"):
         assert flag not in found
 
 

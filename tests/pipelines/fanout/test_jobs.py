@@ -42,6 +42,7 @@ CAPTION = Work(RUN, "caption:blip2", Needs(24, gpu=True))
 INDEX = Work(RUN, "index", Needs(1))
 TARGET = Target("research", "registry.example/recaption-gpu@sha256:0000")
 A100 = NodePool(name="a100", accelerator=Accelerator(), parallelism=64)
+CORES_ONLY = NodePool(name="models", accelerator=Accelerator(count=0), cpu="6", parallelism=2)
 SPOT = NodePool(
     name="l4-spot",
     node_selector={"cloud.google.com/gke-accelerator": "nvidia-l4"},
@@ -67,6 +68,7 @@ def objects() -> dict[str, dict[str, Any]]:
         "default_cpu": build_job(INDEX, pools_for(Compute(), gpu=False)[0], TARGET, range(1600), WEEK),
         "spot_with_everything": build_job(CAPTION, SPOT, WHOLE, range(400, 1600), WEEK),
         "what_is_left": build_job(CAPTION, A100, TARGET, [3, 17, 200, 201, 202], WEEK),
+        "gpu_stage_without_gpus": build_job(CAPTION, CORES_ONLY, TARGET, range(4), WEEK),
         "step": build_job(Work(RUN, "reshard", Needs(2)), NodePool(name="cpu"), TARGET, range(160), WEEK),
     }
 
@@ -110,6 +112,23 @@ def test_a_worker_is_told_the_cores_it_asked_for(name: str) -> None:
     (container,) = objects()[name]["spec"]["template"]["spec"]["containers"]
     (told,) = (env["valueFrom"] for env in container["env"] if env["name"] == CORES)
     assert told == {"resourceFieldRef": {"containerName": container["name"], "resource": "requests.cpu"}}
+
+
+def test_a_gpu_stage_without_a_gpu_asks_for_none_and_has_a_thread_per_core_that_it_asked_for() -> None:
+    """Torch would start one for each core of the node, in every pod there."""
+    pod = objects()["gpu_stage_without_gpus"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["resources"] == {"requests": {"cpu": "6", "memory": "24Gi"}, "limits": {"memory": "24Gi"}}
+    assert "tolerations" not in pod
+    (threads,) = (env["valueFrom"] for env in container["env"] if env["name"] == "OMP_NUM_THREADS")
+    assert threads == {"resourceFieldRef": {"resource": "requests.cpu"}}
+
+
+def test_a_pool_without_an_accelerator_serves_gpu_stages_if_it_says_so() -> None:
+    cpu = NodePool(name="cpu")
+    compute = Compute(pools=[cpu, CORES_ONLY, A100])
+    assert pools_for(compute, gpu=True) == [CORES_ONLY, A100]
+    assert pools_for(compute, gpu=False) == [cpu]
 
 
 def _limits(container: Mapping[str, Any]) -> dict[str, str]:

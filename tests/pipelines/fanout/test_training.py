@@ -222,7 +222,7 @@ def test_without_our_runtime_it_is_said_how_to_install_it(trained: World, monkey
 def test_gpus_that_do_not_divide_the_batch_start_nothing(trained: World, tmp_path: Path) -> None:
     trained.run = plan(tmp_path, nodes=3, gpusPerNode=8)
     with pytest.raises(
-        PermanentError, match=r"batch of 4096 can't be divided among 24 GPUs; use 16 .*spec\.compute\.tr"
+        PermanentError, match=r"batch of 4096 can't be divided among 24 processes, .*; use 16 .*spec\.compute\.tr"
     ):
         trained.launch("train")
     assert trained.api.requests["create trainjobs"] == 0

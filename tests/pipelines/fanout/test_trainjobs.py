@@ -28,11 +28,12 @@ from pipelines.fanout.trainjobs import (
     Training,
     build_train_job,
     gpus_per_node,
+    processes_per_node,
     train_job_name,
     train_pool,
     training_needs,
 )
-from tests.pipelines.fanout.test_jobs import A100, CAPTION, RUN, SPOT, TARGET, WEEK, WHOLE
+from tests.pipelines.fanout.test_jobs import A100, CAPTION, CORES_ONLY, RUN, SPOT, TARGET, WEEK, WHOLE
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "training"
@@ -51,6 +52,7 @@ def objects() -> dict[str, dict[str, Any]]:
         "one_gpu": made(Train(scale="small"), TrainNodes(), train_pool(Compute()), TARGET),
         "eight_nodes": made(Train(scale="xlarge"), TrainNodes(nodes=8), EIGHT, TARGET),
         "spot_with_everything": made(Train(scale="large"), TrainNodes(nodes=2, gpus_per_node=4), SPOT, WHOLE),
+        "two_nodes_without_gpus": made(Train(scale="small"), TrainNodes(nodes=2), CORES_ONLY, WHOLE),
     }
 
 
@@ -167,10 +169,12 @@ def test_names_differ_by_run_and_mixture_only() -> None:
 
 
 def test_kubeflow_knows_what_the_step_expects() -> None:
-    """Processes per node are the GPUs; torchrun's own variables are left to Kubeflow Trainer, which refuses ours."""
+    """Processes per node are the GPUs, or a single one; torchrun's own variables are left to Kubeflow Trainer, which
+    refuses ours."""
     for job in objects().values():
         trainer = job["spec"]["trainer"]
-        assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == str(trainer["numProcPerNode"])
+        gpus = int(trainer["resourcesPerNode"]["limits"].get("nvidia.com/gpu", 0))
+        assert trainer["numProcPerNode"] == (gpus or 1)
         assert not [env for env in trainer.get("env", []) if env["name"].startswith("PET_")]
         found = train_nodes.this_node(
             {
@@ -181,7 +185,7 @@ def test_kubeflow_knows_what_the_step_expects() -> None:
                 "PET_MASTER_PORT": "29400",
             }
         )
-        assert found.workers(trainer["numProcPerNode"]) == trainer["numProcPerNode"]
+        assert found.workers(gpus) == trainer["numProcPerNode"]
 
 
 def test_the_container_calls_what_the_command_line_has() -> None:
@@ -207,8 +211,40 @@ def test_the_pool_that_trains() -> None:
     assert train_pool(Compute(pools=[cpu, SPOT, A100])) == SPOT
     assert gpus_per_node(TrainNodes(), SPOT) == 2
     assert gpus_per_node(TrainNodes(gpus_per_node=4), SPOT) == 4
-    with pytest.raises(PermanentError, match="no GPU pool cpu"):
+    with pytest.raises(PermanentError, match="cpu is no pool with an accelerator, to train on; there is l4-spot"):
         train_pool(Compute(pools=[cpu, SPOT], train=TrainNodes(pool="cpu")))
+
+
+@pytest.mark.parametrize(
+    ("pools", "asked", "name"),
+    [
+        ([CORES_ONLY], TrainNodes(), "models"),
+        ([CORES_ONLY, A100], TrainNodes(), "a100"),
+        ([A100, CORES_ONLY], TrainNodes(pool="models"), "models"),
+        ([NodePool(name="small"), CORES_ONLY, A100], TrainNodes(gpus_per_node=0), "models"),
+        ([NodePool(name="small"), A100], TrainNodes(gpus_per_node=0), "small"),
+        ([A100], TrainNodes(gpus_per_node=0), "cpu"),  # any node
+        ([CORES_ONLY], TrainNodes(gpus_per_node=8), "gpu"),  # any node that has them
+    ],
+)
+def test_the_pool_that_trains_where_some_have_no_gpus(pools: list[NodePool], asked: TrainNodes, name: str) -> None:
+    pool = train_pool(Compute(pools=pools, train=asked))
+    assert pool.name == name
+    assert (gpus_per_node(asked, pool) > 0) == (name in ("a100", "gpu"))
+    assert processes_per_node(asked, pool) == max(1, gpus_per_node(asked, pool))
+
+
+def test_a_training_without_gpus_takes_no_pool_that_has_some() -> None:
+    with pytest.raises(PermanentError, match="a100 is no pool without an accelerator, to train on; there is models"):
+        train_pool(Compute(pools=[A100, CORES_ONLY], train=TrainNodes(gpus_per_node=0)), "a100")
+
+
+def test_a_training_without_gpus_asks_for_none_and_for_less_shared_memory() -> None:
+    trainer = objects()["two_nodes_without_gpus"]["spec"]["trainer"]
+    # 8 GiB + 2 loaders × 4 batches of 2048 × 602,112 bytes
+    assert trainer["resourcesPerNode"] == {"requests": {"cpu": "6", "memory": "18Gi"}, "limits": {"memory": "18Gi"}}
+    (threads,) = (env["valueFrom"] for env in trainer["env"] if env["name"] == "OMP_NUM_THREADS")
+    assert threads == {"resourceFieldRef": {"resource": "requests.cpu"}}
 
 
 # The runtime: what it must have in common with our other pods, and with the step.

@@ -218,6 +218,15 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
             "accelerator": {"resource": "amd.com/gpu", "count": 2},
         }
     },
+    "no GPU in the cluster": {
+        "spec.compute.pools.1": {"name": "models", "accelerator": {"count": 0}},
+        "spec.compute.train": {"nodes": 2, "pool": "models"},
+    },
+    "a training without GPUs": {"spec.compute.train": {"gpusPerNode": 0, "pool": "cpu"}},
+    "no pool that would have the GPUs": {
+        "spec.compute.pools.1.accelerator.count": 0,
+        "spec.compute.train": {"gpusPerNode": 8},
+    },
     "how it is cut": {
         "spec.compute": {"shardsPerTask": 1, "decoders": 0, "batchSize": {"caption": 64}, "deadlineHours": 1}
     },
@@ -464,6 +473,11 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
      "spec.compute.train.pool: b200 is no pool with an accelerator; there is a100"),
     ("a training pool without GPUs", {"spec.compute.train.pool": "cpu"}, RULE,
      "spec.compute.train.pool: cpu is no pool with an accelerator; there is a100"),
+    ("a training without GPUs on nodes that have some", {"spec.compute.train": {"gpusPerNode": 0, "pool": "a100"}},
+     RULE, "spec.compute.train.pool: a100 is no pool without an accelerator; there is cpu"),
+    ("a training with GPUs on nodes without", {
+        "spec.compute.pools.1.accelerator.count": 0, "spec.compute.train.gpusPerNode": 8,
+    }, RULE, "spec.compute.train.pool: a100 is no pool with an accelerator; there is none"),
     ("an unknown mixture", {"spec.train.mixtures.0": "raw"}, RULE, "spec.train.mixtures[0]: raw is no mixture"),
     ("an unknown text", {"spec.mixtures.0.rules.1.text": "blip"}, POLICY,
      "spec.mixtures[0].rules[1].text: blip is no text; there is raw, blip2, published"),

@@ -25,6 +25,7 @@ from pipelines.operator.conditions import Object
 from pipelines.operator.kfp import Kfp
 from pipelines.operator.settings import Settings
 from pipelines.operator.world import World
+from tests.filled import with_index
 from tests.pipelines.fanout.api_server import Api, api_server
 from tests.pipelines.kubeflow.kfp_server import Kfp as KfpServer
 from tests.pipelines.kubeflow.kfp_server import kfp_server
@@ -69,7 +70,7 @@ class Player:
 
     def finish(self, run_id: str) -> None:
         """The KFP run ends with a report."""
-        run = load_run(self.planned[run_id])
+        run = with_index(load_run(self.planned[run_id]))
         run.storage.write(f"{run.folder}/results.json", json.dumps(results(run)).encode())
         ledger.put(run, "report", {"state": "done"})
         next(found for found in self.runs() if found["run_id"] == run_id)["state"] = "SUCCEEDED"

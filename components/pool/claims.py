@@ -52,8 +52,8 @@ def keep_failure(storage: Storage, by: str, failure: Mapping[str, str]) -> None:
 
 def failure_to_plan(storage: Storage, by: str) -> dict[str, str]:
     """Return why this claimant's last attempt to plan a run failed; empty where it didn't fail."""
-    found = _read(storage, f"claims/{by}.json", "run") or {}
-    return dict(found.get("failure", {}))
+    failure = (_read(storage, f"claims/{by}.json", "run") or {}).get("failure")
+    return failure if isinstance(failure, dict) else {}
 
 
 def _read(storage: Storage, path: str, key: str) -> dict[str, Any] | None:

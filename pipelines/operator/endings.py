@@ -47,7 +47,8 @@ def ending_of(kfp: KfpRun, progress: Mapping[str, Any], failure: Mapping[str, st
         return Ending(failure.get("kind", ""), f"plan: {failure.get('message', '')}{where}")
     stages: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
     for name, stage in reversed(list(stages.items())):
-        error, state = stage.get("error", {}), stage.get("state")
+        found, state = stage.get("error"), stage.get("state")
+        error = found if isinstance(found, Mapping) else {}  # the file is a tenant's, who may write anything
         if state in ("running", "stopped"):
             return Ending(BAD_LUCK, f"stage {name}: {KILLED}{where}")
         if state == "failed":

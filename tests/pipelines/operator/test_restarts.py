@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from math import inf
 
@@ -174,6 +175,17 @@ def test_an_old_mistake_is_not_taken_for_what_ended_a_later_attempt(here: Place,
     here.look()
     assert here.reason("Failed") == "True KFPRunFailed"
     assert "no step of it has recorded why it ended" in message(here, "Failed")
+
+
+@pytest.mark.parametrize("error", ["odd", None, ["a"], {"kind": 7, "message": None}])
+def test_what_anybody_may_have_written_into_the_runs_folder_stops_no_operator(here: Place, error: object) -> None:
+    start(here)
+    here.progress("embed", state="failed", error=error)
+    path = here.folder / "storage" / "claims" / "runs-1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "failure": error if error != "odd" else 5}))
+    here.finish("FAILED")
+    assert here.look() == inf
+    assert here.phase() == "Failed"
 
 
 def test_a_run_that_somebody_terminated_in_kfp_is_not_started_anew(here: Place, clock: Clock) -> None:

@@ -24,7 +24,6 @@ from components.pool.training import Train
 from components.pool.values import coverage
 from components.report.table import result_table
 from components.train.scales import scale_of
-from pipelines.ledger import read_records
 from pipelines.rates import A100
 from pipelines.stages import stages
 from pipelines.upcoming import upcoming
@@ -147,7 +146,7 @@ def _foreseen(run: Run, samples: float) -> Iterator[Line]:
 def plan_lines(run: Run) -> list[Line]:
     """What each column of the run asks for and still lacks."""
     columns, size = run.open_columns(), pool_size(run)
-    read_records(run, columns, run.nodes["index"])  # which say what the parts of a shard are called
+    columns.read_records(run.index, run.pool.shards)  # which say what the parts of a shard are called
     lines: dict[str, Line] = {}
     for node in run.nodes.values():
         kind, name = node.spec.stage, node.key.partition(":")[2]

@@ -6,10 +6,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from components.pool.columns import Columns
 from components.pool.errors import RecaptionError, failure_of
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
@@ -23,7 +21,6 @@ CHANGED = (
     "%s: %d of %d shards were written, moved or touched since they were indexed (or pool.name is another pool's), the "
     "first is %s; they are indexed anew, and what was made of the same images and texts is found again"
 )
-READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
 
 
 def unfinished(run: Run, node: Node) -> list[int]:
@@ -31,7 +28,7 @@ def unfinished(run: Run, node: Node) -> list[int]:
     columns = run.open_columns()
     if not node.spec.inputs and (changed := columns.changed(node.spec, run.pool.shards)):
         log.info(CHANGED, node.key, len(changed), len(run.pool.shards), changed[0].tar)
-    read_records(run, columns, node)
+    columns.read_records(node.spec, run.pool.shards)
     columns.check_files(node.spec, run.pool.shards)
     lacking = {shard.name for shard in run.lacking(columns, node)}
     tasks = tasks_of(run.pool.shards, run.tasks)
@@ -116,7 +113,7 @@ def result(run: Run, key: str) -> dict[str, Any]:
     if key not in run.nodes:
         return step(key).outcome(run)
     node, columns = run.nodes[key], run.open_columns()
-    read_records(run, columns, node)
+    columns.read_records(node.spec, run.pool.shards)
     if not node.spec.inputs:
         run.keep_contents(columns)  # which has just read them all
     part = run.part(node)
@@ -131,12 +128,3 @@ def result(run: Run, key: str) -> dict[str, Any]:
         "work_seconds": round(sum(r.seconds for r in records), 3),
         "failures": dict(sorted(failures.items())),
     }
-
-
-def read_records(run: Run, columns: Columns, node: Node) -> None:
-    """Read a column's records, many at a time, so that `columns` remembers them: one by one they take hours."""
-    if not any(columns.parts(node.spec, shard) for shard in run.pool.shards):  # lists, before there are threads
-        return
-    with ThreadPoolExecutor(READERS) as pool:
-        for _ in pool.map(lambda shard: list(columns.records(node.spec, shard)), run.pool.shards):
-            pass

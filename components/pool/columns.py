@@ -17,6 +17,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,6 +33,7 @@ from components.pool.storage import Storage
 log = logging.getLogger(__name__)
 
 ALL = "all"  # the part of a column that every sample is asked for
+READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,14 @@ class Columns:
 
     def records(self, spec: ColumnSpec, shard: Shard) -> Iterator[Record]:
         return (self.record(spec, shard, part) for part in self.parts(spec, shard))
+
+    def read_records(self, spec: ColumnSpec, shards: Sequence[Shard]) -> None:
+        """Read these shards' records, many at a time, and remember them: one by one they take hours."""
+        if not any(self.parts(spec, shard) for shard in shards):  # lists, before there are threads
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in pool.map(lambda shard: list(self.records(spec, shard)), shards):
+                pass
 
     def rows(self, spec: ColumnSpec, shard: Shard) -> int:
         """How many samples the shard's parts cover, failures included."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from components.pool.columns import ALL, Columns, ColumnSpec, Content
 from components.pool.shards import Shard, read_json
 from components.pool.storage import Storage
-
-READERS = 16  # records that are read at a time: 12,800 of a bucket, 30 ms each, take 24 seconds
 
 Contents = Mapping[str, Content]
 """By shard's name, in the pool's order."""
@@ -24,11 +21,11 @@ def read_contents(storage: Storage, path: str) -> Contents | None:
 
 def collect_contents(columns: Columns, index: ColumnSpec, shards: Sequence[Shard]) -> Contents | None:
     """The contents as the index's records say; None where a shard isn't indexed as it lies there now."""
-    if not all(ALL in columns.parts(index, shard) for shard in shards):  # lists, before there are threads
+    if not all(ALL in columns.parts(index, shard) for shard in shards):
         return None
-    with ThreadPoolExecutor(READERS) as pool:
-        records = list(pool.map(lambda shard: columns.record(index, shard, ALL), shards))
-    return {s.name: record.content for s, record in zip(shards, records, strict=True) if record.content is not None}
+    columns.read_records(index, shards)
+    found = {shard.name: columns.record(index, shard, ALL).content for shard in shards}
+    return {name: content for name, content in found.items() if content is not None}
 
 
 def write_contents(storage: Storage, path: str, contents: Contents) -> None:

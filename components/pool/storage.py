@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol
 
 from components.pool.errors import PermanentError, TemporaryError
 
@@ -140,26 +140,17 @@ class LocalStorage:
         return file
 
     def write(self, path: str, data: bytes) -> None:
-        target = below(self.root, path)
-        with _Temporary(target) as temporary:
-            temporary.write(data)
-            temporary.rename()
+        _put(below(self.root, path), lambda file: file.write(data), _replace)
 
     def create(self, path: str, data: bytes) -> bool:
         target = below(self.root, path)
         if os.path.exists(target):  # not Path.exists, which raises where the folder is closed
             return False
-        with _Temporary(target) as temporary:
-            temporary.write(data)
-            return temporary.link()
+        return _put(target, lambda file: file.write(data), _link)
 
     def upload(self, source: Path, path: str) -> None:
-        target = below(self.root, path)
-        with _Temporary(target) as temporary:
-            with open(source, "rb") as file:
-                while chunk := file.read(1 << 20):
-                    temporary.write(chunk)
-            temporary.rename()
+        with open(source, "rb") as read:
+            _put(below(self.root, path), lambda file: shutil.copyfileobj(read, file, 1 << 20), _replace)
 
     def size(self, path: str) -> int | None:
         stat = _stat(below(self.root, path))
@@ -190,57 +181,41 @@ class LocalStorage:
             raise _explain(error, target, "delete") from error
 
 
-class _Temporary:
-    """A file beside `target` that becomes it or vanishes; fsynced first, so a crash leaves all or nothing."""
+def _put(target: Path, write: Callable[[BinaryIO], object], name: Callable[[str, Path], bool]) -> bool:
+    """Write a hidden file beside `target`, then give it the target's name; whatever happens, no hidden file is left.
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
+    The file is fsynced first, so that a crash leaves all or nothing. Return what `name` says.
+    """
+    path = f"{target.parent}/.tmp-{secrets.token_hex(8)}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        return name(path, target)
+    except OSError as error:
+        raise _explain(error, target, "write") from error
+    finally:
+        # A signal's handler raises between two calls, so this must be the first one: `suppress` would be another.
+        try:  # noqa: SIM105
+            os.unlink(path)
+        except OSError:  # there is none: it has the target's name, or could not be made
+            pass
 
-    def __enter__(self) -> Self:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, self.path = tempfile.mkstemp(prefix=".tmp-", dir=self.target.parent)
-            os.fchmod(descriptor, 0o644)  # mkstemp makes it private; a pool is shared between users and pods
-            self.file = os.fdopen(descriptor, "wb")
-        except OSError as error:
-            raise _explain(error, self.target, "write") from error
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what is still buffered on a full disk; whoever needed it has been told by _flush
-            self.file.close()
-        if os.path.exists(self.path):
-            os.unlink(self.path)
+def _replace(path: str, target: Path) -> bool:
+    os.replace(path, target)
+    return True
 
-    def write(self, data: bytes) -> None:
-        try:
-            self.file.write(data)
-        except OSError as error:
-            raise _explain(error, self.target, "write") from error
 
-    def rename(self) -> None:
-        self._flush()
-        try:
-            os.replace(self.path, self.target)
-        except OSError as error:
-            raise _explain(error, self.target, "write") from error
-
-    def link(self) -> bool:
-        self._flush()
-        try:
-            os.link(self.path, self.target)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise _explain(error, self.target, "create") from error
-        return True
-
-    def _flush(self) -> None:
-        try:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        except OSError as error:
-            raise _explain(error, self.target, "write") from error
+def _link(path: str, target: Path) -> bool:
+    """Return False, with the target unchanged, where there is one already."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _stat(file: Path) -> os.stat_result | None:

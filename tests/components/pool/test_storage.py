@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -141,6 +142,32 @@ def test_a_killed_writer_leaves_whole_objects_or_none(tmp_path: Path) -> None:
         writer.wait()
         writer.stdout.close()
         assert all(entry.size == 8_000_000 for entry in LocalStorage(tmp_path).list())
+
+
+class Interrupted(BaseException):
+    """What a signal's handler raises, wherever the main thread is."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file closed by its destructor
+def test_a_signal_at_any_moment_leaves_no_hidden_file(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    storage, rng = LocalStorage(tmp_path), random.Random(0)
+    before, interrupted = signal.signal(signal.SIGALRM, interrupt), 0
+    try:
+        for _ in range(1_000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 2e-3))
+                storage.write("a", b"1")
+                storage.create(f"b{interrupted}", b"1")
+                time.sleep(1)
+            except Interrupted:
+                interrupted += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted == 1_000
+    assert {entry.name.rstrip("0123456789") for entry in tmp_path.iterdir()} <= {"a", "b"}
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ stages: $(READY)
 
 # manifests/crd comes from the recipe's models; a test fails when it is stale.
 manifests: $(READY)
-	$(BIN)/python -m pipelines.operator.crds
+	$(BIN)/python -m pipelines.operator.crd.generate
 
 # The images' versions are those that the tests ran with.
 lock: $(READY)

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
-from components.pool import recipe as schema
-from components.pool import version
-from components.pool.errors import PermanentError, RecaptionError, Terminated, stop_on_sigterm
-from components.pool.reading import check, read_file, read_yaml
+from components.base.errors import PermanentError, RecaptionError, Terminated, stop_on_sigterm
+from components.base.version import version
+from components.recipe import recipe as schema
+from components.recipe.yaml_io import check, read_file, read_yaml
+from pipelines.execution.progress import console
 from pipelines.kubeflow.commands import Ca, TokenFile, endpoint, kfp_app, pipeline_app
-from pipelines.progress import console
 
 if TYPE_CHECKING:
     from components.pool.run import Run
@@ -57,7 +57,7 @@ def validate(recipe: RecipePath) -> None:
     """Check a recipe, or a RecaptionSchedule; every mistake is one line."""
     value = read_yaml(read_file(recipe, "recipe"), str(recipe))
     if value.get("kind") == "RecaptionSchedule":
-        from pipelines.operator.schedule_model import check_schedule
+        from pipelines.operator.schedule.template import check_schedule
 
         check_schedule(value, str(recipe))
     else:
@@ -68,8 +68,8 @@ def validate(recipe: RecipePath) -> None:
 @app.command()
 def plan(recipe: RecipePath) -> None:
     """Show what a run would do and cost; computes and writes nothing."""
-    from pipelines.estimate import show_plan
-    from pipelines.plan import plan_run
+    from pipelines.planning.estimate import show_plan
+    from pipelines.planning.plan import plan_run
 
     show_plan(plan_run(schema.load_recipe(recipe)), out)
 
@@ -97,8 +97,8 @@ def demo(
 @app.command()
 def report(run: RunUri) -> None:
     """Write a run's report anew and say where it is."""
+    from components.engine.registry import step
     from components.pool.run import load_run
-    from pipelines.stages import step
 
     loaded = load_run(run)
     step("report").run(loaded)
@@ -108,7 +108,7 @@ def report(run: RunUri) -> None:
 @app.command()
 def stages() -> None:
     """List the stages with what they read, write and need."""
-    from pipelines.estimate import stage_table
+    from pipelines.planning.estimate import stage_table
 
     out.print(stage_table())
 
@@ -131,18 +131,18 @@ def stage(
     claimant: Claimant = None,
 ) -> None:
     """Run one stage of a planned run: what a container does."""
-    from pipelines.kubeflow.attempts import execute
+    from pipelines.kubeflow.step_retry import execute
 
     execute(name, run, claimant, lambda loaded: _stage(loaded, name, task, tasks, mixture, launched))
 
 
 def _stage(loaded: Run, name: str, task: int | None, tasks: str | None, mixture: str | None, launched: bool) -> None:
-    from components.pool.stage import Step
-    from pipelines.fanout.worker import followed, own_task
-    from pipelines.groups import FANNED_OUT, ingest_of
-    from pipelines.ledger import timed
-    from pipelines.local import run_column, run_step
-    from pipelines.stages import stages as declared
+    from components.engine.registry import stages as declared
+    from components.engine.stage import Step
+    from pipelines.execution.local import run_column, run_step
+    from pipelines.execution.run_status import timed
+    from pipelines.kubernetes.worker import followed, own_task
+    from pipelines.planning.graph_nodes import FANNED_OUT, ingest_of
 
     before = ingest_of(loaded)
     steps = [s for s, kind in declared().items() if issubclass(kind, Step) and s not in ("extract", "download")]
@@ -184,16 +184,16 @@ def launch(
     claimant: Claimant = None,
 ) -> None:
     """Run a stage in a cluster: its tasks as Indexed Jobs, followed to their end. Again, it follows those it finds."""
-    from pipelines.kubeflow.attempts import execute
+    from pipelines.kubeflow.step_retry import execute
 
     if _on_this_machine():
-        from pipelines.local import run_group
+        from pipelines.execution.local import run_group
 
         execute(name, run, claimant, lambda loaded: run_group(loaded, name))
         return
-    from pipelines.fanout.cluster import connect, own_workflow
-    from pipelines.fanout.jobs import Owner, Target
-    from pipelines.fanout.launcher import launch
+    from pipelines.kubernetes.cluster import connect, own_workflow
+    from pipelines.kubernetes.jobs import Owner, Target
+    from pipelines.kubernetes.launcher import launch
 
     def work(loaded: Run) -> None:
         cluster = connect(namespace)
@@ -210,8 +210,8 @@ def cleanup(run: RunUri, namespace: Namespace = None) -> None:
     """End what a run left in a cluster: its Jobs and TrainJobs. What they finished stays."""
     if _on_this_machine():
         return
-    from pipelines.fanout.cluster import connect
-    from pipelines.fanout.ending import cleanup
+    from pipelines.kubernetes.cleanup import cleanup
+    from pipelines.kubernetes.cluster import connect
 
     for name in cleanup(connect(namespace), run):
         out.print(f"deleted {name}", soft_wrap=True)
@@ -221,7 +221,7 @@ def cleanup(run: RunUri, namespace: Namespace = None) -> None:
 def operator() -> None:
     """Do what the cluster's Recaptions ask for: the operator's container. Its environment says how: manifests/base."""
     from pipelines.operator.controller import operate
-    from pipelines.operator.settings import Settings
+    from pipelines.operator.runtime.settings import Settings
 
     operate(Settings.from_environment())
 
@@ -264,9 +264,9 @@ def _on_this_machine() -> bool:
 
 
 def _run(recipe: schema.Recipe) -> None:
-    from pipelines.estimate import result_view
-    from pipelines.local import run_all
-    from pipelines.plan import plan_run
+    from pipelines.execution.local import run_all
+    from pipelines.planning.estimate import result_view
+    from pipelines.planning.plan import plan_run
 
     planned = plan_run(recipe)
     planned.save()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.estimate import stage_rows
+from pipelines.planning.estimate import stage_rows
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- stages: written by `make stages` -->", "<!-- end of stages -->"

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.index.stage import IndexStage
-from components.pool.recipe import parse_recipe
+from components.engine.registry import column_stage
+from components.engine.worker import run_task
 from components.pool.run import Run
-from components.pool.worker import run_task
-from pipelines.plan import plan_run
-from pipelines.stages import column_stage
-from tests.pipelines.test_local import recipe_text
+from components.recipe.recipe import parse_recipe
+from components.stages.index.stage import IndexStage
+from pipelines.planning.plan import plan_run
+from tests.pipelines.execution.test_local import recipe_text
 
 
 def planned(storage: Path, shards: Path, mixtures: Sequence[Mapping[str, Any]], **spec: Any) -> Run:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.index.stage import IndexStage
+from components.engine.worker import run_task
 from components.pool.columns import Columns, ColumnSpec
 from components.pool.shards import Pool, list_pool
-from components.pool.storage import LocalStorage
-from components.pool.worker import run_task
+from components.stages.index.stage import IndexStage
+from components.storage.local import LocalStorage
 
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:

@@ -207,7 +207,7 @@ def build_captioner(
 
 def said(folder: Path, count: int = 500) -> str:
     """How often the shipped captioner's sampled captions name the class, or at least the shape."""
-    from components.models.captioner import load_captioner
+    from components.models.captioners import load_captioner
 
     images, labels = fresh(count)
     captions = load_captioner(str(folder)).generate(

@@ -15,15 +15,15 @@ from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg, list_pretrained_tags_by_model
 
+from components.base.errors import PermanentError
+from components.base.hashing import content_hash
+from components.engine.images import Geometry, Pixels
 from components.models.configs import completed, register
 from components.models.devices import Pieces, half_precision, pick_device
 from components.models.files import checked_folder, hub_files
 from components.models.loading import loading
 from components.models.names import HF_HUB, model_folder
 from components.models.pixels import Preprocess, from_open_clip
-from components.pool.errors import PermanentError
-from components.pool.images import Geometry, Pixels
-from components.pool.shards import content_hash
 
 CONFIG = "open_clip_config.json"
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from open_clip import CoCa
 
+from components.base.errors import PermanentError
 from components.models.captioner import Captioner, Sampling
 from components.models.clip import load_open_clip
 from components.models.devices import generation_dtype, half_precision
 from components.models.names import OPEN_CLIP
 from components.models.sampling import draw
-from components.pool.errors import PermanentError
 
 
 class CocaCaptioner(Captioner):

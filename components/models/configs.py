@@ -10,9 +10,9 @@ from typing import Any
 
 import open_clip
 
+from components.base.errors import PermanentError
 from components.models.files import local_files, refuse_code
 from components.models.loading import loading
-from components.pool.errors import PermanentError
 
 
 def completed(

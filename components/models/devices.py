@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from components.pool.errors import PermanentError
+from components.base.errors import PermanentError
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 
+from components.base.errors import PermanentError
 from components.models.names import model_folder
-from components.pool.errors import PermanentError
 
 CODE = ("trust_remote_code", "auto_map", "custom_pipelines", "auto_mapping")  # the last is peft's: a module to import
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")  # org/name: a hub's kernel

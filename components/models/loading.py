@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from huggingface_hub import errors as hub
 
-from components.pool.errors import PermanentError, RecaptionError, TemporaryError
+from components.base.errors import PermanentError, RecaptionError, TemporaryError
 
 # What the hub answered for sure, or what the user asked for. A missing *local* entry only means that the hub was not
 # reached; it is a kind of EntryNotFoundError, so it is looked at first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from components.pool.errors import PermanentError
+from components.base.errors import PermanentError
 
 LOCAL_DIR = "local-dir:"  # open_clip's prefix
 HF_HUB = "hf-hub:"  # open_clip's prefix

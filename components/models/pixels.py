@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.pool.errors import PermanentError
-from components.pool.images import Geometry, Pixels
+from components.base.errors import PermanentError
+from components.engine.images import Geometry, Pixels
 
 _MODES = {"shortest": "crop", "squash": "squash", "longest": "longest"}
 _RESAMPLES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, as transformers' configs write them

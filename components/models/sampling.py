@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from transformers import LogitsProcessor
 
-from components.pool.errors import PermanentError
+from components.base.errors import PermanentError
 
 # splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014), as signed 64-bit integers
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)

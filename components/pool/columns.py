@@ -26,9 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.pool.errors import PermanentError, TemporaryError
-from components.pool.shards import Shard, common_start, content_hash
-from components.pool.storage import Storage
+from components.base.errors import PermanentError, TemporaryError
+from components.base.hashing import content_hash
+from components.pool.shards import Shard, common_start
+from components.storage.interface import Storage
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ class Columns:
         Args:
             content: of a part of the index, which is its name to every other column.
         """
-        from components.pool import version
+        from components.base.version import version
 
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.pool.columns import ALL, Columns, ColumnSpec, Content
 from components.pool.shards import Shard, read_json
-from components.pool.storage import Storage
+from components.storage.interface import Storage
 
 Contents = Mapping[str, Content]
 """By shard's name, in the pool's order."""

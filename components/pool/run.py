@@ -19,13 +19,15 @@ from functools import cached_property
 from math import ceil
 from typing import Any
 
-from components.pool import recipe as schema
-from components.pool.claims import claim
+from components.base.errors import PermanentError
+from components.base.hashing import content_hash
 from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.contents import Contents, collect_contents, read_contents, write_contents
-from components.pool.errors import PermanentError
-from components.pool.shards import Pool, Shard, content_hash, load_pool, read_json
-from components.pool.storage import Storage, open_storage
+from components.pool.shards import Pool, Shard, load_pool, read_json
+from components.recipe import recipe as schema
+from components.storage.claims import claim
+from components.storage.interface import Storage
+from components.storage.opening import open_storage
 
 
 @dataclass(frozen=True)

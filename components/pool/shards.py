@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -10,10 +9,12 @@ from functools import cached_property, partial
 from itertools import islice, pairwise
 from typing import Any, TypeVar
 
-from components.pool import sources
-from components.pool.errors import PermanentError
-from components.pool.sources import TABLES, Subset
-from components.pool.storage import Storage, open_object, open_storage
+from components.base.errors import PermanentError
+from components.base.hashing import content_hash
+from components.recipe import sources
+from components.recipe.sources import TABLES, Subset
+from components.storage.interface import Storage
+from components.storage.opening import open_object, open_storage
 
 T = TypeVar("T")
 LOOKED = 100_000  # objects that are looked at for a tar: it may be any bucket
@@ -159,9 +160,3 @@ def common_start(names: Sequence[str]) -> str:
     """With what all of them start; nothing where there are none."""
     low, high = min(names, default=""), max(names, default="")
     return low[: next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
-
-
-def content_hash(value: object) -> str:
-    """12 hex digits of the SHA-256 of a JSON value: what names columns, mixtures, data sets and models."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from components.pool.errors import PermanentError, RecaptionError, TemporaryError
+from components.base.errors import PermanentError, RecaptionError, TemporaryError
 from pipelines.doctor import installed, ours, outside, rights, secrets
 from pipelines.doctor.finding import Check, Context, Finding, State, broken, examine
-from pipelines.fanout.cluster import Cluster, connect
-from pipelines.operator.settings import Settings
+from pipelines.kubernetes.cluster import Cluster, connect
+from pipelines.operator.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Endpoint

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from components.pool.errors import PermanentError, TemporaryError
-from pipelines.fanout.cluster import Cluster, Forbidden, Object
-from pipelines.operator.settings import Settings
+from components.base.errors import PermanentError, TemporaryError
+from pipelines.kubernetes.cluster import Cluster, Forbidden, Object
+from pipelines.operator.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Endpoint

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipelines.doctor.finding import Context, Finding, broken, good, open_
-from pipelines.fanout.cluster import Object
-from pipelines.fanout.trainjobs import RUNTIME
+from pipelines.kubernetes.cluster import Object
+from pipelines.kubernetes.trainjobs import RUNTIME
 
 OLDEST = 33  # Kubernetes 1.33: the oldest that recaption is tested with
 MISSING = {  # what recaption uses, by the minor version from which on it is there by default

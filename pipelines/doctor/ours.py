@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from components.pool import version
+from components.base.version import version
 from pipelines.doctor.finding import Context, Finding, broken, good, open_
 from pipelines.doctor.installed import CRDS
 from pipelines.doctor.rights import OPERATOR
-from pipelines.fanout.cluster import LEASES, Cluster, Object
-from pipelines.operator import lease as leases
-from pipelines.operator.conditions import condition, parse_time
-from pipelines.operator.crds import recaption_crd, schedule_crd
-from pipelines.operator.policy import binding, policy
-from pipelines.operator.settings import Settings
+from pipelines.kubernetes.cluster import LEASES, Cluster, Object
+from pipelines.operator.crd.generate import recaption_crd, schedule_crd
+from pipelines.operator.crd.policy import binding, policy
+from pipelines.operator.runtime import lease as leases
+from pipelines.operator.runtime.conditions import condition, parse_time
+from pipelines.operator.runtime.settings import Settings
 
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"

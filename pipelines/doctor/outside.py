@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import uuid4
 
-from components.pool.storage import LocalStorage, open_storage
+from components.storage.local import LocalStorage
+from components.storage.opening import open_storage
 from pipelines.doctor.finding import Context, Finding, broken, good, open_
 
 CANARY, ANOTHER = b"recaption doctor: may be deleted\n", b"recaption doctor: must not be seen\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.doctor.finding import Context, Finding, broken, good, open_
-from pipelines.fanout.cluster import Object
+from pipelines.kubernetes.cluster import Object
 
 REVIEWS = "/apis/authorization.k8s.io/v1"
 OPERATOR = "recaption-operator"

@@ -7,7 +7,7 @@ import os
 from pipelines.doctor.finding import Context, Finding, broken, good, open_
 from pipelines.doctor.ours import container_of, deployment_path
 from pipelines.doctor.rights import exists
-from pipelines.fanout.cluster import Object
+from pipelines.kubernetes.cluster import Object
 
 
 def runs_secret(context: Context) -> Finding:

@@ -16,7 +16,7 @@ import urllib3
 from kfp.client import Client
 from kfp.client import client as kfp_client
 
-from components.pool.errors import PermanentError, TemporaryError
+from components.base.errors import PermanentError, TemporaryError
 from pipelines.kubeflow.cron import check_cron
 from pipelines.kubeflow.naming import ABOUT, NAME, version_name
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from components.pool.errors import PermanentError
+from components.base.errors import PermanentError
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Endpoint, Pipelines

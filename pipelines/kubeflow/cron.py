@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from components.pool.errors import PermanentError
+from components.base.errors import PermanentError
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")

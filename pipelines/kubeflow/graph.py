@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 from kfp import dsl, kubernetes
 
-from pipelines.groups import FANNED_OUT, GROUPS, STAGE
+from components.engine.registry import stages
 from pipelines.kubeflow.naming import ABOUT, NAME
 from pipelines.kubeflow.parameters import Parameter, parameters
-from pipelines.secrets import SECRET_KEYS
-from pipelines.stages import stages
+from pipelines.kubernetes.secrets import SECRET_KEYS
+from pipelines.planning.graph_nodes import FANNED_OUT, GROUPS, STAGE
 
 USER = 65532  # of images/Dockerfile
 SCRATCH = "/scratch"  # HOME and TMPDIR of the images

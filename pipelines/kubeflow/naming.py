@@ -6,7 +6,7 @@ import hashlib
 
 import yaml
 
-from components.pool import version
+from components.base.version import version
 
 NAME = "recaption"
 ABOUT = "Captions, scores and mixes a pool of image-text pairs, trains CLIP on each mixture and evaluates it."

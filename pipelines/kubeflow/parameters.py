@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.pool import recipe as schema
-from components.pool import version
-from components.pool.errors import PermanentError
-from components.pool.reading import check, dump_yaml, read_yaml
-from components.pool.sources import INDEX
+from components.base.errors import PermanentError
+from components.base.version import version
+from components.recipe import recipe as schema
+from components.recipe.sources import INDEX
+from components.recipe.yaml_io import check, dump_yaml, read_yaml
 
 DUMP = "{dump}"
 SOME_DUMP = "CC-MAIN-2000-01"  # stands in while a schedule's recipe is checked
@@ -97,7 +97,7 @@ def parameters(images: str = "recaption", tag: str | None = None) -> tuple[Param
 
 
 def mixtures_of(strategies: list[str], fraction: float) -> list[dict[str, Any]]:
-    """The mixtures of components/mix/strategies that these names mean, for one captioner and one share.
+    """The mixtures of components/stages/mix/strategies that these names mean, for one captioner and one share.
 
     Raises:
         PermanentError: there is no such strategy.

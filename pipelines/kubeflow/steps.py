@@ -14,20 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.discover.dumps import claim_path, list_dumps, unclaimed
-from components.discover.files import LATEST
-from components.pool.claims import claim, keep_failure, planned_by, point
-from components.pool.errors import PermanentError, RecaptionError, TemporaryError, failure_of
-from components.pool.recipe import Recipe
+from components.base.errors import PermanentError, RecaptionError, TemporaryError, failure_of
+from components.engine.registry import step
 from components.pool.run import Run, load_run
 from components.pool.shards import has_begun
-from components.pool.storage import Storage, open_storage
-from components.report.table import result_table
-from pipelines.kubeflow.attempts import attempted, execute, put_away
+from components.recipe.recipe import Recipe
+from components.stages.discover.dumps import claim_path, list_dumps, unclaimed
+from components.stages.discover.files import LATEST
+from components.stages.report.table import result_table
+from components.storage.claims import claim, keep_failure, planned_by, point
+from components.storage.interface import Storage
+from components.storage.opening import open_storage
+from pipelines.execution.run_status import begin, timed
 from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of, refuse_networks, source_of
-from pipelines.ledger import begin, timed
-from pipelines.plan import plan_run
-from pipelines.stages import step
+from pipelines.kubeflow.step_retry import attempted, execute, put_away
+from pipelines.planning.plan import plan_run
 
 log = logging.getLogger(__name__)
 

@@ -19,26 +19,27 @@ from typing import Any
 
 import kopf
 
-from components.pool.errors import RecaptionError, TemporaryError
-from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, Conflict, connect
-from pipelines.operator import recaptions, scheduling
-from pipelines.operator.conditions import Object
-from pipelines.operator.decide import RETRY
-from pipelines.operator.kfp import Kfp, compiled
-from pipelines.operator.lease import Lease
-from pipelines.operator.metrics import Metrics, Sources
-from pipelines.operator.queue import DueQueue, Key
-from pipelines.operator.serving import serving
-from pipelines.operator.settings import Settings
-from pipelines.operator.timetable import SCHEDULE
-from pipelines.operator.world import World
-from pipelines.operator.writing import API, where
+from components.base.errors import RecaptionError, TemporaryError
+from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Conflict, connect
+from pipelines.operator.recaption import reconcile as recaptions
+from pipelines.operator.recaption.decide import RETRY
+from pipelines.operator.runtime.conditions import Object
+from pipelines.operator.runtime.dependencies import World
+from pipelines.operator.runtime.kfp import Kfp, compiled
+from pipelines.operator.runtime.lease import Lease
+from pipelines.operator.runtime.metrics import Metrics, Sources
+from pipelines.operator.runtime.patches import API, where
+from pipelines.operator.runtime.queue import DueQueue, Key
+from pipelines.operator.runtime.serving import serving
+from pipelines.operator.runtime.settings import Settings
+from pipelines.operator.schedule import reconcile as schedules
+from pipelines.operator.schedule.template import SCHEDULE
 
 log = logging.getLogger(__name__)
 
 KINDS: dict[str, tuple[str, Callable[[Object, World], float]]] = {
     RECAPTIONS: ("Recaption", recaptions.reconcile),
-    SCHEDULES: ("RecaptionSchedule", scheduling.reconcile),
+    SCHEDULES: ("RecaptionSchedule", schedules.reconcile),
 }
 WORKERS = 4
 LIST_EVERY = 600.0  # seconds between two listings of everything

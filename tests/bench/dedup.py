@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from components.extract.dedup import Dedup, finish
-from components.extract.spill import Record, Spiller, commit, read_segment
-from components.extract.work import BUDGET, BYTES_OF_ROW, Work
-from components.pool.storage import LocalStorage
+from components.stages.extract.dedup import Dedup, finish
+from components.stages.extract.spill import Record, Spiller, commit, read_segment
+from components.stages.extract.work import BUDGET, BYTES_OF_ROW, Work
+from components.storage.local import LocalStorage
 from tests.bench.measure import show
 
 ROWS_OF_TASK = 1_000_000

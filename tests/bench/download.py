@@ -23,14 +23,14 @@ from urllib.request import urlopen
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.download.picture import make_picture
-from components.download.shard import Candidates
-from components.download.task import download
-from components.pool.sources import Download
-from components.pool.storage import LocalStorage
+from components.recipe.sources import Download
+from components.stages.download.picture import make_picture
+from components.stages.download.shard import Candidates
+from components.stages.download.task import download
+from components.storage.local import LocalStorage
 from tests.bench import worker
 from tests.bench.measure import peak_mb, show
-from tests.components.download.web import Blackhole
+from tests.components.stages.download.web import Blackhole
 from tests.pools import jpeg, uid
 
 PORT, DEAD_PORT = 18_080, 18_081

@@ -21,11 +21,11 @@ from urllib.parse import urljoin
 
 from fastwarc import ArchiveIterator, WarcRecordType
 
-from components.extract.spill import Spiller
-from components.extract.task import Tally
-from components.pool.storage import LocalStorage
+from components.stages.extract.spill import Spiller
+from components.stages.extract.task import Tally
+from components.storage.local import LocalStorage
 from tests.bench.measure import peak_mb, show
-from tests.components.extract.archives import img, warc_page, warcinfo, wat_members, wat_page
+from tests.components.stages.extract.archives import img, warc_page, warcinfo, wat_members, wat_page
 
 PAGES, WORDS = 4_000, 3_000
 PARTITIONS = 64

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from components.mix.stage import MixStep
 from components.pool.columns import ALL, Columns, ColumnSpec, Content
-from components.pool.quantile import thresholds
-from components.pool.recipe import parse_recipe
 from components.pool.run import Node, Run
 from components.pool.shards import Shard, pool_of
-from components.pool.storage import LocalStorage
-from components.pool.values import score_passes
+from components.recipe.recipe import parse_recipe
+from components.selection.quantile import thresholds
+from components.selection.rule_inputs import score_passes
+from components.stages.mix.stage import MixStep
+from components.storage.local import LocalStorage
 from tests.bench.measure import peak_mb, show
 
 ROWS_PER_SHARD = 10_000

@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.reshard.layout import Segment, read_mixture
-from components.reshard.write import Resharder, Work
+from components.stages.reshard.layout import Segment, read_mixture
+from components.stages.reshard.write import Resharder, Work
 from tests.bench.measure import peak_mb, seconds, show
-from tests.components.reshard.conftest import all_raw, make_run, select, uid_of
+from tests.components.stages.reshard.conftest import all_raw, make_run, select, uid_of
 from tests.pools import write_tar
 
 SAMPLES, SIZE = 10_000, 35_000  # DataComp: 450 GB of tars for 12.8 million samples

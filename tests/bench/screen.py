@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from components.faces.detectors import cascade
-from components.pool.images import open_rgb
-from components.reshard.blur import blurred
-from components.screen.head import load_head
-from components.screen.nearest import Nearest
+from components.engine.images import open_rgb
+from components.stages.faces.detectors import cascade
+from components.stages.reshard.blur import blurred
+from components.stages.screen.head import load_head
+from components.stages.screen.nearest import Nearest
 from tests.bench.measure import peak_mb, seconds, show
-from tests.components.faces.pictures import FACE, hopper
+from tests.components.stages.faces.pictures import FACE, hopper
 from tests.pools import encode
 
 WIDTH, INDEX, IMAGES = 768, 100_000, 1024  # ViT-L-14, an evaluation suite's images, a batch of the stage

@@ -13,8 +13,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 
-from components.pool import ahead
-from components.pool.storage import Storage, open_storage
+from components.storage import ranged_reader
+from components.storage.interface import Storage
+from components.storage.opening import open_storage
 from tests.bench.measure import peak_mb, seconds, show
 
 SIZE, LATENCY, RATE = 100_000_000, 0.020, 100e6  # bytes; seconds per request; bytes/s of one stream
@@ -82,7 +83,9 @@ def measure(scheme: str) -> dict[str, str]:
     read_ahead(storage)
     peak = peak_mb()
     small, large, quick = seconds(
-        lambda: read_plainly(storage, 1 << 20), lambda: read_plainly(storage, ahead.CHUNK), lambda: read_ahead(storage)
+        lambda: read_plainly(storage, 1 << 20),
+        lambda: read_plainly(storage, ranged_reader.CHUNK),
+        lambda: read_ahead(storage),
     )
     return {
         f"{scheme}:// 1 MiB after the other": f"{SIZE / small / 1e6:,.0f} MB/s",

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from components.extract.spill import Spiller
-from components.extract.task import Tally
-from components.pool.storage import LocalStorage
+from components.stages.extract.spill import Spiller
+from components.stages.extract.task import Tally
+from components.storage.local import LocalStorage
 from tests.bench.extract import core_seconds
 from tests.bench.measure import peak_mb, show
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from components.engine.images import Geometry
+from components.engine.stage import Batch
+from components.engine.worker import run_task
 from components.pool.columns import ColumnSpec
-from components.pool.images import Geometry
-from components.pool.stage import Batch
-from components.pool.worker import run_task
 from tests.bench.measure import peak_mb, seconds, show
-from tests.components.pool.stages import Brightness
+from tests.components.engine.stages import Brightness
 from tests.pools import encode, indexed, sample, write_tar
 
 SHARDS, SAMPLES = 4, 1000

@@ -22,15 +22,15 @@ import pytest
 from kubernetes import client, config
 
 from components.pool.run import Run
-from pipelines.fanout.cluster import JOBS, PODS, Cluster
-from pipelines.fanout.jobs import Owner, Target
-from pipelines.fanout.launcher import launch
-from pipelines.fanout.watching import Pace
-from pipelines.operator.crds import recaption_crd, schedule_crd
-from pipelines.operator.policy import binding, policy
+from pipelines.kubernetes.cluster import JOBS, PODS, Cluster
+from pipelines.kubernetes.jobs import Owner, Target
+from pipelines.kubernetes.launcher import launch
+from pipelines.kubernetes.watching import Pace
+from pipelines.operator.crd.generate import recaption_crd, schedule_crd
+from pipelines.operator.crd.policy import binding, policy
 from tests.manifests.rendering import render
-from tests.pipelines.fanout.conftest import plan
-from tests.pipelines.fanout.controller import DISRUPTED, Outcome, Pod
+from tests.pipelines.kubernetes.conftest import plan
+from tests.pipelines.kubernetes.controller import DISRUPTED, Outcome, Pod
 
 NOWHERE = {"name": "nowhere", "nodeSelector": {"recaption.dev/test": "no-node-has-this"}, "parallelism": 2}
 PACE = Pace(look=0.5, beat=2.0, stuck=90.0, scarce=90.0)

@@ -20,9 +20,9 @@ import yaml
 from kubernetes import client
 
 from pipelines.kubeflow.parameters import NOT_HERE
-from pipelines.operator.conditions import with_condition
-from pipelines.operator.crds import recaption_crd, schedule_crd
-from pipelines.operator.policy import binding, policy
+from pipelines.operator.crd.generate import recaption_crd, schedule_crd
+from pipelines.operator.crd.policy import binding, policy
+from pipelines.operator.runtime.conditions import with_condition
 from tests.pipelines.operator.corpus import (
     ADMITTED,
     BAD,

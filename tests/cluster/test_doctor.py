@@ -14,8 +14,8 @@ from kubernetes import client
 
 from pipelines.doctor.diagnosis import CHECKS
 from pipelines.doctor.finding import Context, Finding, State, examine, find
-from pipelines.fanout.cluster import Cluster
-from pipelines.operator.settings import Settings
+from pipelines.kubernetes.cluster import Cluster
+from pipelines.operator.runtime.settings import Settings
 
 
 @pytest.fixture

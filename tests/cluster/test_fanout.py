@@ -13,16 +13,16 @@ from collections.abc import Callable
 import pytest
 from kubernetes import client
 
-from components.pool.errors import PermanentError, TemporaryError
-from pipelines import ledger
-from pipelines.fanout.cluster import JOBS, PODS, WORKFLOWS, Cluster
-from pipelines.fanout.ending import cleanup, sweep
-from pipelines.fanout.jobs import Owner
+from components.base.errors import PermanentError, TemporaryError
+from pipelines.execution import run_status
+from pipelines.kubernetes.cleanup import cleanup, sweep
+from pipelines.kubernetes.cluster import JOBS, PODS, WORKFLOWS, Cluster
+from pipelines.kubernetes.jobs import Owner
 from tests.cluster.conftest import Real, hands
-from tests.pipelines.fanout.conftest import TASKS, Work, uri
-from tests.pipelines.fanout.controller import DISRUPTED
-from tests.pipelines.fanout.test_jobs import objects
-from tests.pipelines.fanout.test_launcher import body_of
+from tests.pipelines.kubernetes.conftest import TASKS, Work, uri
+from tests.pipelines.kubernetes.controller import DISRUPTED
+from tests.pipelines.kubernetes.test_jobs import objects
+from tests.pipelines.kubernetes.test_launcher import body_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -73,7 +73,7 @@ def test_bad_input_is_not_tried_again_and_is_told(real: Real) -> None:
     ):
         real.launch()
     assert [pod.attempt for pod in nodes.started if pod.index == 2] == [0]
-    assert len(ledger.unfinished(real.run, real.run.nodes["index"])) == 1
+    assert len(run_status.unfinished(real.run, real.run.nodes["index"])) == 1
 
 
 def command(real: Real) -> subprocess.Popen[str]:

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
-from components.pool.errors import PermanentError
+from components.base.errors import PermanentError
 from components.pool.run import load_run
-from pipelines import ledger
-from pipelines.fanout.cluster import EVENTS, RECAPTIONS, SCHEDULES, Cluster
+from pipelines.execution import run_status
+from pipelines.kubernetes.cluster import EVENTS, RECAPTIONS, SCHEDULES, Cluster
 from tests.pipelines.kubeflow.kfp_server import kfp_server
 from tests.pipelines.operator.place import Player, until
 from tests.pools import sample, write_tar
@@ -228,7 +228,7 @@ def test_a_thousand(world: World) -> None:
     def get_on() -> None:
         for run in map(load_run, set(world.player.planned.values())):
             done = round(time.monotonic() - began) % 1000
-            ledger.put(run, "embed", {"state": "running", "shards": done, "total": 1000, "samples": 100 * done})
+            run_status.put(run, "embed", {"state": "running", "shards": done, "total": 1000, "samples": 100 * done})
         time.sleep(5)
 
     began = time.monotonic()

@@ -7,14 +7,14 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import pytest
 import yaml
 
-from components.download.addresses import REFUSED_4, REFUSED_6
-from components.pool.compute import NodePool
-from components.pool.sources import ROUNDS
-from components.pool.stage import Needs
-from pipelines.fanout.jobs import Target, Work, build_job
+from components.engine.stage import Needs
+from components.recipe.compute import NodePool
+from components.recipe.sources import ROUNDS
+from components.stages.download.addresses import REFUSED_4, REFUSED_6
+from pipelines.kubernetes.jobs import Target, Work, build_job
 from tests.manifests.network import Pod, allowed, applying
 from tests.manifests.rendering import MANIFESTS, Object, named, one, render
-from tests.pipelines.fanout import test_jobs, test_trainjobs
+from tests.pipelines.kubernetes import test_jobs, test_trainjobs
 
 INSTALLATIONS = ("base", "overlays/local", "overlays/gke")
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})

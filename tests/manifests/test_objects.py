@@ -13,8 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from components.pool import s3
-from pipelines.operator.settings import Settings
+from components.storage import s3
+from pipelines.operator.runtime.settings import Settings
 from tests.manifests.rendering import MANIFESTS, Object, folders, named, one, pods, render
 
 GOLDEN = Path(__file__).parent / "golden" / "base.yaml"
@@ -22,7 +22,7 @@ RENDERED = folders("Kustomization") + folders("Component")
 INSTALLATIONS = ["base", "overlays/local", "overlays/gke"]
 GENERATED = ("CustomResourceDefinition", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 LARGEST_ANNOTATION = 256 * 1024  # bytes of all annotations of an object
-# Kinds whose schema isn't Kubernetes' own; TrainJobs and our runtime are checked in tests/pipelines/fanout.
+# Kinds whose schema isn't Kubernetes' own; TrainJobs and our runtime are checked in tests/pipelines/kubernetes.
 OTHERS = {
     "ClusterTrainingRuntime.trainer.kubeflow.org",
     *(f"{kind}.kueue.x-k8s.io" for kind in ("ResourceFlavor", "ClusterQueue", "LocalQueue")),

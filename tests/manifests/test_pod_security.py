@@ -7,7 +7,7 @@ import pytest
 from tests.manifests.bad_pods import GOOD, bad_pods
 from tests.manifests.pod_security import violations
 from tests.manifests.rendering import folders, pods, render
-from tests.pipelines.fanout import test_jobs
+from tests.pipelines.kubernetes import test_jobs
 
 
 @pytest.mark.parametrize("folder", folders("Kustomization") + folders("Component"))

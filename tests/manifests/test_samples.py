@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from components.miniature.demo import WEIGHTS
-from components.pool.recipe import Recipe, parse_recipe
-from components.pool.training import ScaleConfig
-from pipelines.fanout.trainjobs import gpus_per_node, train_pool, training_needs
-from pipelines.operator.schedule_model import RecaptionSchedule
+from components.recipe.nodes import gpus_per_node, train_pool
+from components.recipe.recipe import Recipe, parse_recipe
+from components.recipe.training import ScaleConfig
+from pipelines.kubernetes.trainjobs import training_needs
+from pipelines.operator.schedule.model import RecaptionSchedule
 from tests.manifests.rendering import MANIFESTS, named, render
 
 SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))
@@ -69,7 +70,7 @@ def test_a_sample_is_a_recipe_whose_nodes_can_train_it(path: Path) -> None:
 
 
 def test_the_sample_without_gpus_has_models_that_the_images_have() -> None:
-    """By the path at which the Dockerfile installs our packages; tests/pipelines/fanout runs the recipe itself."""
+    """By the path at which the Dockerfile installs our packages; tests/pipelines/kubernetes runs the recipe itself."""
     spec = recipe_of(MANIFESTS / "samples" / "without-gpus.yaml").spec
     assert spec.train
     assert isinstance(spec.train.scale, ScaleConfig)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.components.download.web import Answer, Web
-from tests.components.extract.archives import img, warc_page, warcinfo, wat_file
-from tests.components.pool.web_server import Mirror, mirror
+from tests.components.stages.download.web import Answer, Web
+from tests.components.stages.extract.archives import img, warc_page, warcinfo, wat_file
+from tests.components.storage.web_server import Mirror, mirror
 from tests.pools import jpeg
 
 DUMP, OLDER = "CC-MAIN-2026-43", "CC-MAIN-2026-38"

@@ -21,16 +21,16 @@ import pytest
 import yaml
 from PIL import Image
 
+from components.base.errors import PermanentError, TemporaryError
 from components.miniature.demo import WEIGHTS
 from components.pool.columns import Columns
-from components.pool.errors import PermanentError, TemporaryError
-from components.pool.recipe import parse_recipe
 from components.pool.run import Run
-from pipelines import local
-from pipelines.plan import plan_run
+from components.recipe.recipe import parse_recipe
+from pipelines.execution import local
+from pipelines.planning.plan import plan_run
+from tests.components.engine.test_images import bomb
 from tests.components.models import evil
-from tests.components.pool.test_images import bomb
-from tests.pipelines.test_local import mixture, recipe_text, run
+from tests.pipelines.execution.test_local import mixture, recipe_text, run
 from tests.pools import encode, jpeg, sample, uid, write_shard, write_tar
 from tests.privileges import full_disk, open_to_all, without_root
 
@@ -241,9 +241,10 @@ def test_a_full_disk_stops_a_run_that_goes_on_later(tmp_path: Path, free: int) -
 IMPORTS = """
 import sys
 from pathlib import Path
-import pipelines.cli, pipelines.estimate, pipelines.local, pipelines.plan, pyarrow.parquet, random, tempfile
-from components.pool.recipe import parse_recipe
-from pipelines.stages import stages
+import pipelines.cli, pipelines.planning.estimate, pipelines.execution.local, pipelines.planning.plan
+import pyarrow.parquet, random, tempfile
+from components.recipe.recipe import parse_recipe
+from components.engine.registry import stages
 stages()
 parse_recipe(Path({recipe!r}).read_text())
 """

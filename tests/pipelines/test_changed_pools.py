@@ -14,19 +14,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.index.stage import IndexStage
+from components.base.errors import PermanentError
 from components.pool.columns import ALL, Columns, Content
-from components.pool.errors import PermanentError
-from components.pool.recipe import parse_recipe
 from components.pool.run import Run
 from components.pool.shards import list_pool
-from components.pool.storage import LocalStorage, Storage, open_storage
-from pipelines.estimate import show_plan
-from pipelines.local import run_all
-from pipelines.plan import plan_run
-from tests.components.pool.gcs_server import BUCKET, gcs_server
-from tests.components.pool.s3_server import s3_environment, s3_server
-from tests.pipelines.test_local import GOOD, REST, recipe_text, run
+from components.recipe.recipe import parse_recipe
+from components.stages.index.stage import IndexStage
+from components.storage.interface import Storage
+from components.storage.local import LocalStorage
+from components.storage.opening import open_storage
+from pipelines.execution.local import run_all
+from pipelines.planning.estimate import show_plan
+from pipelines.planning.plan import plan_run
+from tests.components.storage.gcs_server import BUCKET, gcs_server
+from tests.components.storage.s3_server import s3_environment, s3_server
+from tests.pipelines.execution.test_local import GOOD, REST, recipe_text, run
 from tests.pipelines.test_pools import RAW, files, written
 from tests.pools import indexed, jpeg, sample, uid, write_tar
 

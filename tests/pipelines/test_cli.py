@@ -19,13 +19,13 @@ import pytest
 from typer.testing import CliRunner
 
 from components.miniature.pool import write_pool
-from components.pool.recipe import parse_recipe
 from components.pool.run import Run, load_run
+from components.recipe.recipe import parse_recipe
 from pipelines.cli import app, main
-from pipelines.estimate import plan_lines
-from pipelines.plan import plan_run
+from pipelines.planning.estimate import plan_lines
+from pipelines.planning.plan import plan_run
 from tests.filled import fill, planned
-from tests.pipelines.test_local import GOOD, REST, recipe_text
+from tests.pipelines.execution.test_local import GOOD, REST, recipe_text
 from tests.pools import sample, uid, write_shard, write_tar
 
 MIXED = {"name": "mixed", "rules": [GOOD, REST]}

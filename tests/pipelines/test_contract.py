@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.base.errors import TemporaryError
+from components.engine.registry import column_stage, stages
+from components.engine.stage import ColumnStage
+from components.engine.worker import Summary, run_task
 from components.miniature.demo import WEIGHTS
-from components.pool import recipe
 from components.pool.columns import ALL, Columns, ColumnSpec
-from components.pool.errors import TemporaryError
 from components.pool.shards import Pool, Shard
-from components.pool.stage import ColumnStage
-from components.pool.storage import LocalStorage
-from components.pool.worker import Summary, run_task
-from pipelines.stages import column_stage, stages
+from components.recipe import recipe
+from components.storage.local import LocalStorage
 from tests.pools import jpeg, open_pool, sample, uid, write_shard, write_tar
 
 COLUMNS = sorted(name for name, stage in stages().items() if issubclass(stage, ColumnStage))

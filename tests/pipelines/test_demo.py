@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from components.miniature.demo import prepare
-from components.pool.recipe import parse_recipe
 from components.pool.run import load_run
-from components.report.table import result_table
-from pipelines.local import run_all
-from pipelines.plan import plan_run
+from components.recipe.recipe import parse_recipe
+from components.stages.report.table import result_table
+from pipelines.execution.local import run_all
+from pipelines.planning.plan import plan_run
 
 
 @pytest.mark.slow

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from components.pool.recipe import parse_recipe
 from components.pool.run import Run, load_run
-from pipelines.local import run_group
-from pipelines.plan import plan_run
-from tests.components.download.web import Answer
-from tests.components.report.test_stage import Page, page
+from components.recipe.recipe import parse_recipe
+from pipelines.execution.local import run_group
+from pipelines.planning.plan import plan_run
+from tests.components.stages.download.web import Answer
+from tests.components.stages.report.test_stage import Page, page
 from tests.pipelines.crawl import DUMP, Crawl, answer, crawl
-from tests.pipelines.test_local import recipe_text
+from tests.pipelines.execution.test_local import recipe_text
 from tests.pools import jpeg
 
 HOW = {"retries": 0, "perHostRate": 1000.0, "perHostConnections": 16, "allowNetworks": ["127.0.0.0/8"]}

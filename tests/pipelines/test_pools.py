@@ -15,18 +15,20 @@ from typing import Any
 
 import pytest
 
+from components.base.errors import PermanentError
 from components.miniature.pool import write_pool
-from components.pool.errors import PermanentError
-from components.pool.recipe import parse_recipe
 from components.pool.run import Run
 from components.pool.shards import list_pool, load_pool
-from components.pool.sources import Subset
-from components.pool.storage import LocalStorage, Storage, open_storage
-from components.pool.values import coverage
-from pipelines.plan import plan_run
-from tests.components.pool.gcs_server import BUCKET, Faults, gcs_server
-from tests.components.pool.s3_server import s3_environment, s3_server
-from tests.pipelines.test_local import GOOD, REST, mixture, recipe_text, run
+from components.recipe.recipe import parse_recipe
+from components.recipe.sources import Subset
+from components.selection.rule_inputs import coverage
+from components.storage.interface import Storage
+from components.storage.local import LocalStorage
+from components.storage.opening import open_storage
+from pipelines.planning.plan import plan_run
+from tests.components.storage.gcs_server import BUCKET, Faults, gcs_server
+from tests.components.storage.s3_server import s3_environment, s3_server
+from tests.pipelines.execution.test_local import GOOD, REST, mixture, recipe_text, run
 from tests.pools import encode, jpeg, write_shard
 
 RAW = {"name": "raw", "rules": [{"text": "raw"}]}

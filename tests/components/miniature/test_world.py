@@ -13,7 +13,7 @@ from components.miniature.build import WEIGHTS, fresh, said
 from components.miniature.demo import prepare
 from components.miniature.pool import write_pool
 from components.miniature.world import CLASSES, Thing, alt_text, imagine, render
-from components.pool.recipe import load_recipe
+from components.recipe.recipe import load_recipe
 from tests.pools import indexed
 
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tests.components.pool.faulty import serving
+from tests.components.storage.faulty import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"  # of every repository: none changes
 

@@ -18,12 +18,13 @@ from transformers import AutoConfig, BertConfig, BlipForQuestionAnswering
 from transformers.models.blip.image_processing_blip import BlipImageProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from components.base.errors import PermanentError
+from components.engine.images import Geometry, decode
 from components.models import captioner as module
 from components.models import coca
-from components.models.captioner import Captioner, Sampling, load_captioner
+from components.models.captioner import Captioner, Sampling
+from components.models.captioners import load_captioner
 from components.models.sampling import draw, row_keys
-from components.pool.errors import PermanentError
-from components.pool.images import Geometry, decode
 from tests.components.models.tiny import CLIP, COCA, SIDE, pixels, save_blip, save_blip2, save_open_clip
 
 UIDS = [f"{i:032x}" for i in range(12)]

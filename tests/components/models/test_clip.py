@@ -13,10 +13,10 @@ import torch
 from open_clip.transformer import QuickGELU
 from PIL import Image
 
+from components.base.errors import PermanentError
+from components.engine.images import Geometry, decode
 from components.models import clip as module
 from components.models.clip import Clip, load_clip
-from components.pool.errors import PermanentError
-from components.pool.images import Geometry, decode
 from tests.components.models.tiny import CLIP, pixels, save_open_clip
 
 SIZES = [(32, 32), (50, 40), (40, 50), (200, 37), (37, 200), (300, 100), (17, 23), (641, 427), (33, 32), (512, 20)]

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 import transformers.dynamic_module_utils as dynamic
 
+from components.base.errors import PermanentError
 from components.miniature.demo import WEIGHTS
-from components.models.captioner import load_captioner
+from components.models.captioners import load_captioner
 from components.models.clip import load_clip
-from components.pool.errors import PermanentError
-from components.screen.classifier import load_classifier
+from components.stages.screen.classifier import load_classifier
 from tests.components.models import evil
 from tests.components.models.hub import hub_server
 from tests.components.models.tiny import save_blip
-from tests.components.screen.models import save_classifier
+from tests.components.stages.screen.models import save_classifier
 
 Make = Callable[[Path, Path], Path]
 Load = Callable[[str], Any]
@@ -116,10 +116,10 @@ CHILD = """
 import json, os, sys, warnings
 warnings.simplefilter("ignore")
 import numpy
-from components.models.captioner import load_captioner
+from components.models.captioners import load_captioner
 from components.models.clip import load_clip
-from components.pool.errors import PermanentError
-from components.screen.classifier import load_classifier
+from components.base.errors import PermanentError
+from components.stages.screen.classifier import load_classifier
 from tests.components.models.tiny import pixels
 
 def clip(model, weights=None):

@@ -13,11 +13,11 @@ import pytest
 import torch
 from huggingface_hub.utils._http import default_client_factory
 
-from components.models.captioner import load_captioner
+from components.base.errors import PermanentError, TemporaryError
+from components.models.captioners import load_captioner
 from components.models.clip import load_clip
 from components.models.loading import loading
 from components.models.names import model_label
-from components.pool.errors import PermanentError, TemporaryError
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
 

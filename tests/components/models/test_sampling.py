@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from components.base.errors import PermanentError
 from components.models.sampling import KeyedSampler, draw, gumbel, mix64, row_keys
-from components.pool.errors import PermanentError
 
 WORD = (1 << 64) - 1
 

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.components.pool.faulty import serving
+from tests.components.storage.faulty import serving
 
 Answer = tuple[int, dict[str, Any]]
 

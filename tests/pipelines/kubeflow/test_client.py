@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from components.pool.errors import PermanentError, RecaptionError, TemporaryError
+from components.base.errors import PermanentError, RecaptionError, TemporaryError
 from pipelines.cli import app
 from pipelines.kubeflow import client
 from pipelines.kubeflow.client import Endpoint, Pipelines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.pool.errors import PermanentError
+from components.base.errors import PermanentError
 from pipelines.kubeflow.cron import check_cron
 
 

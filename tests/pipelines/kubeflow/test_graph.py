@@ -13,12 +13,12 @@ from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.pool import recipe as schema
-from pipelines.groups import GROUPS
+from components.recipe import recipe as schema
 from pipelines.kubeflow.graph import EVICTIONS
 from pipelines.kubeflow.naming import version_name
 from pipelines.kubeflow.package import compile_manifests, compile_package
 from pipelines.kubeflow.parameters import parameters
+from pipelines.planning.graph_nodes import GROUPS
 
 GOLDEN = Path(__file__).with_name("golden") / "pipeline.yaml"
 

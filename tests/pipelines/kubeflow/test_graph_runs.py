@@ -11,13 +11,13 @@ import pytest
 from components.miniature.demo import student
 from components.miniature.pool import write_evaluation
 from components.pool.run import load_run
-from components.report.table import result_table
-from pipelines.groups import FANNED_OUT, GROUPS, ingest_of
+from components.stages.report.table import result_table
 from pipelines.kubeflow.graph import pipeline
+from pipelines.planning.graph_nodes import FANNED_OUT, GROUPS, ingest_of
 from tests.pipelines.crawl import crawl
+from tests.pipelines.execution.test_local import GOOD, REST, recipe_text
 from tests.pipelines.kubeflow.on_this_machine import containers_as_processes
-from tests.pipelines.test_ingest import QUICK
-from tests.pipelines.test_local import GOOD, REST, recipe_text
+from tests.pipelines.planning.test_ingest import QUICK
 
 
 @pytest.mark.slow

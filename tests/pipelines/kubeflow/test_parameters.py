@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-import components.mix
-from components.pool.errors import PermanentError
-from components.pool.recipe import Recipe, parse_recipe
-from components.pool.sources import CommonCrawl, Download, Pool
+import components.stages.mix
+from components.base.errors import PermanentError
+from components.recipe.recipe import Recipe, parse_recipe
+from components.recipe.sources import CommonCrawl, Download, Pool
 from pipelines.kubeflow.parameters import CAPTIONED, STRATEGIES, parameters, recipe_of
 
-STRATEGY_FILES = Path(str(components.mix.__file__)).parent / "strategies"
+STRATEGY_FILES = Path(str(components.stages.mix.__file__)).parent / "strategies"
 NEEDED = {"storage": "gs://bucket/recaption", "pool_name": "medium", "shards": "gs://bucket/medium/shards"}
 
 CRAWL = {"shards": "", "common_crawl": "latest"}

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components.pool.errors import PermanentError, TemporaryError, Terminated
+from components.base.errors import PermanentError, TemporaryError, Terminated
 from components.pool.run import load_run
-from pipelines.kubeflow import attempts, steps
+from pipelines.kubeflow import step_retry, steps
 from pipelines.kubeflow.parameters import NOT_HERE, parameters
 from pipelines.kubeflow.steps import ExecutorInput, markdown, metrics
 from tests.pools import sample, write_tar
@@ -93,8 +93,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
         place.ended.append(command[-1])
         return SimpleNamespace(returncode=place.cleanup_exits)
 
-    monkeypatch.setattr(attempts, "subprocess", SimpleNamespace(run=run))
-    monkeypatch.setattr(attempts, "PAUSES", (0.0,))
+    monkeypatch.setattr(step_retry, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(step_retry, "PAUSES", (0.0,))
     return place
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from components.pool.errors import PermanentError
-from components.pool.reading import check, read_yaml
-from components.pool.recipe import Recipe
-from pipelines.operator.schedule_model import check_schedule
+from components.base.errors import PermanentError
+from components.recipe.recipe import Recipe
+from components.recipe.yaml_io import check, read_yaml
+from pipelines.operator.schedule.template import check_schedule
 
 ROOT = Path(__file__).parents[3]
 SCHEMA, RULE, POLICY = "schema", "rule", "policy"
@@ -118,7 +118,7 @@ def changed(base: Object, changes: dict[str, Any]) -> Object:
 
 def files() -> Iterator[Case]:
     """The recipes that the repository shows to its users."""
-    for path in sorted((ROOT / "components" / "mix" / "strategies").glob("*.yaml")):
+    for path in sorted((ROOT / "components" / "stages" / "mix" / "strategies").glob("*.yaml")):
         yield Case(f"strategy {path.stem}", read_yaml(path.read_text(), path.name))
     for path in sorted((ROOT / "manifests" / "samples").glob("*.yaml")):
         for value in yaml.safe_load_all(path.read_text()):

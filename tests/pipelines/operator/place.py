@@ -13,22 +13,22 @@ from typing import Any
 
 from kubernetes import client
 
-from components.pool.errors import RecaptionError
+from components.base.errors import RecaptionError
 from components.pool.run import Run, load_run
-from components.report.table import results
-from pipelines import ledger
-from pipelines.fanout.cluster import RECAPTIONS, Cluster, Conflict
+from components.stages.report.table import results
+from pipelines.execution import run_status
 from pipelines.kubeflow import steps
 from pipelines.kubeflow.steps import ExecutorInput
-from pipelines.operator import recaptions
-from pipelines.operator.conditions import Object
-from pipelines.operator.kfp import Kfp
-from pipelines.operator.settings import Settings
-from pipelines.operator.world import World
+from pipelines.kubernetes.cluster import RECAPTIONS, Cluster, Conflict
+from pipelines.operator.recaption import reconcile
+from pipelines.operator.runtime.conditions import Object
+from pipelines.operator.runtime.dependencies import World
+from pipelines.operator.runtime.kfp import Kfp
+from pipelines.operator.runtime.settings import Settings
 from tests.filled import with_index
-from tests.pipelines.fanout.api_server import Api, api_server
 from tests.pipelines.kubeflow.kfp_server import Kfp as KfpServer
 from tests.pipelines.kubeflow.kfp_server import kfp_server
+from tests.pipelines.kubernetes.api_server import Api, api_server
 from tests.pools import sample, write_tar
 
 NAMESPACE = "research"
@@ -72,7 +72,7 @@ class Player:
         """The KFP run ends with a report."""
         run = with_index(load_run(self.planned[run_id]))
         run.storage.write(f"{run.folder}/results.json", json.dumps(results(run)).encode())
-        ledger.put(run, "report", {"state": "done"})
+        run_status.put(run, "report", {"state": "done"})
         next(found for found in self.runs() if found["run_id"] == run_id)["state"] = "SUCCEEDED"
 
 
@@ -131,7 +131,7 @@ class Place:
             if thing is None:
                 return inf
             try:
-                wait = recaptions.reconcile(json.loads(json.dumps(thing)), world or self.world)
+                wait = reconcile.reconcile(json.loads(json.dumps(thing)), world or self.world)
             except Conflict:
                 continue
             if wait > 1.5:
@@ -143,7 +143,7 @@ class Place:
         return load_run(self.status()["run"])
 
     def progress(self, key: str, **entry: Any) -> None:
-        ledger.put(self.run(), key, entry)
+        run_status.put(self.run(), key, entry)
 
     def ends(self, key: str, error: BaseException) -> None:
         """A stage ends by this error, as its step records it; the KFP run goes on."""
@@ -152,7 +152,7 @@ class Place:
             raise error
 
         with suppress(type(error)):
-            ledger.timed(self.run(), key, fail)
+            run_status.timed(self.run(), key, fail)
 
     def finish(self, state: str = "SUCCEEDED") -> None:
         """The KFP run ends: with a report, or without."""
@@ -167,7 +167,7 @@ class Place:
 
     def left_over(self, name: str = "left") -> None:
         """A Job that the run's launcher has started."""
-        from pipelines.fanout.jobs import OURS, RUN, run_label
+        from pipelines.kubernetes.jobs import OURS, RUN, run_label
 
         labels = {**OURS, RUN: run_label(self.status()["run"])}
         self.api.put("jobs", {"metadata": {"name": name, "labels": labels, "namespace": NAMESPACE}})

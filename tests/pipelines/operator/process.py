@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from tests.pipelines.fanout.api_server import kubeconfig
+from tests.pipelines.kubernetes.api_server import kubeconfig
 from tests.pipelines.operator.place import NAMESPACE, Place, until
 
 Command = Callable[[dict[str, str]], Sequence[str]]

@@ -10,18 +10,19 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from components.discover.dumps import claim_path
-from components.pool.claims import claim
-from components.pool.storage import Entry, LocalStorage
-from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES, Cluster, Conflict, _Answer
-from pipelines.operator import scheduling
-from pipelines.operator.conditions import Object, condition, timestamp
-from pipelines.operator.dumplists import DumpLists
-from pipelines.operator.kfp import Kfp
-from pipelines.operator.settings import Settings
-from pipelines.operator.timetable import OF_DUMP, SCHEDULE
-from pipelines.operator.world import World
-from tests.pipelines.fanout.api_server import Api, Refused
+from components.stages.discover.dumps import claim_path
+from components.storage.claims import claim
+from components.storage.interface import Entry
+from components.storage.local import LocalStorage
+from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Cluster, Conflict, _Answer
+from pipelines.operator.runtime.conditions import Object, condition, timestamp
+from pipelines.operator.runtime.dependencies import World
+from pipelines.operator.runtime.dump_lists import DumpLists
+from pipelines.operator.runtime.kfp import Kfp
+from pipelines.operator.runtime.settings import Settings
+from pipelines.operator.schedule import reconcile
+from pipelines.operator.schedule.template import OF_DUMP, SCHEDULE
+from tests.pipelines.kubernetes.api_server import Api, Refused
 
 NAME = "weekly"
 JULY, MAY, MARCH = "CC-MAIN-2026-30", "CC-MAIN-2026-21", "CC-MAIN-2026-12"
@@ -181,7 +182,7 @@ class Scheduled:
             if thing is None:
                 return inf
             try:
-                return scheduling.reconcile(thing, self.world)
+                return reconcile.reconcile(thing, self.world)
             except Conflict:
                 continue
         raise AssertionError(f"{name}: one conflict after the other")

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.fanout.cluster import RECAPTIONS, SCHEDULES
+from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES
 from pipelines.operator import controller as module
-from pipelines.operator.conditions import Object
 from pipelines.operator.controller import Controller, slim
-from pipelines.operator.lease import Lease
+from pipelines.operator.runtime.conditions import Object
+from pipelines.operator.runtime.lease import Lease
 from tests.pipelines.operator.place import Place, until
 
 

@@ -13,15 +13,15 @@ from math import inf
 
 import pytest
 
-from components.pool.errors import PermanentError, RecaptionError, TemporaryError
-from pipelines.fanout.cluster import RECAPTIONS, Conflict
-from pipelines.operator import kfp as kfp_module
-from pipelines.operator import recaptions
-from pipelines.operator.decide import BOUND, LATER, RETRY
-from pipelines.operator.lease import Lease
-from pipelines.operator.world import World
+from components.base.errors import PermanentError, RecaptionError, TemporaryError
+from pipelines.kubernetes.cluster import RECAPTIONS, Conflict
+from pipelines.operator.recaption import reconcile
+from pipelines.operator.recaption.decide import BOUND, LATER, RETRY
+from pipelines.operator.runtime import kfp as kfp_module
+from pipelines.operator.runtime.dependencies import World
+from pipelines.operator.runtime.lease import Lease
 from tests.pipelines.operator.place import Place, until
-from tests.pipelines.operator.test_recaptions import start
+from tests.pipelines.operator.recaption.test_reconcile import start
 
 
 def at(here: Place, **ahead: float) -> World:
@@ -165,7 +165,7 @@ def test_the_api_server_restarts(here: Place) -> None:
     assert thing is not None
     here.api.away = "reset"
     with pytest.raises(TemporaryError):
-        recaptions.reconcile(json.loads(json.dumps({**thing, "status": {}})), here.world)
+        reconcile.reconcile(json.loads(json.dumps({**thing, "status": {}})), here.world)
     here.api.away = None
     here.look()
     assert len(here.runs()) == 1
@@ -179,7 +179,7 @@ def test_answers_that_are_lost(here: Place, lost: int) -> None:
         thing = here.object()
         here.api.away = "lost"
         try:
-            recaptions.reconcile(json.loads(json.dumps(thing)), here.world)
+            reconcile.reconcile(json.loads(json.dumps(thing)), here.world)
         except (TemporaryError, Conflict):
             continue
     here.api.away = None
@@ -196,7 +196,7 @@ def test_an_object_that_has_changed_meanwhile_is_decided_anew(here: Place) -> No
     old = json.loads(json.dumps(here.object()))
     here.apply(annotations={"somebody": "else"})
     with pytest.raises(Conflict):
-        recaptions.reconcile({**old, "status": {}}, here.world)
+        reconcile.reconcile({**old, "status": {}}, here.world)
     here.look()
     assert len(here.runs()) == 1
 
@@ -362,6 +362,6 @@ def test_a_deleted_object_of_which_the_watch_is_late(here: Place) -> None:
     here.look()
     here.play()
     here.look()
-    assert recaptions.reconcile({**old, "status": {**old["status"], "phase": "Pending"}}, here.world) == inf
+    assert reconcile.reconcile({**old, "status": {**old["status"], "phase": "Pending"}}, here.world) == inf
     assert here.world.cluster.get(RECAPTIONS, "test") is None
     assert len(here.runs()) == 1

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from components.pool.errors import TemporaryError
-from pipelines.operator.decide import RETRY
-from pipelines.operator.endings import PAUSES
-from pipelines.operator.world import World
+from components.base.errors import TemporaryError
+from pipelines.operator.recaption.decide import RETRY
+from pipelines.operator.recaption.endings import PAUSES
+from pipelines.operator.runtime.dependencies import World
 from tests.pipelines.operator.place import Place, place
-from tests.pipelines.operator.test_restarts import Clock
+from tests.pipelines.operator.recaption.test_restarts import Clock
 
 CALLS = {
     *("create", "patch", "delete"),  # of the cluster and of the storage

@@ -15,22 +15,22 @@ from typing import Any
 import pytest
 import yaml
 
-from components.pool.errors import PermanentError, TemporaryError
-from pipelines.fanout.cluster import EVENTS, RECAPTIONS, Cluster
+from components.base.errors import PermanentError, TemporaryError
 from pipelines.kubeflow.client import KfpRun
+from pipelines.kubernetes.cluster import EVENTS, RECAPTIONS, Cluster
 from pipelines.operator import controller as module
-from pipelines.operator import dumplists
-from pipelines.operator.conditions import Object
 from pipelines.operator.controller import WORKERS, Controller
-from pipelines.operator.decide import BOUND, LATER, RETRY, Seen, decide
-from pipelines.operator.dumplists import DumpLists
-from pipelines.operator.kfp import SHORTEST, Kfp
-from pipelines.operator.lease import NAME, Lease
-from pipelines.operator.settings import Settings
-from tests.pipelines.fanout.api_server import Refused
+from pipelines.operator.recaption.decide import BOUND, LATER, RETRY, Seen, decide
+from pipelines.operator.runtime import dump_lists
+from pipelines.operator.runtime.conditions import Object
+from pipelines.operator.runtime.dump_lists import DumpLists
+from pipelines.operator.runtime.kfp import SHORTEST, Kfp
+from pipelines.operator.runtime.lease import NAME, Lease
+from pipelines.operator.runtime.settings import Settings
+from tests.pipelines.kubernetes.api_server import Refused
 from tests.pipelines.operator.place import Place, until
+from tests.pipelines.operator.recaption.test_reconcile import start
 from tests.pipelines.operator.test_faults import at
-from tests.pipelines.operator.test_recaptions import start
 
 UNDER_WAY = Path(__file__).parent / "golden" / "under_way.yaml"
 
@@ -425,14 +425,14 @@ def test_a_slow_look_does_not_keep_the_process_from_ending(here: Place, monkeypa
 
 def test_an_index_without_an_end_keeps_nobody_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
     end = threading.Event()
-    monkeypatch.setattr(dumplists, "list_dumps", lambda _: end.wait(20) and ["CC-MAIN-2026-30"])
+    monkeypatch.setattr(dump_lists, "list_dumps", lambda _: end.wait(20) and ["CC-MAIN-2026-30"])
     lists, before = DumpLists(patience=0.05), threading.active_count()
-    assert [lists.get(str(i)) for i in range(dumplists.MOST + 1)] == [None] * (dumplists.MOST + 1)
-    assert threading.active_count() - before <= dumplists.MOST
-    monkeypatch.setattr(dumplists, "LONGEST", 0.0)
+    assert [lists.get(str(i)) for i in range(dump_lists.MOST + 1)] == [None] * (dump_lists.MOST + 1)
+    assert threading.active_count() - before <= dump_lists.MOST
+    monkeypatch.setattr(dump_lists, "LONGEST", 0.0)
     with pytest.raises(TemporaryError, match="no end"):
         lists.get("0")
-    monkeypatch.setattr(dumplists, "LONGEST", 300.0)
+    monkeypatch.setattr(dump_lists, "LONGEST", 300.0)
     end.set()
     until(lambda: lists.get("0") == ["CC-MAIN-2026-30"])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.components.pool.s3_server import BUCKET, ENVIRONMENT, Secret, s3_server
+from tests.components.storage.s3_server import BUCKET, ENVIRONMENT, Secret, s3_server
 from tests.pipelines.operator.place import NAMESPACE, Place, until
 from tests.pipelines.operator.process import Operator, free_port, here_as, running
 from tests.privileges import nameless

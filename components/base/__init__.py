@@ -1,0 +1,1 @@
+"""The standard library's neighbours: errors, versions, hashing, threads."""

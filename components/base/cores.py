@@ -1,0 +1,22 @@
+"""How many cores this process may use: os.cpu_count() would be its node's, whatever its container asked for."""
+
+from __future__ import annotations
+
+import os
+
+from components.base.errors import PermanentError
+
+CORES = "RECAPTION_CORES"  # environment variable; in our Jobs the container's CPU request, rounded up
+
+
+def cores() -> int:
+    """What RECAPTION_CORES says; else (or where that is 0: nothing was requested) what the scheduler grants.
+
+    Raises:
+        PermanentError: the variable is no whole number.
+    """
+    text = os.environ.get(CORES, "0")
+    if not text.isdecimal():
+        raise PermanentError(f"{CORES}: got {text!r}, expected a whole number of cores; correct or unset it")
+    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has none
+    return int(text) or granted or 1

@@ -1,0 +1,1 @@
+"""What runs a column stage: the contract of a stage, the worker loop, and the decoding of images."""

@@ -1,0 +1,287 @@
+"""The one worker loop: skip what is done, read and decode off the hot path, batch, compute, commit.
+
+Reading and decoding run ahead in a thread and its decoding processes while the stage computes; batches never cross
+shards; a shard's part is committed whole or not at all.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.engine.decoding import Chunk, Decoders, pixels_of
+from components.engine.images import Pixels
+from components.engine.stage import Batch, ColumnStage
+from components.pool.columns import ALL, Columns, align
+from components.pool.shards import Pool, Shard
+from components.pool.sidecar import read_beside
+from components.selection.demand import Demand
+from components.storage.interface import Storage
+
+AHEAD = 4  # batches that wait decoded: enough to ride out a slow read, 4 × 256 × 224 × 224 × 3 bytes = 154 MB
+
+
+@dataclass
+class Summary:
+    """What a worker did in this call."""
+
+    shards: int = 0
+    samples: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One batch on its way from the reader to the stage; `last` closes its shard."""
+
+    batch: Batch
+    pixels: list[Chunk]
+    last: bool
+
+
+def run_task(
+    stage: ColumnStage,
+    pool: Pool,
+    shards: Sequence[Shard],
+    columns: Columns,
+    part: str = ALL,
+    demand: Demand | None = None,
+    *,
+    batch_size: int | None = None,
+    decoders: int | None = None,
+    progress: Callable[[int, int], None] = lambda samples, shards: None,
+) -> Summary:
+    """Compute one column's part for these shards.
+
+    Args:
+        decoders: decoding processes; None is one per core, 0 decodes in the reading thread.
+        progress: called with samples computed and shards committed since the last call.
+
+    Raises:
+        TemporaryError, PermanentError: as storage and stage do; committed shards stay.
+    """
+    columns.check_files(stage.spec, shards)
+    for spec in stage.spec.inputs.values():
+        columns.check_files(spec, shards)
+    open_shards = [s for s in shards if part not in columns.parts(stage.spec, s)]
+    summary = Summary()
+    progress(0, len(shards) - len(open_shards))
+    if not open_shards:
+        return summary
+    stage.setup(lambda: _all_uids(stage, open_shards, columns))
+    with Decoders(decoders if "image" in stage.reads else 0) as processes:
+        reader = _Reader(stage, pool.source, columns, demand, batch_size or stage.batch_size, processes)
+        with closing(reader.start(open_shards)) as works:
+            for last, table, failures, seconds in _computed(stage, works, progress):
+                columns.commit(stage.spec, last.shard, part, table, failures, seconds, last.content)
+                progress(0, 1)
+                summary.shards += 1
+                summary.samples += table.num_rows
+                summary.failures.update(failures)
+    return summary
+
+
+def _computed(
+    stage: ColumnStage, works: Iterator[_Work], progress: Callable[[int, int], None]
+) -> Iterator[tuple[Batch, pa.Table, Mapping[str, int], float]]:
+    """Run the stage over the batches; a shard's last batch with its whole table when that is through."""
+    tables: list[pa.Table] = []
+    counts: Counter[str] = Counter()
+    began = time.monotonic()
+    for work in works:
+        batch = work.batch
+        table = _computed_batch(stage, batch, [p for chunk in work.pixels for p in pixels_of(chunk)])
+        tables.append(table)
+        counts.update(batch.counts)
+        progress(table.num_rows, 0)
+        if work.last:
+            whole = pa.concat_tables([t for t in tables if t.num_rows] or tables[:1])
+            counts.update(f"sample: {e}" for e in whole.column("error").to_pylist() if e is not None)
+            yield batch, whole, counts, time.monotonic() - began
+            tables, counts, began = [], Counter(), time.monotonic()
+
+
+def _computed_batch(stage: ColumnStage, batch: Batch, pixels: list[Pixels | str]) -> pa.Table:
+    """One batch through the stage: rows whose image can't be read become nulls with the reason."""
+    if batch.tar is not None:
+        with batch.tar:
+            found = stage.process(batch)
+        return _table(stage, found["uid"], found, found["error"])
+    good, errors = _sift(batch, pixels)
+    if len(good) < len(batch.uids) or pixels:
+        pictures = [p for p in pixels if not isinstance(p, str)]
+        shaped = stage.geometry is not None and stage.geometry.mode == "inside"
+        images = np.stack(pictures) if pictures and not shaped else None
+        inputs = {role: table.take(pa.array(good, pa.int64())) for role, table in batch.inputs.items()}
+        uids = [batch.uids[i] for i in good]
+        readable = Batch(batch.shard, uids, images, pictures if shaped else (), inputs, counts=batch.counts)
+    else:
+        readable = batch
+    values: Mapping[str, Sequence[Any]] = stage.process(readable) if good else {f.name: [] for f in stage.fields}
+    for row, reason in zip(good, values.get("error", ()), strict=False):
+        errors[row] = reason
+    return _table(stage, batch.uids, {f.name: _spread(values[f.name], good, len(errors)) for f in stage.fields}, errors)
+
+
+def _sift(batch: Batch, pixels: list[Pixels | str]) -> tuple[list[int], list[str | None]]:
+    """Rows that can be computed, and for every row the reason why not."""
+    errors: list[str | None] = [p if isinstance(p, str) else None for p in pixels] or [None] * len(batch.uids)
+    return [row for row, error in enumerate(errors) if error is None], errors
+
+
+def _spread(values: Sequence[Any], rows: list[int], length: int) -> Sequence[Any]:
+    """Values of some rows among nulls."""
+    if len(rows) == length:
+        return values
+    whole: list[Any] = [None] * length
+    for row, value in zip(rows, values, strict=True):
+        whole[row] = value
+    return whole
+
+
+def _table(
+    stage: ColumnStage, uids: Sequence[str], values: Mapping[str, Sequence[Any]], errors: Sequence[str | None]
+) -> pa.Table:
+    arrays = {f.name: f.array(values[f.name]) for f in stage.fields}
+    return pa.table({"uid": pa.array(uids, pa.string()), **arrays, "error": pa.array(errors, pa.string())})
+
+
+class _Closed(Exception):
+    """The computing thread has gone: there is nobody to read for."""
+
+
+class _Reader:
+    """Runs ahead of the stage: reads inputs and image bytes, hands images to the decoding processes."""
+
+    def __init__(
+        self,
+        stage: ColumnStage,
+        source: Storage,
+        columns: Columns,
+        demand: Demand | None,
+        batch_size: int,
+        decoders: Decoders,
+    ) -> None:
+        self.stage, self.source, self.columns, self.demand = stage, source, columns, demand
+        self.batch_size, self.decoders = batch_size, decoders
+        self.queue: queue.Queue[_Work | BaseException | None] = queue.Queue(AHEAD)
+        self.closed = threading.Event()
+
+    def start(self, shards: Sequence[Shard]) -> Generator[_Work, None, None]:
+        """The batches of all shards, in order."""
+        thread = threading.Thread(target=self._run, args=(shards,), name="reader", daemon=True)
+        thread.start()
+        try:
+            while (item := self.queue.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self.closed.set()
+            thread.join(timeout=60)
+            while not self.queue.empty():
+                _close(self.queue.get())
+
+    def _run(self, shards: Sequence[Shard]) -> None:
+        try:
+            for shard in shards:
+                for work in self._shard(shard):
+                    self._put(work)
+            self._put(None)
+        except _Closed:
+            return
+        except BaseException as error:  # carried to the computing thread, which raises it
+            with suppress(_Closed):
+                self._put(error)
+
+    def _put(self, item: _Work | BaseException | None) -> None:
+        while not self.closed.is_set():
+            try:
+                return self.queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        _close(item)
+        raise _Closed
+
+    def _shard(self, shard: Shard) -> Iterator[_Work]:
+        if "tar" in self.stage.reads:
+            yield self._whole(shard)
+            return
+        rows = self._wanted(shard)
+        inputs = {
+            role: align(self.columns.read(spec, shard), rows.column("uid").combine_chunks())
+            for role, spec in self.stage.spec.inputs.items()
+            if role in self.stage.reads
+        }
+        reads_images = "image" in self.stage.reads and rows.num_rows
+        with self.source.open(shard.tar, shard.version) if reads_images else nullcontext() as tar:
+            yield from self._batches(shard, rows, inputs, tar)
+
+    def _batches(
+        self, shard: Shard, rows: pa.Table, inputs: Mapping[str, pa.Table], tar: BinaryIO | None
+    ) -> Iterator[_Work]:
+        for start in range(0, rows.num_rows, self.batch_size) or (0,):
+            some = rows.slice(start, self.batch_size)
+            batch = Batch(
+                shard,
+                some.column("uid").to_pylist(),
+                inputs={role: table.slice(start, self.batch_size) for role, table in inputs.items()},
+            )
+            futures = self._decode(tar, some) if tar else []
+            yield _Work(batch, futures, start + self.batch_size >= rows.num_rows)
+
+    def _whole(self, shard: Shard) -> _Work:
+        batch = Batch(shard, [], tar=self.source.open(shard.tar, shard.version))
+        if shard.parquet:
+            table = read_beside(self.source.read(shard.parquet))
+            if table is None:
+                batch.counts["shard: unreadable parquet"] = 1
+            else:
+                batch.inputs = {"parquet": table}
+        return _Work(batch, [], last=True)
+
+    def _wanted(self, shard: Shard) -> pa.Table:
+        """Index rows that are usable, asked for, covered by all inputs, and not covered by another part."""
+        index = self.columns.read(self.stage.spec.inputs["index"], shard)
+        mask = pc.is_null(index.column("error"))
+        if self.demand:
+            mask = pc.and_(mask, pa.array(self.demand(shard, index)))
+        index = index.filter(mask)
+        for spec in self.stage.spec.inputs.values():
+            if spec.inputs:  # the index covers all of them
+                covered = self.columns.read(spec, shard, []).column("uid").combine_chunks()
+                index = index.filter(pc.is_in(index.column("uid"), value_set=covered))
+        if self.columns.parts(self.stage.spec, shard):
+            own = self.columns.read(self.stage.spec, shard, []).column("uid").combine_chunks()
+            index = index.filter(pc.invert(pc.is_in(index.column("uid"), value_set=own)))
+        return index
+
+    def _decode(self, tar: BinaryIO, rows: pa.Table) -> list[Chunk]:
+        assert self.stage.geometry is not None
+        images = []
+        for offset, size in zip(rows.column("offset").to_pylist(), rows.column("size").to_pylist(), strict=True):
+            tar.seek(offset)
+            images.append(tar.read(size))
+        return self.decoders.submit(images, self.stage.geometry)
+
+
+def _close(item: _Work | BaseException | None) -> None:
+    """Of work that nobody will do."""
+    if isinstance(item, _Work) and item.batch.tar:
+        item.batch.tar.close()
+
+
+def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> Iterator[str]:
+    index = stage.spec.inputs["index"]
+    for shard in shards:
+        yield from columns.read(index, shard, []).column("uid").to_pylist()

@@ -1,0 +1,89 @@
+"""What the models of a recipe are made of: their base, the types of their values, and unions told apart by a key."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from components.base.addresses import parse_address
+
+LONGEST_NAME = 63  # characters: a Kubernetes label's value
+
+
+class Model(BaseModel):
+    """Base of all parts of a recipe: camelCase keys, unknown keys refused, nothing converted, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Keys of a union's other members: under them, too, a null is nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls(cls, value: Any) -> Any:
+        """A null is a key left out, as to Kubernetes' API server; an unknown key stays unknown."""
+        if not isinstance(value, dict):
+            return value
+        known = {*cls.beside, *cls.model_fields, *(field.alias for field in cls.model_fields.values())}
+        return {k: v for k, v in value.items() if v is not None or k not in known}
+
+
+def _without_nulls(value: Any) -> Any:
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def _whole(value: Any) -> Any:
+    """50.0 is 50: kubectl writes it so, and KFP's integers travel as doubles."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _address(value: str) -> str:
+    parse_address(value)
+    return value
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", max_length=LONGEST_NAME)]
+ObjectName = Annotated[  # Kubernetes': a DNS subdomain; it may have 253, but a run's name goes into labels
+    str,
+    Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=LONGEST_NAME),
+]
+Text = Annotated[str, Field(min_length=1, max_length=1024)]
+Address = Annotated[Text, AfterValidator(_address)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Whole = BeforeValidator(_whole)
+"""For an int; after its Field."""
+Count = Annotated[int, Field(ge=1, le=2**31 - 1), Whole]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), Whole]  # what numpy takes
+LabelKey = Annotated[
+    str, Field(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$", max_length=317)
+]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$", max_length=63)]
+Nulls = BeforeValidator(_without_nulls)
+"""For a map: a null is a key left out."""
+
+
+def by_key(expected: str, plain: str | None = None, **models: str) -> Discriminator:
+    """Choose a union's member by the key that only it has, so that one mistake gives one message.
+
+    Args:
+        expected: What the message says when it is none of them.
+        plain: Tag of the member that is no mapping; None where all are.
+        models: Tag of a member, by its key's name in Python.
+    """
+
+    def choose(value: Any) -> str | None:
+        if not isinstance(value, (dict, BaseModel)):
+            return plain
+        keys = {k for k, v in value.items() if v is not None} if isinstance(value, dict) else type(value).model_fields
+        return next((tag for key, tag in models.items() if key in keys or to_camel(key) in keys), None)
+
+    return Discriminator(choose, custom_error_type="choice", custom_error_message=f"expected {expected}")

@@ -1,0 +1,147 @@
+"""Reads YAML as kubectl reads it, into a model; every mistake is one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from components.base.errors import PermanentError
+
+M = TypeVar("M", bound=BaseModel)
+
+RESOLVED = {  # what kubectl reads otherwise than PyYAML: no dates, no 1:30 for 90, but y, 0o17 and 1e-3
+    "tag:yaml.org,2002:int": (r"[-+]?(0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)", "-+0123456789"),
+    "tag:yaml.org,2002:float": (
+        r"[-+]?((\.[0-9_]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "tag:yaml.org,2002:bool": (r"(?i:yes|no|true|false|on|off|y|n)", "yYnNtTfFoO"),
+}
+
+
+def read_file(path: str | Path, what: str) -> str:
+    """A text file. Raises PermanentError, which says `what` it should be."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PermanentError(f"{what} {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """The mapping that the text is.
+
+    Raises:
+        PermanentError: it isn't YAML, has a key twice, or is no mapping; the message begins with `where`.
+    """
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, KeyError) as error:  # the last two: `!!int x`, `!!bool x`
+        raise PermanentError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise PermanentError(f"{where}: expected a mapping with apiVersion, kind, metadata and spec")
+    return value
+
+
+def dump_yaml(value: object) -> str:
+    """A JSON value as YAML that reads the same here, in kubectl and by PyYAML."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+    return text
+
+
+def check(model: type[M], value: object, where: str) -> M:
+    """The value as this model, by the names of the YAML.
+
+    Raises:
+        PermanentError: one line per mistake: `where`, the path in the YAML, what was found, what is allowed.
+    """
+    try:
+        return model.model_validate(value, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise PermanentError("\n".join(f"{where}: {line}" for line in _lines(error, model))) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which YAML readers silently keep the last. Keys are text, as in JSON."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, how) for tag, how in resolvers if tag not in (*RESOLVED, "tag:yaml.org,2002:timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} comes twice", key.start_mark)
+            seen.add(key.value)
+        found = super().construct_mapping(node, deep)
+        return {key if isinstance(key, str) else json.dumps(key, default=str): v for key, v in found.items()}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either kind of reader would take for something else."""
+
+
+for _tag, (_pattern, _first) in RESOLVED.items():
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    lines = []
+    for e in error.errors(include_url=False):
+        if e["type"] == "value_error" and not e["loc"]:
+            lines.extend(str(e["ctx"]["error"]).splitlines())
+            continue
+        where = _path(e["loc"])
+        if e["type"] == "extra_forbidden":
+            message = f"unknown key; {_allowed(root, e['loc'])}"
+        elif e["type"] == "missing":
+            message = "missing"
+        else:
+            message = f"found {_short(e['input'])}: {e['msg'].removeprefix('Value error, ')}"
+        line = f"{where}: {message}"
+        if line not in lines:
+            lines.append(line)
+    return lines
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """pydantic's location without the tags of union members, which are not keys of the YAML."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith("<"):
+            path += f".{part}" if path else part
+    return path or "recipe"
+
+
+def _allowed(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """The keys that the model at this location has."""
+    models: list[type[BaseModel]] = [root]
+    for part in location[:-1]:
+        if isinstance(part, str) and part.startswith("<"):
+            models = [model for model in models if model.__name__ == part.strip("<>")]
+        elif isinstance(part, str):
+            field = next(f for n, f in models[0].model_fields.items() if part in (n, f.alias))
+            models = _models_in(field.annotation)
+    return "allowed are " + ", ".join(f.alias or n for n, f in models[0].model_fields.items())
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside an annotation like `list[Model] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

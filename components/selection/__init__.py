@@ -1,0 +1,1 @@
+"""Which text each image gets: exact top-x %, rules and demand, as functions over columns."""

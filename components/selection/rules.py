@@ -1,0 +1,257 @@
+"""The rule language: which rule gives which text to each image, vectorised, one shard at a time.
+
+Every question is answered in Kleene's three values, because it is also asked before captions exist: a sample whose
+match is unknown may still need its caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from components.recipe import recipe as schema
+
+Bools = NDArray[np.bool_]
+Scores = NDArray[np.float32]
+
+Thresholds = Mapping[tuple[str, float], float]
+"""(score, share) → the lowest score among the best share."""
+
+
+@dataclass
+class Values:
+    """What is known of one shard's samples. A name that is absent is unknown; arrays have one value per sample."""
+
+    rows: int
+    texts: dict[str, pa.Array] = field(default_factory=dict)
+    """Strings; null: no text."""
+    scores: dict[str, Scores] = field(default_factory=dict)
+    """NaN: no score."""
+    flags: dict[str, tuple[Bools, Bools]] = field(default_factory=dict)
+    """(value, there is a value)."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Per sample: certainly true, possibly true. Unknown is possible and not certain."""
+
+    sure: Bools
+    maybe: Bools
+
+    def __and__(self, other: Truth) -> Truth:
+        return Truth(self.sure & other.sure, self.maybe & other.maybe)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pairs of one shard, by row and then by rule."""
+
+    rows: NDArray[np.int64]
+    """Which sample."""
+    rules: NDArray[np.int32]
+    """Which rule of the mixture."""
+    texts: pa.Array
+    sources: pa.Array
+    """Name of the text; `a+b` for a concatenation."""
+
+
+def select(mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> Selection:
+    """Apply a mixture where everything is known.
+
+    A rule matches a sample that has the rule's text and meets every condition; a missing score or flag never does.
+    Scores and numbers are compared as float32, so that a score of 0.7 is at least 0.7.
+    """
+    free = np.ones(values.rows, bool)
+    found: list[tuple[NDArray[np.int64], pa.Array, pa.Array]] = []
+    for rule in mixture.rules:
+        match = matches(rule, mixture, values, thresholds).sure & free
+        rows = np.flatnonzero(match)
+        found.append((rows, *text_of(rule, values, rows)))
+        if mixture.emit == "first":
+            free &= ~match
+    rows = np.concatenate([r for r, _, _ in found])
+    rules = np.concatenate([np.full(len(r), number, np.int32) for number, (r, _, _) in enumerate(found)])
+    order = np.lexsort((rules, rows))
+    texts = pa.concat_arrays([t for _, t, _ in found]).take(pa.array(order))
+    sources = pa.concat_arrays([s for _, _, s in found]).take(pa.array(order))
+    return Selection(rows[order], rules[order], texts, sources)
+
+
+def demanded(mixtures: Sequence[schema.Mixture], captioner: str, values: Values, thresholds: Thresholds) -> Bools:
+    """Which samples' captions by this captioner can still matter to some mixture.
+
+    A caption matters where a rule that uses it, or its score, is not certainly false and not certainly preceded by a
+    match. A rule that takes the best share of the caption's own score needs all of them.
+    """
+    wanted = np.zeros(values.rows, bool)
+    for mixture in mixtures:
+        free = np.ones(values.rows, bool)
+        for rule in mixture.rules:
+            match = matches(rule, mixture, values, thresholds)
+            if needs_all(mixture, rule, captioner):
+                wanted |= True
+            elif captioner in names_of(rule):
+                wanted |= match.maybe & free
+            if mixture.emit == "first":
+                free &= ~match.sure
+    return wanted
+
+
+def matches(rule: schema.Rule, mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> Truth:
+    """Whether each sample matches a rule by itself."""
+    truth = _has_text(rule, values)
+    for condition in rule.where:
+        truth &= _holds(condition, mixture, values, thresholds)
+    return truth
+
+
+def names_of(rule: schema.Rule) -> set[str]:
+    """The texts and scores a rule's match and outcome depend on."""
+    scores = {c.score for c in rule.where if isinstance(c, schema.ScoreCondition)}
+    return scores | set(schema.texts_of(rule))
+
+
+def columns_of(mixtures: Iterable[schema.Mixture]) -> tuple[set[str], set[str], set[str]]:
+    """The texts, scores and flags that these mixtures look at."""
+    texts, scores, flags = set[str](), set[str](), set[str]()
+    for rule in (rule for mixture in mixtures for rule in mixture.rules):
+        texts.update(schema.texts_of(rule))
+        scores.update(schema.texts_of(rule) if isinstance(rule.text, schema.BestOf) else ())
+        for condition in rule.where:
+            if isinstance(condition, schema.FlagCondition):
+                flags.add(condition.flag)
+            else:
+                scores.add(condition.score)
+    return texts, scores, flags
+
+
+def needs_all(mixture: schema.Mixture, rule: schema.Rule, score: str) -> bool:
+    """Whether a rule depends on a best share of this score over the whole pool."""
+    return any(name == score for name, _ in shares_of(mixture, rule))
+
+
+def shares_of(mixture: schema.Mixture, rule: schema.Rule) -> list[tuple[str, float]]:
+    """The (score, share) whose thresholds a rule's conditions use."""
+    found = []
+    for condition in rule.where:
+        if isinstance(condition, schema.ScoreCondition):
+            source = lender(condition, mixture)
+            if source.top is not None:
+                found.append((source.score, source.top))
+    return found
+
+
+def text_of(rule: schema.Rule, values: Values, rows: NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
+    """(texts, names of their sources) that a rule gives to rows which have them."""
+    names = schema.texts_of(rule)
+    columns = [values.texts[name].take(pa.array(rows)) for name in names]
+    if isinstance(rule.text, schema.Concat):
+        return pc.binary_join_element_wise(*columns, " "), pa.repeat("+".join(names), len(rows))
+    if isinstance(rule.text, schema.BestOf):
+        best = _best(names, values)[rows]
+        texts = pa.concat_arrays(columns).take(pa.array(best * len(rows) + np.arange(len(rows))))
+        return texts, pa.array(names).take(pa.array(best))
+    return columns[0], pa.repeat(names[0], len(rows))
+
+
+def _holds(condition: schema.Condition, mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> Truth:
+    if isinstance(condition, schema.FlagCondition):
+        if condition.flag not in values.flags:
+            return _unknown(values.rows)
+        value, there = values.flags[condition.flag]
+        return _known((value == condition.equals) & there)
+    if condition.score not in values.scores:
+        return _unknown(values.rows)
+    scores = values.scores[condition.score]
+    there = np.isfinite(scores)
+    if condition.at_most is not None:
+        return _known(there & (scores <= np.float32(condition.at_most)))
+    source = lender(condition, mixture)
+    if source.top is None:
+        assert isinstance(condition.at_least, float)
+        return _known(there & (scores >= np.float32(condition.at_least)))
+    threshold = thresholds.get((source.score, source.top))
+    if threshold is None:
+        return Truth(np.zeros(values.rows, bool), there)
+    return _known(there & (scores >= np.float32(threshold)))
+
+
+def lender(condition: schema.ScoreCondition, mixture: schema.Mixture) -> schema.ScoreCondition:
+    """The condition whose `top` gives this one's threshold: itself, or that of the rule it names."""
+    if not isinstance(condition.at_least, schema.RuleThreshold):
+        return condition
+    found = next(schema.top_of(rule) for rule in mixture.rules if rule.name == condition.at_least.rule)
+    assert found is not None  # the recipe's own check
+    return found
+
+
+def why_dropped(mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> dict[str, Bools]:
+    """By reason, which samples no rule would take if all of them failed: only those that `select` left out count.
+
+    Of a sample's rules, the one that came nearest gives the reason: a condition that does not hold outweighs a missing
+    score or flag, which outweighs a missing text.
+    """
+    fails = np.zeros(values.rows, bool)
+    lacks = np.zeros(values.rows, bool)
+    for rule in mixture.rules:
+        known, holds = np.ones(values.rows, bool), np.ones(values.rows, bool)
+        for condition in rule.where:
+            there = _has_value(condition, values)
+            known &= there
+            holds &= _holds(condition, mixture, values, thresholds).sure | ~there
+        fails |= ~holds
+        lacks |= ~known & _has_text(rule, values).sure
+    return {
+        "no rule's conditions hold": fails,
+        "no score or flag that a rule asks for": lacks & ~fails,
+        "no text that a rule could use": ~lacks & ~fails,
+    }
+
+
+def _has_value(condition: schema.Condition, values: Values) -> Bools:
+    if isinstance(condition, schema.FlagCondition):
+        return values.flags[condition.flag][1]
+    there: Bools = np.isfinite(values.scores[condition.score])
+    return there
+
+
+def _has_text(rule: schema.Rule, values: Values) -> Truth:
+    """All parts of a concatenation, any of a best-of."""
+    truths = [
+        _known(_there(values.texts[name])) if name in values.texts else _unknown(values.rows)
+        for name in schema.texts_of(rule)
+    ]
+    combine = np.any if isinstance(rule.text, schema.BestOf) else np.all
+    return Truth(combine([t.sure for t in truths], axis=0), combine([t.maybe for t in truths], axis=0))
+
+
+def _best(names: list[str], values: Values) -> NDArray[np.int64]:
+    """Per sample the place of the text with the highest score, the first of equals.
+
+    A text without a score loses to every one that has it, and an absent text to every one that is there.
+    """
+    order = []
+    for name in names:
+        scores = values.scores[name].astype(np.float64)
+        scored = np.where(np.isfinite(scores), scores, -np.finfo(np.float64).max)
+        order.append(np.where(_there(values.texts[name]), scored, -np.inf))
+    best: NDArray[np.int64] = np.argmax(order, axis=0)
+    return best
+
+
+def _there(texts: pa.Array) -> Bools:
+    there: Bools = texts.is_valid().to_numpy(zero_copy_only=False)
+    return there
+
+
+def _known(values: Bools) -> Truth:
+    return Truth(values, values)
+
+
+def _unknown(rows: int) -> Truth:
+    return Truth(np.zeros(rows, bool), np.ones(rows, bool))

@@ -1,0 +1,114 @@
+"""Common Crawl's dumps, newest first, and the claims by which each is done at most once per schedule.
+
+The index is `collinfo.json` as index.commoncrawl.org serves it: a list of objects with an `id` such as
+CC-MAIN-2026-43 (year and week).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator
+from http.client import HTTPException, InvalidURL
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from components.base.errors import PermanentError, TemporaryError
+from components.base.version import version
+from components.recipe.sources import INDEX
+from components.storage.claims import claimed_by
+from components.storage.interface import Storage
+from components.storage.opening import open_object
+
+log = logging.getLogger(__name__)
+
+FILE = "collinfo.json"
+DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")  # the first three, CC-MAIN-2008-2009, 2009-2010 and 2012, are ARC files
+ATTEMPTS = 4
+PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
+TIMEOUT = 30.0  # seconds for a connection and for each read
+LIMIT = 8 << 20  # bytes; the real index has some 30 kB
+
+
+def list_dumps(index: str = INDEX) -> list[str]:
+    """The dumps of an index, newest first.
+
+    Args:
+        index: Base address (https://…, gs://… or a folder) of collinfo.json, or the file itself.
+
+    Raises:
+        PermanentError: there is no such index, or it is none.
+        TemporaryError: it can't be reached, after four attempts.
+    """
+    uri = index if index.endswith(".json") else f"{index.rstrip('/')}/{FILE}"
+    data = _fetch(uri) if uri.startswith(("https://", "http://")) else _read(uri)
+    try:
+        found = {entry["id"] for entry in json.loads(data)}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise PermanentError(f"dumps {uri}: expected a JSON list of objects with `id`, as {INDEX} has it") from error
+    return sorted((i for i in found if isinstance(i, str) and DUMP.fullmatch(i)), reverse=True)
+
+
+def unclaimed(storage: Storage, schedule: str, dumps: list[str], by: str, oldest: str = "") -> Iterator[str]:
+    """What a schedule may do now, in this order: a dump that `by` claimed already, then those nobody has.
+
+    Args:
+        storage: Where the schedule's claims lie.
+        schedule: Name of the schedule.
+        dumps: Newest first.
+        by: The claimant; asked again after a crash, it is given its own dump first.
+        oldest: As of `wanted`.
+    """
+    claims = claimed(storage, schedule)
+    yield from (dump for dump in dumps if dump in claims and claimed_by(storage, claim_path(schedule, dump)) == by)
+    yield from (dump for dump in wanted(dumps, oldest) if dump not in claims)
+
+
+def wanted(dumps: list[str], oldest: str = "") -> list[str]:
+    """Which dumps a schedule is there for; both newest first.
+
+    Args:
+        oldest: Dumps before this one are never done. Empty: only the newest one of the list counts, so that a new
+            schedule doesn't begin with years of history.
+    """
+    return [dump for dump in dumps if dump >= oldest] if oldest else dumps[:1]
+
+
+def claimed(storage: Storage, schedule: str) -> set[str]:
+    """The dumps of which somebody has the claim."""
+    paths = (entry.path for entry in storage.list(f"schedules/{schedule}/"))
+    return {path.rpartition("/")[2].removesuffix(".json") for path in paths}
+
+
+def claim_path(schedule: str, dump: str) -> str:
+    """Where the claim of a dump by a schedule lies; it outlives every run."""
+    return f"schedules/{schedule}/{dump}.json"
+
+
+def _read(uri: str) -> bytes:
+    storage, path = open_object(uri)
+    return storage.read(path, 0, LIMIT)
+
+
+def _fetch(url: str) -> bytes:
+    headers = {"User-Agent": f"recaption/{version()}", "Accept": "application/json"}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as answer:
+                data: bytes = answer.read(LIMIT)
+                return data
+        except HTTPError as error:
+            reason = f"{error.code} {error.reason}"
+            if error.code not in (408, 429) and error.code < 500:
+                raise PermanentError(f"dumps {url}: {reason}; give the base address of a {FILE}") from error
+        except (OSError, HTTPException, ValueError) as error:  # URLError, timeouts and broken connections are OSErrors
+            if isinstance(error, InvalidURL) or not isinstance(error, (OSError, HTTPException)):
+                raise PermanentError(f"dumps {url}: {error}; give the base address of a {FILE}") from error
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        if attempt < ATTEMPTS:
+            pause = PAUSE * 2 ** (attempt - 1)
+            log.warning("dumps %s: attempt %d of %d: %s; again in %.0f s", url, attempt, ATTEMPTS, reason, pause)
+            time.sleep(pause)
+    raise TemporaryError(f"dumps {url}: {reason}, after {ATTEMPTS} attempts")

@@ -1,0 +1,84 @@
+"""The processes that make pictures, beside the one that fetches.
+
+Processes and not threads: an image that makes a decoder crash then costs itself, not the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Self
+
+from components.base.cores import cores
+from components.base.errors import TemporaryError
+from components.stages.download.picture import Picture, make_picture
+
+DEADLY = 8  # images that may kill a process each; where more do, it isn't the images
+
+
+class Pictures:
+    """So many processes; None is one per core."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self._count = cores() if count is None else count
+        self._pool = _processes(self._count)
+        self._alone = asyncio.Lock()
+        self._deadly = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    async def make(self, data: bytes) -> Picture | str:
+        """The picture, or the reason why there is none.
+
+        Raises:
+            TemporaryError: the processes die, whatever the image.
+        """
+        pool = self._pool
+        try:
+            return await asyncio.wrap_future(pool.submit(make_picture, data))
+        except BrokenProcessPool:
+            if pool is self._pool:
+                self._pool = _processes(self._count)
+            async with self._alone:
+                return await self._make_alone(data)
+
+    async def _make_alone(self, data: bytes) -> Picture | str:
+        """Anew in a process of its own: to tell the image that killed one from those that were beside it."""
+        pool = _processes(1)
+        try:
+            return await asyncio.wrap_future(pool.submit(make_picture, data))
+        except BrokenProcessPool as error:
+            self._deadly += 1
+            if self._deadly > DEADLY:
+                raise TemporaryError("decoding processes die (out of memory?); run again, with more memory") from error
+            return "crashes_decoder"
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    # fork is not safe beside the event loop's thread
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+
+
+def _begin() -> None:
+    """A signal to the process group stops the worker, which stops these; they end, too, when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,182 @@
+"""evaluate: every trained model on every zero-shot task, by clip-benchmark's own metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.base.errors import PermanentError, RecaptionError, TemporaryError
+from components.engine.stage import Needs, Step
+from components.pool.run import Run
+from components.recipe import recipe as schema
+from components.stages.evaluate.tasks import Task, gap, local_copy, tasks_of
+from components.storage.interface import below
+from components.storage.opening import open_storage
+
+if TYPE_CHECKING:
+    from components.stages.evaluate.metrics import Student
+
+log = logging.getLogger(__name__)
+
+PASSING = ("OutOfMemoryError", "AcceleratorError")  # torch's, by name: a declaration imports nothing heavy
+
+GROUP = 8  # zero-shot tasks that share one loading of a model; DataComp's 38 (5,142 s on its GPU) make five groups
+
+
+class EvaluateStep(Step):
+    """A worker loads a model once for all its tasks; a missing data set is a reported gap.
+
+    A task that fails is named once the others are done. Its result is all that the next call has to make.
+    """
+
+    name = "evaluate"
+    summary = "evaluate each trained CLIP zero-shot: classification and retrieval"
+    reads = ("models", "tasks")
+    writes = "evaluations/<mixture>: a result per task, results.json"
+    needs = Needs(memory_gib=8, gpu=True)
+    divisible = True
+
+    def run(self, run: Run) -> None:
+        failures: list[RecaptionError] = []
+        for mixture in run.trained:
+            if run.storage.size(f"{run.evaluation_folder(mixture)}/results.json") is None:
+                failed = _evaluate(run, mixture, _tasks(run))
+                failures += failed
+                if not failed:
+                    _merge(run, mixture)
+        _raise(failures)
+
+    def count_tasks(self, run: Run) -> int:
+        return len(_groups(run))
+
+    def run_task(self, run: Run, task: int, tasks: int) -> None:
+        groups = _groups(run)
+        share = groups[len(groups) * task // tasks : len(groups) * (task + 1) // tasks]
+        failures: list[RecaptionError] = []
+        for mixture in run.trained:
+            failures += _evaluate(run, mixture, [task for m, group in share if m is mixture for task in group])
+        _raise(failures)
+
+
+def _tasks(run: Run) -> list[Task]:
+    assert run.spec.evaluate is not None  # the step is part of runs that evaluate
+    return tasks_of(run.spec.evaluate)
+
+
+def _groups(run: Run) -> list[tuple[schema.Mixture, list[Task]]]:
+    """What belongs together. Every n-th task: neighbours in the list tend to be equally large."""
+    tasks = _tasks(run)
+    count = -(-len(tasks) // GROUP)
+    return [(mixture, tasks[i::count]) for mixture in run.trained for i in range(count)]
+
+
+def _evaluate(run: Run, mixture: schema.Mixture, tasks: Sequence[Task]) -> list[RecaptionError]:
+    """Make the results that are missing; what failed."""
+    assert run.spec.evaluate is not None
+    folder, root = run.evaluation_folder(mixture), open_storage(run.spec.evaluate.root)
+    student: Student | None = None
+    failures: list[RecaptionError] = []
+    for task in tasks:
+        try:
+            path = _path(folder, task)
+            reason = gap(task, root)
+            if reason:
+                log.warning("evaluate %s on %s: %s", mixture.name, task.name, reason)
+            elif run.storage.size(path) is None:
+                student = student or _load(run, mixture)
+                with local_copy(task, root) as data:
+                    result = _timed(student, task, data)
+                run.storage.create(path, json.dumps(result, indent=1).encode())
+                log.info("evaluate %s on %s: %s %.4f", mixture.name, task.name, result["metric"], result["value"])
+        except Exception as error:  # whatever a data set or its reader comes up with: the others go on
+            failures.append(_explained(error, mixture, task))
+            log.error("%s", failures[-1])
+            if student is None and not isinstance(error, TemporaryError):
+                break  # the model can't be loaded
+    return failures
+
+
+def _path(folder: str, task: Task) -> str:
+    return f"{folder}/tasks/{task.folder}.json"
+
+
+def _explained(error: Exception, mixture: schema.Mixture, task: Task) -> RecaptionError:
+    """One line. Memory and I/O may be there next time; anything else would happen again."""
+    passing = (TemporaryError, OSError, MemoryError)
+    kind = TemporaryError if isinstance(error, passing) or type(error).__name__ in PASSING else PermanentError
+    text = " ".join(str(error).split())[:500]
+    what = text if isinstance(error, RecaptionError) else f"{type(error).__name__}: {text}"
+    return kind(f"evaluate {mixture.name} on {task.name}: {what}")
+
+
+def _raise(failures: Sequence[RecaptionError]) -> None:
+    """One error for all; worth a retry where one of them is."""
+    if failures:
+        kind = next((type(f) for f in failures if isinstance(f, TemporaryError)), PermanentError)
+        more = f" (and {len(failures) - 1} more, above)" if len(failures) > 1 else ""
+        first = next(f for f in failures if isinstance(f, kind))
+        raise kind(f"{first}{more}; the other results are kept")
+
+
+def _merge(run: Run, mixture: schema.Mixture) -> None:
+    assert run.spec.evaluate is not None
+    folder, root = run.evaluation_folder(mixture), open_storage(run.spec.evaluate.root)
+    found, gaps = [], []
+    for task in _tasks(run):
+        if run.storage.size(_path(folder, task)) is not None:
+            found.append(json.loads(run.storage.read(_path(folder, task))))
+        else:
+            gaps.append({"task": task.name, "reason": gap(task, root)})
+    results = {"mixture": mixture.name, "tasks": found, "gaps": gaps, **_means(found)}
+    run.storage.create(f"{folder}/results.json", json.dumps(results, indent=1).encode())
+
+
+def _load(run: Run, mixture: schema.Mixture) -> Student:
+    from components.stages.evaluate.metrics import Student
+
+    folder = run.model_folder(mixture)
+    model: dict[str, Any] = json.loads(run.storage.read(f"{folder}/model.json"))
+    with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
+        name = model["model"]
+        if model["architecture"]:
+            config = below(Path(scratch), f"{name}.json")
+            config.write_text(json.dumps(model["architecture"]))
+            name = str(config)
+        checkpoint = Path(scratch) / "checkpoint.pt"
+        with run.storage.open(model["checkpoint"]) as source, open(checkpoint, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 24)  # with its optimizer, a ViT-L-14 is 5 GB
+        return Student(name, str(checkpoint))
+
+
+def _timed(student: Student, task: Task, data: Path) -> dict[str, Any]:
+    began = time.monotonic()
+    kind, metrics, samples = student.evaluate(data)
+    metric = task.metric or ("mean_recall@1" if kind == "retrieval" else "acc1")
+    return {
+        "name": task.name,
+        "kind": kind,
+        "metric": metric,
+        "value": metrics[metric],
+        "metrics": metrics,
+        "samples": samples,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _means(results: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Unweighted means of the metrics that count (DataComp's average)."""
+
+    def mean(values: list[float]) -> float | None:
+        return sum(values) / len(values) if values else None
+
+    return {
+        "classification": mean([r["value"] for r in results if r["kind"] == "classification"]),
+        "retrieval": mean([r["value"] for r in results if r["kind"] == "retrieval"]),
+        "average": mean([r["value"] for r in results]),
+    }

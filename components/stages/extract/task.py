@@ -1,0 +1,127 @@
+"""One task of extract: a range of a dump's files, or of tables → their candidates, sorted, in the storage."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow.compute as pc
+
+from components.base.version import version
+from components.stages.extract import page, wat
+from components.stages.extract.members import Damage
+from components.stages.extract.records import Record as Page
+from components.stages.extract.records import read_records
+from components.stages.extract.spill import Record, Spiller, commit, find_record
+from components.stages.extract.table import candidates_of
+from components.stages.extract.text_rules import candidate
+from components.stages.extract.work import Work
+from components.storage.interface import Storage
+from components.storage.web import open_source
+
+log = logging.getLogger(__name__)
+
+KINDS = {"wat": (b"metadata", wat.images_of), "warc": (b"response", page.images_of)}
+WITH_IMAGES = "with images"
+ROWS = "rows of tables"
+MOST_DAMAGES = 1000  # places that a record lists; it counts all
+REPLACEMENT = "\ufffd"
+
+
+def extract_task(
+    storage: Storage, work: Work, task: int, tasks: int, progress: Callable[[int], None] = lambda files: None
+) -> Record:
+    """Extract a task's files, unless that is done. The same files give the same bytes, however often it is killed.
+
+    Args:
+        progress: called with the number of files that are through since the last call.
+
+    Raises:
+        PermanentError: a file that the dump lists is not there, or a table isn't what its name says.
+        TemporaryError: it can't be read now.
+    """
+    files = work.files_of(task, tasks)
+    if done := find_record(storage, work, task):
+        progress(len(files))
+        return done
+    began = time.monotonic()
+    source, tally = open_source(work.base), Tally(Spiller(storage, work.spills(task), work.partitions))
+    for name in files:
+        with source.open(name) as file:
+            tally.read(name, file, work.kind)
+        progress(1)
+    tally.spiller.flush()
+    record = Record(**tally.counts(), files=len(files), seconds=time.monotonic() - began, code=version())
+    return commit(storage, work, task, record)
+
+
+class Tally:
+    """What became of every record and of every image."""
+
+    def __init__(self, spiller: Spiller) -> None:
+        self.spiller = spiller
+        self.records: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.damaged: Counter[str] = Counter(places=0, bytes=0)
+        self.damages: list[dict[str, Any]] = []
+        self.candidates = self.undecoded = 0
+
+    def read(self, name: str, file: Any, kind: str) -> None:
+        """All of one file."""
+        if kind == "table":
+            self._table(name, file)
+            return
+        wanted, images_of = KINDS[kind]
+        for found in read_records(file, wanted):
+            if isinstance(found, Damage):
+                self._note(name, found)
+            elif isinstance(found, str):
+                self.records[found] += 1
+            else:
+                self._page(found, images_of)
+
+    def _page(self, record: Page, images_of: Callable[[Page], Any]) -> None:
+        found = images_of(record)
+        if isinstance(found, str):
+            self.records[found] += 1
+            return
+        self.records[WITH_IMAGES] += 1
+        where, images = found
+        self.candidates += len(images)
+        for image in images:
+            kept = candidate(where, image)
+            if isinstance(kept, str):
+                self.dropped[kept] += 1
+            else:
+                self.spiller.add(*kept)
+                self.undecoded += REPLACEMENT in kept[1]
+
+    def _table(self, name: str, file: Any) -> None:
+        for found in candidates_of(file, name):
+            self.records[ROWS] += found.rows
+            self.candidates += found.rows
+            self.dropped.update(found.dropped)
+            self.spiller.add_batch(found.kept)
+            self.undecoded += pc.sum(pc.match_substring(found.kept.column("text"), REPLACEMENT)).as_py() or 0
+
+    def _note(self, name: str, damage: Damage) -> None:
+        log.warning("%s: %d bytes at %d can't be read (%s)", name, damage.bytes, damage.offset, damage.reason)
+        self.damaged.update(places=1, bytes=damage.bytes)
+        if len(self.damages) < MOST_DAMAGES:
+            self.damages.append({"file": name, **asdict(damage)})
+
+    def counts(self) -> dict[str, Any]:
+        return {
+            "spills": self.spiller.spills,
+            "records": dict(sorted(self.records.items())),
+            "candidates": self.candidates,
+            "dropped": dict(sorted(self.dropped.items())),
+            "lost": dict(sorted(self.spiller.lost.items())),
+            "undecoded": self.undecoded,
+            "damaged": dict(self.damaged),
+            "damages": self.damages,
+        }

@@ -1,0 +1,96 @@
+"""import: join a column that was made elsewhere by uid; memory grows with the task, not with the source."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from components.base.errors import PermanentError
+from components.base.hashing import content_hash
+from components.engine.stage import Batch, ColumnStage, Field, Needs
+from components.pool.columns import ColumnSpec
+from components.recipe.recipe import ImportedColumn
+from components.stages.imported.sources import check_fields, find_source, rows_of
+
+log = logging.getLogger(__name__)
+
+NOT_THERE = "not in the source"
+
+
+class ImportStage(ColumnStage):
+    """Reads parquet or CSV with a `uid` field, or DataComp's subset files (`.npy` of 128-bit uids)."""
+
+    name = "import"
+    summary = "join a column made elsewhere by uid"
+    reads = ()
+    writes = "score, text or flag"
+    needs = Needs(memory_gib=4)
+    version = 1
+    fields: tuple[Field, ...] = (
+        Field("score", "float32", "higher = better; null: no score, or another kind of column"),
+        Field("text", "string", "null: no text, or another kind of column"),
+        Field("flag", "bool", "null: unknown, or another kind of column"),
+    )
+    batch_size = 10_000
+
+    @classmethod
+    def make_spec(cls, column: ImportedColumn, index: ColumnSpec) -> ColumnSpec:
+        """Raises PermanentError when there is no such source or no such field."""
+        source = find_source(column.source)
+        if column.field is not None:
+            check_fields(source, column.field)
+        params = {
+            "source": source.address,
+            "files": content_hash([(e.path, e.size) for e in source.files]),
+            "field": column.field,
+            "kind": column.kind,
+        }
+        label = re.sub(r"[^A-Za-z0-9._-]+", "-", column.field or column.kind)
+        return ColumnSpec(cls.name, label, cls.version, params, {"index": index})
+
+    def setup(self, uids: Callable[[], Iterable[str]]) -> None:
+        """Stream the source once and keep what this task's samples need.
+
+        Raises:
+            PermanentError: no file, no such field, or values that aren't of the column's kind.
+        """
+        wanted, params = set(uids()), self.spec.params
+        source, field, kind = find_source(str(params["source"])), params["field"], str(params["kind"])
+        self.values: dict[str, Any] = {}
+        rows = repeated = 0
+        for file in source.files:
+            for looked_at, found, values in rows_of(source.storage, file.path, field, kind, wanted):
+                rows += looked_at
+                for uid, value in zip(found, values, strict=True):
+                    if uid in self.values:
+                        repeated += 1
+                    else:
+                        self.values[uid] = _checked(value, kind, file.path)
+        log.info("%s: %d rows, %d of this task's %d samples found", source.address, rows, len(self.values), len(wanted))
+        if repeated:
+            log.warning("%s: %d rows repeat a uid; the first one counts", source.address, repeated)
+        if field is not None and len(self.values) < len(wanted) / 2:
+            log.warning("%s: most samples are not in it; is it of another pool?", source.address)
+
+    def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
+        kind, count = str(self.spec.params["kind"]), len(batch.uids)
+        columns: dict[str, list[Any]] = {name: [None] * count for name in ("score", "text", "flag")}
+        if self.spec.params["field"] is None:
+            return {**columns, "flag": [uid in self.values for uid in batch.uids]}
+        columns[kind] = [self.values.get(uid) for uid in batch.uids]
+        return {**columns, "error": [None if uid in self.values else NOT_THERE for uid in batch.uids]}
+
+
+def _checked(value: Any, kind: str, path: str) -> Any:
+    """The value as the column's kind; None stays None, and a text of nothing but spaces is none."""
+    if value is None:
+        return None
+    if kind == "score" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind == "text" and isinstance(value, str):
+        return value if value.strip() else None
+    if kind == "flag" and isinstance(value, (bool, int)):
+        return bool(value)
+    raise PermanentError(f"import {path}: found {value!r}, expected a {kind}; is it the right field?")

@@ -1,0 +1,206 @@
+"""mix: apply every mixture's rules to the whole pool; one pass over the columns serves all mixtures."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from components.base.threads import map_ahead
+from components.base.version import version
+from components.engine.stage import Needs, Step
+from components.pool.columns import Columns, align
+from components.pool.run import Run
+from components.pool.shards import Shard
+from components.recipe import recipe as schema
+from components.selection.rule_inputs import find_thresholds, read_values, require_finished, screened
+from components.selection.rules import Selection, Thresholds, Values, columns_of, lender, select, shares_of, why_dropped
+
+log = logging.getLogger(__name__)
+
+UNREADABLE = "the image can't be read"
+EMPTY = "no image matched any rule: the mixture is empty, and nothing can be trained on it"
+
+
+@dataclass
+class Tally:
+    """What one mixture has chosen so far."""
+
+    mixture: schema.Mixture
+    folder: str
+    usable: int = 0
+    images: int = 0
+    pairs: Counter[int] = field(default_factory=Counter)
+    """By rule."""
+    scored: Counter[int] = field(default_factory=Counter)
+    """Pairs whose text has a cosine, by rule."""
+    cosines: dict[int, float] = field(default_factory=dict)
+    """Sum of those cosines, by rule."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+
+class MixStep(Step):
+    """Writes the selection of each mixture, a parquet per shard."""
+
+    name = "mix"
+    summary = "choose the text of each image by the rules of each mixture"
+    reads = ("index", "texts", "scores", "flags")
+    writes = "mixtures/<mixture>: uid, text, rule, source per shard; mixture.json"
+    needs = Needs(memory_gib=1)
+
+    def run(self, run: Run) -> None:
+        tallies = [Tally(m, run.mixture_folder(m)) for m in run.spec.mixtures]
+        tallies = [t for t in tallies if run.storage.size(f"{t.folder}/mixture.json") is None]
+        if not tallies:
+            return
+        columns = run.open_columns()
+        texts, scores, flags = columns_of(t.mixture for t in tallies)
+        scores |= {name for name in texts if f"score:{name}" in run.nodes}  # for the mean cosines
+        read_always = {schema.RAW} if f"score:{schema.RAW}" in run.nodes else set()
+        read_always |= {*run.spec.blurring, *(name for name, _ in run.spec.dropping)}
+        require_finished(run, columns, _keys(run, texts, scores | read_always, flags))
+        thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
+
+        def read(shard: Shard) -> tuple[Shard, pa.Array, Values, Mapping[str, int]]:
+            index = columns.read(run.index, shard, ["text", "error"])
+            index = index.filter(pc.is_null(index.column("error")))
+            readable = _readable(run, columns, shard, index)
+            uids = readable.column("uid").combine_chunks()
+            kept, lost = screened(run, columns, shard, uids, run.spec.dropping, run.spec.blurring)
+            left = readable.filter(pa.array(kept)) if lost else readable
+            values = read_values(run, columns, shard, left, texts, scores, flags)
+            lost = {UNREADABLE: index.num_rows - readable.num_rows, **lost}
+            return shard, left.column("uid").combine_chunks(), values, lost
+
+        for shard, uids, values, lost in map_ahead(read, run.pool.shards):
+            for tally in tallies:
+                tally.usable += sum(lost.values())
+                tally.dropped.update(lost)
+                chosen = select(tally.mixture, values, thresholds)
+                _write(run, tally, shard, uids, chosen)
+                _count(tally, values, chosen, thresholds)
+        for tally in tallies:
+            result = _result(run, tally, thresholds)
+            run.storage.create(f"{tally.folder}/mixture.json", json.dumps(result, indent=1).encode())
+            pairs, usable = f"{result['pairs']:,}", f"{tally.usable:,}"
+            log.info("mixture %s: %s pairs of %s usable samples", tally.mixture.name, pairs, usable)
+            for warning in result["warnings"]:
+                log.warning("mixture %s: %s", tally.mixture.name, warning)
+
+
+def _readable(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> pa.Table:
+    """Without the samples whose image could not be embedded: no trainer could read it either."""
+    if f"score:{schema.RAW}" not in run.nodes:
+        return index
+    scores = align(columns.read(run.score(schema.RAW), shard, ["error"]), index.column("uid").combine_chunks())
+    return index.filter(pc.is_null(scores.column("error")))
+
+
+def _keys(run: Run, texts: set[str], scores: set[str], flags: set[str]) -> list[str]:
+    """The nodes that hold these columns, in the run's order."""
+    specs = {run.index.hash, *(run.text(name).hash for name in texts), *(run.score(name).hash for name in scores)}
+    specs |= {run.flag(name).hash for name in flags}
+    return [key for key, node in run.nodes.items() if node.spec.hash in specs]
+
+
+def _write(run: Run, tally: Tally, shard: Shard, uids: pa.Array, chosen: Selection) -> None:
+    table = pa.table(
+        {
+            "uid": uids.take(pa.array(chosen.rows)),
+            "text": chosen.texts,
+            "rule": pa.array(chosen.rules, pa.int32()),
+            "source": chosen.sources,
+        }
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue()
+    run.storage.write(f"{tally.folder}/{shard.name}.parquet", data)
+    digest = hashlib.sha256(data).hexdigest()
+    tally.shards.append({"name": shard.name, "rows": table.num_rows, "sha256": digest})
+
+
+def _count(tally: Tally, values: Values, chosen: Selection, thresholds: Thresholds) -> None:
+    tally.usable += values.rows
+    dropped = np.ones(values.rows, bool)
+    dropped[chosen.rows] = False
+    tally.images += values.rows - int(dropped.sum())
+    for reason, samples in why_dropped(tally.mixture, values, thresholds).items():
+        tally.dropped[reason] += int((samples & dropped).sum())
+    cosines = np.full(len(chosen.rows), np.nan)
+    for source in set(chosen.sources.unique().to_pylist()) & values.scores.keys():
+        mine = pc.equal(chosen.sources, source).to_numpy(zero_copy_only=False)
+        cosines[mine] = values.scores[source][chosen.rows[mine]]
+    for number in np.unique(chosen.rules).tolist():
+        mine = chosen.rules == number
+        there = mine & np.isfinite(cosines)
+        tally.pairs[number] += int(mine.sum())
+        tally.scored[number] += int(there.sum())
+        tally.cosines[number] = tally.cosines.get(number, 0.0) + float(cosines[there].sum())
+
+
+def _result(run: Run, tally: Tally, thresholds: Thresholds) -> dict[str, Any]:
+    mixture = tally.mixture
+    rules = [
+        {
+            "index": i,
+            "name": rule.name,
+            "text": rule.model_dump(mode="json", by_alias=True)["text"],
+            "pairs": tally.pairs[i],
+            "scored": tally.scored[i],
+            "mean_cosine": _mean(tally, [i]),
+        }
+        for i, rule in enumerate(mixture.rules)
+    ]
+    used = {pair for rule in mixture.rules for pair in shares_of(mixture, rule)}
+    texts = sorted(columns_of([mixture])[0])
+    return {
+        "name": mixture.name,
+        "emit": mixture.emit,
+        "usable": tally.usable,
+        "images": tally.images,
+        "pairs": tally.pairs.total(),
+        "scored": tally.scored.total(),
+        "mean_cosine": _mean(tally, range(len(rules))),
+        "cosines": {name: run.score(name).folder for name in texts if f"score:{name}" in run.nodes},
+        "rules": rules,
+        "thresholds": [{"score": s, "top": f, "threshold": thresholds[s, f]} for s, f in sorted(used)],
+        "dropped": {reason: n for reason, n in sorted(tally.dropped.items()) if n},
+        "warnings": [*warnings_of(run, mixture), *(() if tally.pairs.total() else [EMPTY])],
+        "code": version(),
+        "shards": tally.shards,
+    }
+
+
+def _mean(tally: Tally, rules: Iterable[int]) -> float | None:
+    """Mean cosine of the rules' pairs that have one; None where a rule's text (a concatenation, say) never has."""
+    rules = [r for r in rules if tally.pairs[r]]
+    if not rules or not all(tally.scored[r] for r in rules):
+        return None
+    return sum(tally.cosines[r] for r in rules) / sum(tally.scored[r] for r in rules)
+
+
+def warnings_of(run: Run, mixture: schema.Mixture) -> list[str]:
+    """Thresholds of one kind of score applied to another."""
+    found = []
+    for rule in mixture.rules:
+        for condition in rule.where:
+            if isinstance(condition, schema.ScoreCondition) and isinstance(condition.at_least, schema.RuleThreshold):
+                own, lent = run.score(condition.score), run.score(lender(condition, mixture).score)
+                if "import" in (own.stage, lent.stage) and own.hash != lent.hash:
+                    found.append(
+                        f"compares {condition.score} with the threshold of rule {condition.at_least.rule}, but they "
+                        "were not made by the same scorer (one is imported): their scales may differ"
+                    )
+    return found

@@ -1,0 +1,61 @@
+"""The result table: the same numbers for the terminal and for the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from components.pool.run import Run
+from components.recipe import recipe as schema
+
+
+def result_table(run: Run) -> list[dict[str, object]]:
+    """One row per mixture, column title → value; None where there is nothing (yet)."""
+    rows = [_row(run, mixture) for mixture in run.spec.mixtures]
+    empty = {title for title in (rows[0] if rows else ()) if all(row[title] is None for row in rows)}
+    return [{title: value for title, value in row.items() if title not in empty} for row in rows]
+
+
+def results(run: Run) -> dict[str, Any]:
+    """results.json: the rows of the result table, and of each mixture's training set the place and the pairs."""
+    rows = result_table(run)
+    pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
+    sets = [
+        {"mixture": m.name, "uri": f"{run.storage.uri}/{run.dataset_folder(m)}", "pairs": pairs.get(m.name, 0)}
+        for m in (run.spec.mixtures if run.is_indexed else ())
+    ]
+    return {"rows": rows, "datasets": sets}
+
+
+def _row(run: Run, mixture: schema.Mixture) -> dict[str, object]:
+    chosen = read_of(run, run.mixture_folder, mixture, "mixture.json")
+    analysis = read_of(run, run.mixture_folder, mixture, "analysis.json")
+    results = {}
+    if run.spec.evaluate and mixture in run.trained:
+        results = read_of(run, run.evaluation_folder, mixture, "results.json")
+    row: dict[str, object] = {
+        "mixture": mixture.name,
+        "pairs": chosen.get("pairs"),
+        "mean cosine": chosen.get("mean_cosine"),
+        "unique trigrams": analysis.get("trigrams", {}).get("unique"),
+        "words": analysis.get("words", {}).get("mean"),
+        "classification": results.get("classification"),
+        "retrieval": results.get("retrieval"),
+    }
+    if run.spec.evaluate and len(results.get("tasks", ())) > 2:
+        row["average"] = results["average"]
+    return row
+
+
+def read_of(run: Run, folder: Callable[[schema.Mixture], str], mixture: schema.Mixture, name: str) -> dict[str, Any]:
+    """A JSON object of what is made of a mixture; empty when it isn't there, or the pool isn't indexed yet."""
+    return read(run, f"{folder(mixture)}/{name}") if run.is_indexed else {}
+
+
+def read(run: Run, path: str) -> dict[str, Any]:
+    """A JSON object of the storage; empty when it isn't there."""
+    if run.storage.size(path) is None:
+        return {}
+    value: dict[str, Any] = json.loads(run.storage.read(path))
+    return value

@@ -1,0 +1,263 @@
+"""One tar of the training set, made in a process of its own from nothing but names: independent, resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.base.errors import PermanentError, TemporaryError
+from components.engine.images import ImageError
+from components.engine.stage import DTYPES
+from components.pool.columns import Columns, ColumnSpec, align
+from components.pool.shards import Shard
+from components.pool.tar import BLOCK, TarWriter
+from components.stages.reshard.layout import Segment, read_selection, tar_name
+from components.storage.interface import Storage
+from components.storage.opening import open_storage
+
+INDEX_FIELDS = ("text", "offset", "size", "json_offset", "json_size", "error")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one finished tar is; its `.done.json`, and its entry in dataset.json."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    sources: Mapping[str, int]
+    """Pairs by the text they got."""
+    formats: Mapping[str, int]
+    """Pairs by the image's extension."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where to read and write: the same for every tar."""
+
+    storage: str
+    pool: str
+    source: str
+    """The folder of the pool's own tars."""
+    index: ColumnSpec
+    mixture: str
+    dataset: str
+    blur: tuple[ColumnSpec, ...] = ()
+    """Columns of boxes that are blurred in the images."""
+
+
+class Resharder:
+    """Writes tars. One per process: it keeps connections and the index's listing."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.storage, self.source = open_storage(work.storage), open_storage(work.source)
+        self.columns = Columns(self.storage, work.pool)
+
+    def write(self, number: int, segments: Sequence[Segment]) -> Record:
+        """Make one tar and its record; the bytes depend on the selection and the pool only."""
+        sources: Counter[str] = Counter()
+        formats: Counter[str] = Counter()
+        with tempfile.NamedTemporaryFile(prefix="reshard-", suffix=".tar", buffering=1 << 20) as file:
+            try:
+                tar = TarWriter(file)
+                for i, (row, members) in enumerate(self._samples(segments)):
+                    tar.add(f"{number:08d}{i:04d}", members)
+                    sources[row["source"]] += 1
+                    formats[members[0][0]] += 1
+                tar.finish()
+                file.flush()
+            except OSError as error:
+                raise TemporaryError(f"{file.name}: {error.strerror or error}; free space, or set TMPDIR") from error
+            name = tar_name(number)
+            record = Record(name, sources.total(), tar.size, tar.sha256, _sorted(sources), _sorted(formats))
+            self.storage.upload(Path(file.name), f"{self.work.dataset}/{name}")
+        _commit(self.storage, f"{self.work.dataset}/{done_name(number)}", record)
+        return record
+
+    def _samples(self, segments: Sequence[Segment]) -> Iterator[tuple[dict[str, Any], list[tuple[str, Any]]]]:
+        for segment in segments:
+            shard = segment.selection.shard
+            found = self.source.size(shard.tar)
+            if found != shard.size:
+                raise _changed(shard, f"has {found or 0} bytes, {shard.size} when it was indexed")
+            with self.source.open(shard.tar, shard.version) as tar:
+                for row in self._rows(segment):
+                    yield row, _members(tar, shard, row)
+
+    def _rows(self, segment: Segment) -> list[dict[str, Any]]:
+        """Selected rows with their places in the tar, in the tar's order so that it is read forwards."""
+        shard = segment.selection.shard
+        chosen = read_selection(self.storage, self.work.mixture, segment.selection, ("uid", "text", "rule", "source"))
+        chosen = chosen.slice(segment.start, segment.stop - segment.start)
+        index = self.columns.read(self.work.index, shard, INDEX_FIELDS)
+        index = index.filter(pc.is_null(index.column("error"))).rename_columns({"text": "caption"})
+        at = pc.index_in(chosen.column("uid"), value_set=index.column("uid").combine_chunks())
+        if at.null_count:
+            uid = chosen.column("uid").filter(pc.is_null(at))[0].as_py()
+            raise PermanentError(
+                f"{self.work.mixture}/{shard.name}.parquet: uid {uid} is no usable sample of shard {shard.name}; "
+                "the mixture was made from another index: delete it and run mix again"
+            )
+        places = index.take(at)
+        for name in ("caption", "offset", "size", "json_offset", "json_size"):
+            chosen = chosen.append_column(name, places.column(name))
+        if self.work.blur:
+            chosen = chosen.append_column("boxes", self._boxes(shard, chosen.column("uid").combine_chunks()))
+        order = pa.table({"offset": chosen.column("offset"), "row": pa.array(range(chosen.num_rows))})
+        rows: list[dict[str, Any]] = chosen.take(
+            pc.sort_indices(order, sort_keys=[("offset", "ascending"), ("row", "ascending")])
+        ).to_pylist()
+        return rows
+
+    def _boxes(self, shard: Shard, uids: pa.Array) -> pa.Array:
+        """Of each sample the boxes of all columns, in their order."""
+        columns = [
+            align(self.columns.read(spec, shard, ["boxes"]), uids).column("boxes").to_pylist()
+            for spec in self.work.blur
+        ]
+        return pa.array(
+            [[box for boxes in row for box in boxes] for row in zip(*columns, strict=True)], DTYPES["boxes"]
+        )
+
+
+def done_name(number: int) -> str:
+    return f"{number:08d}.done.json"
+
+
+def _members(tar: BinaryIO, shard: Shard, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Extension and bytes of image, metadata and text, read in the tar's order."""
+    places = {"image": (row["offset"], row["size"])}
+    if row["json_offset"] is not None:
+        places["json"] = (row["json_offset"], row["json_size"])
+    found = {
+        name: _read(tar, shard, row["uid"], *place) for name, place in sorted(places.items(), key=lambda item: item[1])
+    }
+    image = found["image"]
+    if row.get("boxes"):
+        image = _blurred(image, shard, row)
+    return [
+        (_extension(image), image),
+        ("json", _metadata(found.get("json"), row)),
+        ("txt", row["text"].encode()),
+    ]
+
+
+def _blurred(image: memoryview, shard: Shard, row: Mapping[str, Any]) -> memoryview:
+    from components.stages.reshard.blur import blurred  # OpenCV, which most training sets don't need
+
+    try:
+        return memoryview(blurred(bytes(image), row["boxes"]))
+    except ImageError as error:
+        raise PermanentError(f"shard {shard.tar}: uid {row['uid']}: {error}, but its faces were found") from error
+
+
+def _read(tar: BinaryIO, shard: Shard, uid: str, offset: int, size: int) -> memoryview:
+    """A member's bytes, after a look at the header before them: a tar changed in place must not go unnoticed."""
+    tar.seek(offset - BLOCK)
+    block = memoryview(tar.read(BLOCK + size))
+    if len(block) < BLOCK + size:
+        raise _changed(shard, f"ends before byte {offset + size}, where uid {uid} should end")
+    try:
+        found = int(bytes(block[124:136]).strip(b"\0 ") or b"0", 8)
+    except ValueError:
+        found = -1
+    if found != size:
+        raise _changed(shard, f"has no member of {size} bytes at byte {offset}, where uid {uid} should be")
+    return block[BLOCK:]
+
+
+def _changed(shard: Shard, what: str) -> PermanentError:
+    return PermanentError(
+        f"shard {shard.tar}: {what}; the tar was changed after it was indexed: run the recipe again, which notices"
+    )
+
+
+def _extension(image: memoryview) -> str:
+    """By content, one of those that open_clip looks for; other formats are called jpg, readers look at the content."""
+    start = bytes(image[:12])
+    if start.startswith(b"\x89PNG"):
+        return "png"
+    if start.startswith(b"RIFF") and start.endswith(b"WEBP"):
+        return "webp"
+    return "jpg"
+
+
+def _metadata(original: memoryview | None, row: Mapping[str, Any]) -> bytes:
+    """The sample's own metadata with its uid, the text's source, and the text that came with the image."""
+    value: Any = None
+    if original is not None:
+        try:
+            value = json.loads(bytes(original))
+        except (ValueError, RecursionError):
+            value = None  # counted when the shard was indexed
+    fields = value if isinstance(value, dict) else {}
+    fields.setdefault("caption", row["caption"])
+    fields |= {"uid": row["uid"], "source": row["source"], "rule": row["rule"]}
+    if "boxes" in row:
+        fields["face_bboxes"] = row["boxes"]  # DataComp's name
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def _commit(storage: Storage, path: str, record: Record) -> None:
+    """Of two writers of one tar the first one's record stands; both wrote the same bytes."""
+    if storage.create(path, json.dumps(record.to_json(), indent=1).encode()):
+        return
+    other = read_record(storage, path)
+    if other.sha256 != record.sha256:
+        raise PermanentError(
+            f"{path}: was made of other bytes ({other.sha256[:12]}, now {record.sha256[:12]}); the pool's images or "
+            "the mixture changed in between: delete this data set and run again"
+        )
+
+
+def read_record(storage: Storage, path: str) -> Record:
+    try:
+        return Record(**json.loads(storage.read(path)))
+    except (ValueError, TypeError) as error:
+        raise PermanentError(f"{path}: not a record of a tar ({error}); delete it and run again") from error
+
+
+_resharder: Resharder
+
+
+def begin(work: Work) -> None:
+    """Set a worker process up; it ends when its parent is gone, however that died."""
+    global _resharder  # noqa: PLW0603  # what a process pool's initializer is for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pa.set_cpu_count(1)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _resharder = Resharder(work)
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def write_tar(number: int, segments: Sequence[Segment]) -> Record:
+    """One tar, in a process that `begin` has set up."""
+    return _resharder.write(number, segments)

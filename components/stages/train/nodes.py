@@ -1,0 +1,71 @@
+"""Which of how many nodes this is, in the variables that Kubeflow Trainer sets and that torchrun itself reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from components.base.errors import PermanentError, TemporaryError
+
+ADDRESS = ("PET_MASTER_ADDR", "PET_MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of one training; each runs this same program on its own disk."""
+
+    count: int = 1
+    rank: int = 0
+    """0 is the one that copies checkpoints and writes the model's record."""
+    processes: int | None = None
+    """On each node; None is one per GPU."""
+    together: bool = False
+    """Whether somebody starts them together and torchrun must meet the others; False is this machine alone."""
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def workers(self, gpus: int) -> int:
+        """Processes on this node.
+
+        Raises:
+            TemporaryError: there are too few GPUs; another node may have them.
+        """
+        if self.processes is None:
+            return gpus or 1
+        if gpus and gpus < self.processes:
+            raise TemporaryError(
+                f"train: node {self.rank} of {self.count} sees {gpus} GPUs, PET_NPROC_PER_NODE says {self.processes}"
+            )
+        return self.processes
+
+
+ALONE = Nodes()
+
+
+def this_node(environment: Mapping[str, str] = os.environ) -> Nodes:
+    """As PET_NNODES and the others say; without PET_NNODES this machine is all there is.
+
+    Raises:
+        PermanentError: a variable is missing or no number.
+    """
+    if not environment.get("PET_NNODES"):
+        return ALONE
+    count = _number(environment, "PET_NNODES")
+    rank = _number(environment, "PET_NODE_RANK") if count > 1 or environment.get("PET_NODE_RANK") else 0
+    missing = [name for name in ADDRESS if not environment.get(name)]
+    if count < 1 or rank >= count or missing:
+        what = f"{missing[0]} is missing" if missing else f"PET_NODE_RANK {rank} is none of PET_NNODES {count}"
+        raise PermanentError(f"train: {what}; Kubeflow Trainer sets PET_NNODES, PET_NODE_RANK, {', '.join(ADDRESS)}")
+    # `auto`, `gpu` and `cpu` are torchrun's other words for it
+    fixed = environment.get("PET_NPROC_PER_NODE", "").isdecimal()
+    return Nodes(count, rank, _number(environment, "PET_NPROC_PER_NODE") if fixed else None, together=True)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    if not value.isdecimal():
+        raise PermanentError(f"train: {name} is {value!r}; expected a number, as Kubeflow Trainer sets it")
+    return int(value)

@@ -1,0 +1,53 @@
+"""open_clip's trainer as it is needed here: our data, nodes with a disk each, several processes on a CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from open_clip_train.data import DataInfo
+from torch.nn.parallel import DistributedDataParallel
+
+from components.base.errors import TemporaryError
+from components.stages.train import data
+from components.stages.train.checkpoints import LATEST
+
+
+def adapt(trainer: Any) -> None:
+    """Replace what open_clip_train.main calls."""
+    broadcast = trainer.broadcast_object
+
+    def own_checkpoint(args: Any, path: str | None) -> str | None:
+        """open_clip sends everyone the first rank's path; every node has its own copy in a folder of its own."""
+        return os.path.join(args.checkpoint_path, LATEST) if broadcast(args, path) else None
+
+    trainer.broadcast_object = own_checkpoint
+    trainer.get_data = get_data
+    if not torch.cuda.is_available():
+        parallel: Any = torch.nn.parallel
+        parallel.DistributedDataParallel = OnCpu
+
+
+def get_data(args: Any, transforms: tuple[Any, Any], epoch: int = 0, tokenizer: Any = None) -> dict[str, DataInfo]:
+    """As data.get_data, once all ranks agree on where they are; others would wait for each other for ever.
+
+    Raises:
+        TemporaryError: they don't. They read the storage again before the next attempt.
+    """
+    if args.distributed:
+        mine = {"checkpoint": epoch, "samples at once": args.batch_size, "passes": args.accum_freq}
+        everyone: list[Any] = [None] * args.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+        for key, value in everyone[0].items():
+            other = next((theirs[key] for theirs in everyone if theirs[key] != value), value)
+            if other != value:
+                raise TemporaryError(f"the nodes would go on from different places, {key} {value} and {other}")
+    return data.get_data(args, transforms, epoch, tokenizer)
+
+
+class OnCpu(DistributedDataParallel):
+    """open_clip names the device of every model; torch wants none for a CPU."""
+
+    def __init__(self, module: torch.nn.Module, device_ids: Any = None, **options: Any) -> None:
+        super().__init__(module, **options)

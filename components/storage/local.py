@@ -1,0 +1,151 @@
+"""Storage in a folder: a reader never sees a half-written file, whatever stops its writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from components.base.errors import PermanentError, TemporaryError
+from components.storage.interface import Entry, below, replaced
+
+
+class LocalStorage:
+    """A folder. Writes go to a hidden temporary file beside the target, then link (create) or rename (write)."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.uri = str(self.root)
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        with self.open(path) as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+    def open(self, path: str, version: str = "") -> BinaryIO:
+        target = below(self.root, path)
+        try:
+            file = open(target, "rb", buffering=1 << 20)  # noqa: SIM115  # the caller closes it
+        except OSError as error:
+            raise _explain(error, target, "read") from error
+        if version and (found := _version(os.fstat(file.fileno()))) != version:
+            file.close()
+            raise replaced(str(target), version, found)
+        return file
+
+    def write(self, path: str, data: bytes) -> None:
+        _put(below(self.root, path), lambda file: file.write(data), _replace)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = below(self.root, path)
+        if os.path.exists(target):  # not Path.exists, which raises where the folder is closed
+            return False
+        return _put(target, lambda file: file.write(data), _link)
+
+    def upload(self, source: Path, path: str) -> None:
+        with open(source, "rb") as read:
+            _put(below(self.root, path), lambda file: shutil.copyfileobj(read, file, 1 << 20), _replace)
+
+    def size(self, path: str) -> int | None:
+        stat = _stat(below(self.root, path))
+        return None if stat is None else stat.st_size
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        parent, slash, _ = prefix.rpartition("/")
+        folder = below(self.root, parent) if slash else self.root
+        found = []
+        for parent, _, names in os.walk(folder, onerror=_raise_unless_absent):
+            inside = os.path.relpath(parent, self.root).replace(os.sep, "/")
+            inside = "" if inside == "." else f"{inside}/"
+            found += [
+                f"{inside}{name}"
+                for name in names
+                if f"{inside}{name}".startswith(prefix) and not name.startswith(".tmp-")
+            ]
+        for path in sorted(found):
+            stat = _stat(self.root / path)  # whatever its name: a file that nobody reads is in nobody's way
+            if stat is not None:
+                yield Entry(path, stat.st_size, _version(stat))
+
+    def delete(self, path: str) -> None:
+        target = below(self.root, path)
+        try:
+            target.unlink(missing_ok=True)
+        except OSError as error:
+            raise _explain(error, target, "delete") from error
+
+
+def _put(target: Path, write: Callable[[BinaryIO], object], name: Callable[[str, Path], bool]) -> bool:
+    """Write a hidden file beside `target`, then give it the target's name; whatever happens, no hidden file is left.
+
+    The file is fsynced first, so that a crash leaves all or nothing. Return what `name` says.
+    """
+    path = f"{target.parent}/.tmp-{secrets.token_hex(8)}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        return name(path, target)
+    except OSError as error:
+        raise _explain(error, target, "write") from error
+    finally:
+        # A signal's handler raises between two calls, so this must be the first one: `suppress` would be another.
+        try:  # noqa: SIM105
+            os.unlink(path)
+        except OSError:  # there is none: it has the target's name, or could not be made
+            pass
+
+
+def _replace(path: str, target: Path) -> bool:
+    os.replace(path, target)
+    return True
+
+
+def _link(path: str, target: Path) -> bool:
+    """Return False, with the target unchanged, where there is one already."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """Return what the file system says of a file; None where there is none."""
+    try:
+        return file.stat() if file.is_file() else None
+    except OSError as error:
+        raise _explain(error, file, "stat") from error
+
+
+def _version(stat: os.stat_result) -> str:
+    return str(stat.st_mtime_ns)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise _explain(error, Path(str(error.filename)), "list") from error
+
+
+def _explain(error: OSError, path: Path, verb: str) -> PermanentError | TemporaryError:
+    """A full disk or an I/O fault may pass; a missing file or permission will not."""
+    hints = {
+        errno.ENOENT: "no such file",
+        errno.EACCES: "no permission: let this user read and write there",
+        errno.EROFS: "the file system is read-only: choose another storage",
+        errno.ENOSPC: "the disk is full: free space, then run the same command again (finished work is kept)",
+        errno.EDQUOT: "the disk quota is used up: free space, then run the same command again",
+    }
+    number = error.errno or 0
+    kind = (
+        PermanentError
+        if number in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+        else (TemporaryError)
+    )
+    return kind(f"cannot {verb} {path}: {hints.get(number, error.strerror or error)}")

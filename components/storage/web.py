@@ -1,0 +1,160 @@
+"""Objects behind http(s)://, read-only: what a public mirror serves, by ranges, with bounded attempts."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import BinaryIO, Protocol, TypeVar, cast
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from components.base.errors import PermanentError, TemporaryError
+from components.base.version import version
+from components.storage import ranged_reader
+from components.storage.opening import open_storage
+from components.storage.retry import PASSING_STATUS, TIMEOUT, attempted, short
+
+T = TypeVar("T")
+CONNECTIONS = 16  # kept open per process: some readers with their requests ahead
+LONGEST_WAIT = 60  # seconds of a Retry-After that are waited; attempts end after attempts.DEADLINE anyway
+CHUNK = 1 << 20
+
+
+class Source(Protocol):
+    """What can be read, as a Storage reads it."""
+
+    uri: str
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes: ...
+
+    def open(self, path: str) -> BinaryIO: ...
+
+
+def open_source(uri: str) -> Source:
+    """Where to read from: https://…, or whatever open_storage takes."""
+    if uri.startswith(("https://", "http://")):
+        return WebSource(uri)
+    return open_storage(uri)
+
+
+class WebSource:
+    """Objects below one address. Errors are a Storage's."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self._session = requests.Session()
+        self._session.headers.update({"User-Agent": f"recaption/{version()}", "Accept-Encoding": "identity"})
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        if length == 0:
+            return b""
+        with self.open(path) as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+    def open(self, path: str) -> BinaryIO:
+        """Reads ahead where the server knows ranges; else the whole object goes to a temporary file first.
+
+        It sees one version of the object: another ETag or size meanwhile is a TemporaryError.
+        """
+
+        def look() -> BinaryIO:
+            with self._got(path, "bytes=0-0") as answer:
+                if answer.status_code == 206:
+                    seen = answer.headers.get("ETag"), _total(answer)
+                    return ranged_reader.read_ahead(partial(self._fetch, path, *seen), seen[1])
+                if answer.status_code == 416:  # it is empty
+                    return cast(BinaryIO, tempfile.TemporaryFile())
+                return _kept(answer)
+
+        return self._tried(path, look)
+
+    def _fetch(self, path: str, etag: str | None, size: int, start: int, length: int) -> bytes:
+        def attempt() -> bytes:
+            with self._got(path, f"bytes={start}-{start + length - 1}") as answer:
+                if answer.status_code != 206 or (answer.headers.get("ETag"), _total(answer)) != (etag, size):
+                    raise TemporaryError(f"cannot read {self.uri}/{path}: it was replaced while it was read; run again")
+                data: bytes = answer.raw.read(decode_content=False)
+            if len(data) != length:
+                raise ConnectionError(f"got {len(data)} of {length} bytes")
+            return data
+
+        return self._tried(path, attempt)
+
+    @contextmanager
+    def _got(self, path: str, some: str) -> Iterator[requests.Response]:
+        """An answer whose body is still to be read."""
+        with self._get(path, some) as answer:
+            if answer.status_code >= 400 and answer.status_code != 416:
+                time.sleep(_asked_to_wait(answer))
+                answer.raise_for_status()
+            yield answer
+
+    def _get(self, path: str, some: str) -> requests.Response:
+        try:
+            return self._session.get(f"{self.uri}/{path}", headers={"Range": some}, stream=True, timeout=TIMEOUT)
+        except requests.ConnectionError as error:  # whose text is of its pools, before it comes to the reason
+            reason: BaseException = error
+            while inner := reason.__cause__ or reason.__context__:
+                reason = inner
+            raise ConnectionError(str(reason) or type(reason).__name__) from error
+
+    def _tried(self, path: str, attempt: Callable[[], T]) -> T:
+        name = f"{self.uri}/{path}"
+        try:
+            return attempted(attempt, f"read {name}", _passing)
+        except (OSError, HTTPError) as error:
+            answer = getattr(error, "response", None)
+            if answer is None:
+                raise PermanentError(f"cannot read {name}: {short(error)}") from error
+            hint = " (no such file, or no permission)" if answer.status_code in (401, 403, 404, 410) else ""
+            raise PermanentError(f"cannot read {name}: {answer.status_code} {answer.reason}{hint}") from error
+
+
+def _kept(answer: requests.Response) -> BinaryIO:
+    """The whole body, in a file that is gone when it is closed."""
+    with ExitStack() as unless_whole:
+        file = unless_whole.enter_context(tempfile.TemporaryFile())
+        size = 0
+        while data := answer.raw.read(CHUNK, decode_content=False):
+            file.write(data)
+            size += len(data)
+        if size != int(answer.headers.get("Content-Length", size)):
+            raise ConnectionError(f"got {size} of {answer.headers['Content-Length']} bytes")
+        file.seek(0)
+        unless_whole.pop_all()
+    return cast(BinaryIO, file)
+
+
+def _total(answer: requests.Response) -> int:
+    """Of `Content-Range: bytes 0-0/1234`."""
+    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    if not total.isdecimal():
+        raise ConnectionError("the answer to a range has no size")
+    return int(total)
+
+
+def _asked_to_wait(answer: requests.Response) -> int:
+    """Seconds of a Retry-After (503 SlowDown, 429); a date, which is rare, counts as none."""
+    asked = answer.headers.get("Retry-After", "")
+    return min(int(asked), LONGEST_WAIT) if asked.isdecimal() and _passing_status(answer.status_code) else 0
+
+
+def _passing_status(status: int) -> bool:
+    return status in PASSING_STATUS or status >= 500
+
+
+def _passing(error: BaseException) -> bool:
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return _passing_status(answer.status_code)
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.TooManyRedirects):
+        return False
+    return isinstance(error, OSError | HTTPError)  # requests' errors are OSErrors

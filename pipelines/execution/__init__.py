@@ -1,0 +1,1 @@
+"""Runs a recipe on this machine, and keeps the status of a run."""

@@ -1,0 +1,156 @@
+"""Launches a stage: its demand first, then its Jobs, followed to their end; what is done is not done again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from components.base.errors import PermanentError, RecaptionError, TemporaryError
+from components.engine.registry import column_stage, step
+from components.engine.stage import Needs
+from components.pool.run import Run
+from components.recipe.nodes import train_pool
+from components.selection.demand import write_demand
+from pipelines.execution import run_status
+from pipelines.kubernetes.cluster import Cluster, Object
+from pipelines.kubernetes.jobs import Target, Work, build_job, cut, pools_for
+from pipelines.kubernetes.task_counter import Tally
+from pipelines.kubernetes.training import Trainings, train_jobs, untrained
+from pipelines.kubernetes.trainjobs import KEY as TRAIN
+from pipelines.kubernetes.trainjobs import training_needs
+from pipelines.kubernetes.watching import FanOut, Pace, Seen
+from pipelines.planning.graph_nodes import groups, ingest_of
+
+log = logging.getLogger(__name__)
+
+Counts = dict[str, Any]
+
+
+def launch(
+    run: Run, name: str, cluster: Cluster, target: Target, only: str | None = None, pace: Pace | None = None
+) -> dict[str, Counts]:
+    """Everything of a group, a stage or a node's key, one after the other.
+
+    Args:
+        only: the one pool of nodes to use; None uses all of the recipe's.
+
+    Returns:
+        Per key what status.json then says.
+
+    Raises:
+        PermanentError, TemporaryError: as the workers do, with the reason and last lines of a failed pod in the log.
+    """
+    found: dict[str, Counts] = {}
+    for key in keys_of(run, name):
+        again = run_status.entry(run, key).get("state") == "done"
+        run_status.timed(run, key, partial(_launch, run, key, cluster, target, only, pace or Pace(), again))
+        found[key] = run_status.entry(run, key)
+    return found
+
+
+def keys_of(run: Run, name: str) -> list[str]:
+    """The nodes and steps that a name stands for.
+
+    Raises:
+        PermanentError: none of this run.
+    """
+    grouped = groups(run)
+    named = [key for key, node in run.nodes.items() if name in (key, node.spec.stage)]
+    keys = grouped.get(name) or named or [key for key in ingest_of(run) if name == key]
+    if not keys and name not in grouped:
+        there = dict.fromkeys([*grouped, *ingest_of(run), *run.nodes])
+        raise PermanentError(f"launch {name}: run {run.name} has {', '.join(there)}")
+    for key in keys:
+        if key not in run.nodes and key != TRAIN and not step(key).divisible:
+            raise PermanentError(f"launch {name}: {key} has no tasks to share; use `recaption stage {key} RUN`")
+    return keys
+
+
+def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, again: bool) -> None:
+    if key == TRAIN:
+        _train(run, cluster, target, only, pace)
+        return
+    if key not in run.nodes:
+        declared = step(key)
+        if todo := declared.unfinished(run, again):
+            _fan_out(run, key, cluster, target, only, pace, todo, declared.count_tasks(run))
+            _check(key, declared.unfinished(run, True))
+        declared.run(run)
+        return
+    node = run.nodes[key]
+    if node.demand:
+        write_demand(run, node.demand)
+    todo = run_status.unfinished(run, node)
+    if not todo:
+        log.info("%s: done already", key)
+        return
+    _fan_out(run, key, cluster, target, only, pace, todo, run.tasks)
+    _check(key, run_status.unfinished(run, node))
+
+
+def _check(key: str, left: Sequence[int]) -> None:
+    """This process has not what the workers have: it can't do their work."""
+    if left:
+        raise TemporaryError(f"{key}: its Jobs are through, but {len(left)} tasks lack a record; run again to go on")
+
+
+def _fan_out(
+    run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, todo: Sequence[int], count: int
+) -> None:
+    """These of the stage's `count` tasks."""
+    needs = _needs(run, key)
+    work = Work(f"{run.storage.uri}/{run.folder}", key, needs)
+    compute, deadline = run.spec.compute, run.spec.compute.deadline_hours * 3600
+    pools = pools_for(compute, needs.gpu, only)
+    wanted = set(todo)
+    bodies = [
+        build_job(work, pool, target, tasks, deadline)
+        for pool, share in zip(pools, cut(count, pools), strict=True)
+        if (tasks := [task for task in share if task in wanted])
+    ]
+    _follow(run, key, FanOut(cluster, target, work, pace, deadline), bodies, todo)
+
+
+def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: Pace) -> None:
+    """A TrainJob per mixture that has no model, `compute.train.parallelism` at a time; one's failure stops no other."""
+    assert run.spec.train is not None  # nothing is trained otherwise
+    compute, todo = run.spec.compute, untrained(run)
+    needs = training_needs(run.spec.train, compute.train, train_pool(compute, only))
+    work = Work(f"{run.storage.uri}/{run.folder}", TRAIN, needs)
+    build = train_jobs(run, work.run, work.needs, target, only)
+    failures: list[RecaptionError] = []
+    for start in range(0, len(todo), compute.train.parallelism):
+        wave = todo[start : start + compute.train.parallelism]
+        jobs = Trainings(cluster, target, work, pace, compute.deadline_hours * 3600)
+        try:
+            _follow(run, TRAIN, jobs, [build(number) for number in wave], wave)
+        except RecaptionError as error:
+            log.error("%s", error)
+            failures.append(error)
+            if jobs.starved:
+                break
+    if failures:
+        raise next((error for error in failures if isinstance(error, TemporaryError)), failures[0])
+    if left := untrained(run):
+        raise TemporaryError(f"train: its TrainJobs are through, but {len(left)} mixtures have no model; run again")
+
+
+def _follow(run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Sequence[int]) -> None:
+    """Until the Jobs of these tasks are through, status.json kept up to date."""
+    before = run_status.entry(run, key)
+    kept = {"seconds": before["seconds"]} if "seconds" in before else {}
+    with Tally(run, key, todo) as tally:
+
+        def beat(seen: Seen) -> None:
+            log.info("%s: %s", key, seen.state)
+            state = {"state": "running", "pods": seen.count("ready"), "heartbeat": round(time.time())}
+            run_status.put(run, key, {**kept, **tally.state(), **state, "waits_for": jobs.trouble or None})
+
+        jobs.run(bodies, tally.take, beat)
+
+
+def _needs(run: Run, key: str) -> Needs:
+    return column_stage(run.nodes[key].spec.stage).needs if key in run.nodes else step(key).needs

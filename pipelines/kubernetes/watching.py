@@ -1,0 +1,315 @@
+"""Starts a stage's Jobs or adopts those that are there, and follows them to their end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from components.base.errors import PermanentError, RecaptionError, TemporaryError, Terminated
+from pipelines.kubernetes import diagnosis
+from pipelines.kubernetes.cluster import EVENTS, JOBS, PODS, WORKFLOWS, Cluster, Object, QuotaRefused
+from pipelines.kubernetes.diagnosis import Ended, Trouble
+from pipelines.kubernetes.jobs import (
+    CONTAINER,
+    SPEC,
+    TASKS,
+    Owner,
+    Target,
+    Work,
+    owner_reference,
+    parse_ranges,
+    selector,
+)
+
+log = logging.getLogger(__name__)
+
+LAST_LINES = 20  # of a failed pod's log
+EXPLAINED = 3  # failed indexes that are looked at: one reason mostly fails them all
+DEADLINE = "spec.compute.deadlineHours"
+LAST_WORDS = 15.0  # seconds for deleting Jobs after SIGTERM, within a pod's usual grace of 30
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between looks, and how long nothing may happen."""
+
+    look: float = 5.0
+    """At least so long between two listings of the Jobs, however busy the watch is."""
+    beat: float = 60.0
+    """At most so long between two listings, however deaf the watch is; also between two writes of the status."""
+    stuck: float = 900.0
+    """So long no pod at all may run where somebody must change something: images are pulled within minutes, or not."""
+    scarce: float = 4 * 3600.0
+    """So long no pod at all may run where nodes or quota are used up: spot nodes can be gone for hours."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A look at the Jobs."""
+
+    jobs: Mapping[str, Object]
+    """By name."""
+    version: str
+
+    @property
+    def open(self) -> list[Object]:
+        return [job for job in self.jobs.values() if not diagnosis.is_finished(job)]
+
+    def count(self, what: str) -> int:
+        return sum(diagnosis.counted(job, what) for job in self.jobs.values())
+
+    @property
+    def state(self) -> str:
+        """Pods in one line."""
+        running, active = self.count("ready"), self.count("active")
+        queued = sum(diagnosis.is_waiting(job) for job in self.open)
+        parts = [f"{running} pods run"]
+        parts += [f"{active - running} pods wait"] if active > running else []
+        parts += [f"{queued} Jobs are queued"] if queued else []
+        parts += [f"{self.count('failed')} attempts failed"] if self.count("failed") else []
+        return ", ".join(parts)
+
+
+class FanOut:
+    """The Jobs of one stage, one per pool of nodes.
+
+    Attributes:
+        tasks: by Job, which task each index stands for.
+        trouble: why some Job runs no pod; empty when all is well.
+    """
+
+    kind = JOBS
+    container = CONTAINER
+
+    def __init__(self, cluster: Cluster, target: Target, work: Work, pace: Pace, deadline: float) -> None:
+        self.cluster, self.target, self.work, self.pace, self.deadline = cluster, target, work, pace, deadline
+        self.tasks: dict[str, list[int]] = {}
+        self._begun: set[str] = set()
+        self._finished: dict[str, Object] = {}  # kept: Kubernetes clears them away while others still run
+        self.selector = selector(work.run, work.key)
+        self._may_see_workflow = True
+        self._beaten = -math.inf
+        self.trouble = ""
+
+    def run(self, bodies: Sequence[Object], done: Callable[[set[int]], None], beat: Callable[[Seen], None]) -> None:
+        """Until all tasks are through.
+
+        Args:
+            done: told which tasks are completed, all of them each time.
+            beat: called before the first Job starts and then about every `pace.beat` seconds.
+
+        Raises:
+            PermanentError: bad input; the log's last lines are those of a failed pod.
+            TemporaryError: bad luck; what can't start has been deleted.
+        """
+        try:
+            for body in bodies:
+                self._start(body, beat)
+            seen = self._follow(done, beat)
+        except (Terminated, KeyboardInterrupt):
+            self._let_go()
+            raise
+        self._judge(seen)
+
+    def _start(self, body: Object, beat: Callable[[Seen], None]) -> None:
+        """Create the Job or adopt it: never a second one beside it."""
+        name, since = body["metadata"]["name"], time.monotonic()
+        self._begun.add(name)  # before it is there: a signal may come with the answer
+        while True:
+            self._beat(beat, Seen({}, ""))
+            try:
+                if self.cluster.create(self.kind, body):
+                    self.tasks[name] = parse_ranges(body["metadata"]["annotations"][TASKS])
+                    log.info("%s: Job %s started, %d tasks", self.work.key, name, len(self.tasks[name]))
+                    return
+                if self._adopt(body):
+                    return
+                why = f"Job {name} is still being deleted"
+            except QuotaRefused as refused:
+                why = str(refused)
+            if time.monotonic() - since > self.pace.scarce:
+                self._delete()
+                raise TemporaryError(
+                    f"{self.work.key}: Job {name} can't be created since {self.pace.scarce:.0f} s: {why}"
+                )
+            self._tell(why)
+            time.sleep(self.pace.look)
+
+    def _adopt(self, body: Object) -> bool:
+        """Whether the Job of that name is ours to follow; a finished one that can be done anew is removed."""
+        meta = body["metadata"]
+        job = self.cluster.get(self.kind, meta["name"])
+        if job is None or job["metadata"].get("deletionTimestamp"):
+            return False
+        found = job["metadata"]
+        owner = self.target.owner
+        owned = owner is not None and any(o["uid"] == owner.uid for o in found.get("ownerReferences", []))
+        if diagnosis.is_finished(job) and not (owned and self._had_bad_input(job)):
+            self.cluster.delete(self.kind, meta["name"], found["uid"])
+            return False
+        annotations = found.get("annotations", {})
+        if annotations.get(SPEC) != meta["annotations"][SPEC]:
+            raise PermanentError(
+                f"{self.work.key}: Job {meta['name']} is there with another image or other settings; wait for its end, "
+                f"or end it with `recaption cleanup {self.work.run}`"
+            )
+        if owner and not owned:
+            self.cluster.own(self.kind, meta["name"], [owner_reference(owner)])
+        self.tasks[meta["name"]] = parse_ranges(annotations[TASKS])
+        log.info("%s: Job %s is there already, followed from here on", self.work.key, meta["name"])
+        return True
+
+    def _had_bad_input(self, job: Object) -> bool:
+        """Whether a finished Job would fail again; what one that is Complete has made is lost, or nobody would ask."""
+        return bool(diagnosis.condition(job, "Failed")) and diagnosis.is_bad_input(self._endings(job))
+
+    def _follow(self, done: Callable[[set[int]], None], beat: Callable[[Seen], None]) -> Seen:
+        moved = looked = started = time.monotonic()
+        before: tuple[int, ...] = ()
+        while True:
+            began = time.monotonic()
+            seen = self._look()
+            done({self.tasks[name][i] for name, job in seen.jobs.items() for i in diagnosis.completed(job)})
+            if not seen.open:
+                return seen
+            counts = (seen.count("succeeded"), seen.count("failed"))
+            if seen.count("ready") or counts != before or all(map(diagnosis.is_waiting, seen.open)):
+                moved, before = began, counts
+            if began - looked >= self.pace.beat / 4 or began - moved > self.pace.stuck:
+                looked = began
+                self._check(seen, began - moved, began - started)
+            if self._beat(beat, seen):
+                self._stop_if_ended()
+            self.cluster.wait(self.kind, self.selector, seen.version, self.pace.beat / 4)
+            time.sleep(max(0.0, self.pace.look - (time.monotonic() - began)))
+
+    def _beat(self, beat: Callable[[Seen], None], seen: Seen) -> bool:
+        if time.monotonic() - self._beaten < self.pace.beat:
+            return False
+        self._beaten = time.monotonic()
+        beat(seen)
+        return True
+
+    def _look(self) -> Seen:
+        found, version = self.cluster.find(self.kind, self.selector)
+        listed = {job["metadata"]["name"]: job for job in found if job["metadata"]["name"] in self.tasks}
+        jobs = self._finished | listed
+        self._finished = {name: job for name, job in jobs.items() if diagnosis.is_finished(job)}
+        gone = sorted(self.tasks.keys() - jobs.keys())
+        if gone:
+            self._stop_if_ended()
+            raise TemporaryError(f"{self.work.key}: Job {', '.join(gone)} was deleted by someone; run again to go on")
+        return Seen(jobs, version)
+
+    def _check(self, seen: Seen, still: float, since: float) -> None:
+        """Say why nothing runs, and give up after the time that this may take."""
+        idle = [job for job in seen.open if not diagnosis.counted(job, "ready")]
+        queued = [job["metadata"]["name"] for job in idle if diagnosis.is_waiting(job)]
+        found = next(filter(None, map(self._trouble, (job for job in idle if not diagnosis.is_waiting(job)))), None)
+        if found:
+            self._tell(found.text)
+        elif queued:
+            self._tell(f"Job {queued[0]} is queued until Kueue lets it start")
+        else:
+            self.trouble = ""
+        if still > (self.pace.stuck if found is None or found.bad_input else self.pace.scarce):
+            text = found.text if found else "its Jobs start no pod, and no event says why; is the Job controller there?"
+            self._give_up(found is not None and found.bad_input, f"nothing ran for {still:.0f} s: {text}")
+        if len(queued) == len(seen.open) and since > self.deadline:
+            text = f"Job {queued[0]} waits in its queue for {since:.0f} s, which is {DEADLINE}"
+            self._give_up(True, f"{text}; look at its Kueue Workload")
+
+    def _give_up(self, bad_input: bool, text: str) -> None:
+        self._delete()
+        raise (PermanentError if bad_input else TemporaryError)(f"{self.work.key}: {text}; its Jobs are deleted")
+
+    def _trouble(self, job: Object) -> Trouble | None:
+        name = job["metadata"]["name"]
+        pods, _ = self.cluster.find(PODS, f"batch.kubernetes.io/job-name={name}", "status.phase=Pending", 10)
+        events: list[Object] = []
+        if not pods:
+            events, _ = self.cluster.find(EVENTS, "", f"involvedObject.kind=Job,involvedObject.name={name}", 50)
+        return diagnosis.trouble(pods, events)
+
+    def _judge(self, seen: Seen) -> None:
+        """Of Jobs that ended: raises when one failed, the failed pods' last lines before it in the log."""
+        lost = [job for job in seen.jobs.values() if diagnosis.condition(job, "Failed")]
+        if not lost:
+            return
+        endings = [(job, ending) for job in lost for ending in self._endings(job)]
+        worst = next((pair for pair in endings if diagnosis.is_bad_input([pair[1]])), endings[0] if endings else None)
+        job = worst[0] if worst else lost[0]
+        why = diagnosis.condition(job, "Failed") or {}
+        tasks = sum(len(diagnosis.failed(job)) for job in lost)
+        text = f"{self.work.key}: {tasks} tasks failed (Job {job['metadata']['name']}: {why.get('reason')}"
+        text += f", {why['message']})" if why.get("message") else ")"
+        kind: type[RecaptionError] = TemporaryError
+        if any(diagnosis.ran_out_of_time(job) for job in lost):  # the user's own limit: another try would double it
+            text += f"; its time is up, {DEADLINE}: raise it, then start the run again to go on"
+            kind = PermanentError
+        elif worst:
+            ending = worst[1]
+            lines = self.cluster.log(ending.pod, self.container, LAST_LINES) or ending.message
+            for line in lines.splitlines():
+                log.error("%s | %s", ending.pod, line)
+            last = (lines.strip().splitlines() or [""])[-1].strip().removeprefix("error: ")
+            task = self.tasks[job["metadata"]["name"]][ending.index]
+            text += f"; task {task}: {ending.text}" + (f": {last}" if last else "")
+            kind = PermanentError if diagnosis.is_bad_input([ending]) else TemporaryError
+        raise kind(text)
+
+    def _endings(self, job: Object) -> list[Ended]:
+        """How the last pod of some failed indexes ended."""
+        endings = []
+        for index in diagnosis.failed(job)[:EXPLAINED]:
+            labels = f"batch.kubernetes.io/job-name={job['metadata']['name']}"
+            labels += f",batch.kubernetes.io/job-completion-index={index}"
+            pods, _ = self.cluster.find(PODS, labels, "status.phase=Failed", 10)
+            pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+            endings += [diagnosis.ended(pod, self.container) for pod in pods[-1:]]
+        return endings
+
+    def _stop_if_ended(self) -> None:
+        if self._run_ended():
+            raise Terminated
+
+    def _run_ended(self) -> bool:
+        """Whether the KFP run that owns the Jobs is being ended; False where nobody can tell."""
+        owner: Owner | None = self.target.owner
+        if owner is None or not self._may_see_workflow:
+            return False
+        try:
+            return diagnosis.workflow_ended(self.cluster.get(WORKFLOWS, owner.name), owner.uid)
+        except PermanentError as error:
+            log.warning("%s: %s; until then only the exit step ends a terminated run's Jobs", self.work.key, error)
+            self._may_see_workflow = False
+            return False
+
+    def _let_go(self) -> None:
+        """This process is to stop: evicted, and the Jobs go on for the next one; or the run is ended, and they go."""
+        try:
+            with self.cluster.hurried(LAST_WORDS):
+                if self._run_ended():
+                    self._delete()
+                    log.info("%s: the KFP run is being ended; its Jobs are deleted", self.work.key)
+                    return
+        except RecaptionError as error:
+            log.warning("%s: %s", self.work.key, error)
+        log.info(
+            "%s: its Jobs go on; the same command follows them again, `recaption cleanup %s` ends them",
+            self.work.key,
+            self.work.run,
+        )
+
+    def _delete(self) -> None:
+        for name in sorted(self._begun):
+            self.cluster.delete(self.kind, name)
+
+    def _tell(self, text: str) -> None:
+        """A warning, once."""
+        if text != self.trouble:
+            log.warning("%s: %s", self.work.key, text)
+            self.trouble = text

@@ -1,0 +1,1 @@
+"""The Recaption: what to do about it, and the doing."""

@@ -1,0 +1,139 @@
+"""What Prometheus reads of the operator.
+
+Series of objects are made at each scrape from the objects there are: a deleted object's vanish by themselves, and only
+a running one has some for each stage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import prometheus_client as prometheus
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipelines.kubernetes.cluster import Conflict
+from pipelines.operator.runtime.conditions import Object
+
+PHASES = ("Pending", "Suspended", "Running", "Succeeded", "Failed", "Refused", "Ending")
+KINDS = ("Recaption", "RecaptionSchedule")
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Buckets: a look without a question takes milliseconds; KFP may take 30 s to answer."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is asked at each scrape; from another thread, so each returns what no one changes meanwhile."""
+
+    recaptions: Callable[[], Iterable[Object]]
+    schedules: Callable[[], Iterable[Object]]
+    requests: Callable[[], Mapping[str, int]]
+    """Sent to the API server, by `verb resource`: Cluster.requests."""
+    is_leader: Callable[[], bool]
+    is_kfp_reachable: Callable[[], bool]
+
+
+class Metrics:
+    """One registry of its own, with the process's memory and CPU time beside what is ours."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.registry = prometheus.CollectorRegistry()
+        self._seconds = prometheus.Histogram(
+            "recaption_reconcile_seconds", "Of one look at an object", ["kind"], buckets=SECONDS, registry=self.registry
+        )
+        self._errors = prometheus.Counter(
+            "recaption_reconcile_errors", "Looks at an object that failed", ["kind"], registry=self.registry
+        )
+        for kind in KINDS:  # from 0 on: Prometheus sees no increase in a series that begins with 1
+            self._errors.labels(kind)
+        self.registry.register(_Observed(sources))
+        prometheus.ProcessCollector(registry=self.registry)
+
+    @contextmanager
+    def reconciling(self, kind: str) -> Iterator[None]:
+        """Times one look at an object; whatever it raises is an error, but for a conflict, which is decided anew."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Conflict:
+            raise
+        except Exception:
+            self._errors.labels(kind).inc()
+            raise
+        finally:
+            self._seconds.labels(kind).observe(time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class _Observed(Collector):
+    sources: Sources
+
+    def collect(self) -> Iterator[Metric]:
+        recaptions = list(self.sources.recaptions())
+        yield _runs(recaptions)
+        yield from _stages(thing for thing in recaptions if _phase(thing) == "Running")
+        yield _behind(self.sources.schedules())
+        yield _requests(self.sources.requests())
+        leader, reachable = self.sources.is_leader(), self.sources.is_kfp_reachable()
+        yield _flag("recaption_leader", "1 where this operator acts, 0 where it waits for the Lease", leader)
+        yield _flag("recaption_kfp_reachable", "1 while KFP answers what it is asked, else 0", reachable)
+
+
+def _runs(recaptions: Iterable[Object]) -> Metric:
+    found = GaugeMetricFamily("recaption_runs", "Recaptions by phase", labels=["phase"])
+    counts = Counter(dict.fromkeys(PHASES, 0))
+    counts.update(map(_phase, recaptions))
+    for phase, count in counts.items():
+        found.add_metric([phase], count)
+    return found
+
+
+def _stages(running: Iterable[Object]) -> list[Metric]:
+    labels = ["namespace", "name", "stage"]
+    done = GaugeMetricFamily("recaption_stage_shards_done", "Shards a stage has finished", labels=labels)
+    total = GaugeMetricFamily("recaption_stage_shards_total", "Shards a stage has to do", labels=labels)
+    rate = GaugeMetricFamily("recaption_stage_samples_per_second", "Samples a stage does per second", labels=labels)
+    for thing in running:
+        for stage in thing["status"].get("stages", ()):
+            key = [*_key(thing), stage["name"]]
+            if stage.get("unit") == "shards":
+                done.add_metric(key, stage["done"])
+                total.add_metric(key, stage["total"])
+            if "samplesPerSecond" in stage:
+                rate.add_metric(key, stage["samplesPerSecond"])
+    return [done, total, rate]
+
+
+def _behind(schedules: Iterable[Object]) -> Metric:
+    found = GaugeMetricFamily(
+        "recaption_schedule_dumps_behind", "Dumps a schedule wants and has not begun", labels=["namespace", "name"]
+    )
+    for thing in schedules:
+        if "behind" in thing.get("status", {}):
+            found.add_metric(_key(thing), thing["status"]["behind"])
+    return found
+
+
+def _requests(requests: Mapping[str, int]) -> Metric:
+    found = CounterMetricFamily(
+        "recaption_api_requests", "Requests to the Kubernetes API server", labels=["verb", "resource"]
+    )
+    for name, count in dict(requests).items():
+        found.add_metric(name.split(" ", 1), count)
+    return found
+
+
+def _flag(name: str, what: str, value: bool) -> Metric:
+    return GaugeMetricFamily(name, what, value=float(value))
+
+
+def _phase(thing: Object) -> str:
+    return str(thing.get("status", {}).get("phase", "Pending"))
+
+
+def _key(thing: Object) -> list[str]:
+    return [thing["metadata"]["namespace"], thing["metadata"]["name"]]

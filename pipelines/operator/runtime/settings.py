@@ -1,0 +1,69 @@
+"""What the operator is told by its environment: manifests/base sets it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.base.errors import PermanentError
+from components.base.version import version
+
+
+@dataclass(frozen=True)
+class Settings:
+    """By the names of the environment in `from_environment`."""
+
+    endpoint: str
+    """KFP's API server."""
+    ui: str
+    """What links to KFP's UI begin with; empty where its address isn't given: nobody's browser reaches the endpoint."""
+    images: str = "recaption"
+    """What comes before -operator, -cpu and -gpu in the images' names."""
+    tag: str | None = None
+    """None is this version."""
+    token_file: Path | None = None
+    ca: str | None = None
+    kfp_namespace: str = "kubeflow"
+    """Where a KFP with one user runs its pods; with several users it is the object's own namespace."""
+    kfp_service_account: str | None = None
+    job_service_account: str = "recaption"
+    job_secret: str = "recaption"
+    watched: tuple[str, ...] = ()
+    """Namespaces; empty are all."""
+    port: int = 8080
+    namespace: str = "default"
+    """The operator's own, with its Lease."""
+    identity: str = "operator"
+    """Who holds the Lease: the pod's name."""
+
+    @classmethod
+    def from_environment(cls, given: Mapping[str, str] = os.environ) -> Settings:
+        """Raises PermanentError where the endpoint is missing or the port is no number."""
+        endpoint = given.get("KF_PIPELINES_ENDPOINT", "").rstrip("/")
+        if not endpoint.startswith(("http://", "https://")):
+            raise PermanentError(
+                f"KF_PIPELINES_ENDPOINT: found {endpoint or 'nothing'}; expected KFP's API server, "
+                "such as http://ml-pipeline.kubeflow:8888"
+            )
+        port = given.get("RECAPTION_PORT") or "8080"
+        if not port.isdecimal() or int(port) > 65535:
+            raise PermanentError(f"RECAPTION_PORT: found {port}; expected a port such as 8080")
+        token = given.get("RECAPTION_KFP_TOKEN_FILE")
+        return cls(
+            endpoint=endpoint,
+            ui=given.get("RECAPTION_KFP_UI", "").rstrip("/"),
+            images=given.get("RECAPTION_IMAGES") or cls.images,
+            tag=given.get("RECAPTION_TAG") or version(),
+            token_file=Path(token) if token else None,
+            ca=given.get("RECAPTION_KFP_CA") or None,
+            kfp_namespace=given.get("RECAPTION_KFP_NAMESPACE") or cls.kfp_namespace,
+            kfp_service_account=given.get("RECAPTION_KFP_SERVICE_ACCOUNT") or None,
+            job_service_account=given.get("RECAPTION_JOB_SERVICE_ACCOUNT") or cls.job_service_account,
+            job_secret=given.get("RECAPTION_JOB_SECRET") or cls.job_secret,
+            watched=tuple(filter(None, (n.strip() for n in given.get("RECAPTION_WATCH_NAMESPACES", "").split(",")))),
+            port=int(port),
+            namespace=given.get("POD_NAMESPACE") or cls.namespace,
+            identity=given.get("POD_NAME") or os.uname().nodename,
+        )

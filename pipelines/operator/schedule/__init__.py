@@ -1,0 +1,1 @@
+"""The RecaptionSchedule: when its time comes, what to do about it, and the doing."""

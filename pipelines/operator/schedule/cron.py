@@ -1,0 +1,64 @@
+"""When a schedule's time comes: a cron expression in a time zone.
+
+At a change of the clocks an expression with fixed times is taken as Debian's cron takes it: what falls into the hour
+that is left out comes when that hour would have ended, what falls into the hour that comes twice comes once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from components.base.errors import PermanentError
+
+FIELDS = "minute, hour, day of the month, month, day of the week"
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """All moments are in UTC, without seconds."""
+
+    cron: str
+    zone: ZoneInfo
+
+    @classmethod
+    def parse(cls, cron: str, zone: str) -> Ticks:
+        """Raises PermanentError: a line per mistake, by the fields of a RecaptionSchedule."""
+        problems, found = [], None
+        if len(cron.split()) != 5:
+            problems.append(
+                f"spec.schedule: found {cron!r} with {len(cron.split())} fields; expected {FIELDS}, e.g. 0 6 * * *"
+            )
+        else:
+            try:
+                CronSim(cron, datetime.now(UTC))
+            except CronSimError as error:
+                problems.append(f"spec.schedule: found {cron!r}: {error}; expected {FIELDS}, e.g. 0 6 * * *")
+        try:
+            found = ZoneInfo(zone)
+        except (KeyError, ValueError, OSError):  # unknown; a path out of the data; a folder of it, such as America
+            problems.append(f"spec.timeZone: found {zone!r}; expected an IANA name such as Europe/Zurich or Etc/UTC")
+        if problems or found is None:
+            raise PermanentError("\n".join(problems))
+        return cls(cron, found)
+
+    def newest(self, now: datetime) -> datetime | None:
+        """The last one up to now; None where there never was one."""
+        start = now.astimezone(self.zone).replace(microsecond=0) + timedelta(seconds=1)
+        found = next(CronSim(self.cron, start, reverse=True), None)
+        if found is None:
+            return None
+        for later in CronSim(self.cron, found):  # backwards from an hour that comes twice, its first half is missed
+            if later.astimezone(UTC) > now:
+                break
+            found = later
+        return found.astimezone(UTC)
+
+    def following(self, now: datetime) -> datetime | None:
+        """The first one after now; None where there never is one."""
+        start = (self.newest(now) or now).astimezone(self.zone)
+        moments = (tick.astimezone(UTC) for tick in CronSim(self.cron, start))
+        return next((moment for moment in moments if moment > now), None)

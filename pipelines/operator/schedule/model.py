@@ -1,0 +1,109 @@
+"""A RecaptionSchedule: when, for which dumps, and the recipe in which {dump} stands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from components.recipe.recipe import Metadata, Spec, problems_of
+from components.recipe.sources import INDEX, CommonCrawl, Pool
+from components.recipe.types import LONGEST_NAME, Address, LabelKey, LabelValue, Model, Nulls, Text, Whole
+
+PoolName = Annotated[  # a Name in which {dump}, which becomes 15 characters, may stand once
+    str,
+    Field(
+        pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|([a-z0-9][a-z0-9.-]*)?\{dump\}([a-z0-9.-]*[a-z0-9])?)$",
+        max_length=54,
+    ),
+]
+LONGEST_SCHEDULE = LONGEST_NAME - len("-CC-MAIN-2026-43")  # its Recaptions are called NAME-cc-main-2026-43
+Seconds = Annotated[int, Field(ge=0, le=2**31 - 1), Whole]
+Limit = Annotated[int, Field(ge=0, le=1000), Whole]
+
+
+class TemplateCommonCrawl(CommonCrawl):
+    """The dump itself, or a sample of it."""
+
+    dump: Literal["{dump}"]
+    """{dump}: each run has its own."""
+
+
+class TemplatePool(Pool):
+    """The candidate image-text pairs of one dump."""
+
+    name: PoolName
+    """Under which name a dump's columns are kept; {dump} is the dump in lower case, such as cc-main-2026-43."""
+    shards: Address | None = None
+    """Where a dump's webdataset tars lie; {dump} is the dump, such as CC-MAIN-2026-43."""
+    urls: Address | None = None
+    """Instead of shards: where a dump's tables lie, with the fields url and text, whose images are downloaded first."""
+    common_crawl: TemplateCommonCrawl | None = None
+    """Instead of shards: the dump itself, whose images with a text are downloaded first."""
+
+
+class TemplateSpec(Spec):
+    """A recipe in which {dump} stands."""
+
+    pool: TemplatePool
+    """The candidate image-text pairs of one dump."""
+
+
+Annotations = Annotated[dict[LabelKey, Annotated[str, Field(max_length=4096)]], Field(max_length=64), Nulls]
+
+
+class TemplateMetadata(Model):
+    """What each Recaption gets besides its name."""
+
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64), Nulls] | None = None
+    annotations: Annotations | None = None
+
+
+class Template(Model):
+    """The Recaption of each dump."""
+
+    metadata: TemplateMetadata | None = None
+    """What each Recaption gets besides its name."""
+    spec: TemplateSpec
+    """The recipe: `{dump}` stands in pool.name, and in pool.shards, pool.urls or pool.commonCrawl.dump."""
+
+
+class ScheduleSpec(Model):
+    """When, for which dumps, and what."""
+
+    schedule: Annotated[str, Field(pattern=r"^\s*[0-9A-Za-z*/,#-]+(\s+[0-9A-Za-z*/,#-]+){4}\s*$", max_length=256)]
+    """Cron: minute, hour, day of the month, month, day of the week, e.g. `0 6 * * *`. A time that was missed is made up
+    for, once."""
+    time_zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]+$", max_length=64)] = "Etc/UTC"
+    """Of `schedule`: an IANA name such as Europe/Zurich."""
+    dumps: Annotated[str, Field(pattern=r"^(new|since CC-MAIN-[0-9]{4}-[0-9]{2})$", max_length=21)] = "new"
+    """`new`: the newest dump. `since CC-MAIN-2026-05`: that one and all newer ones, the newest first, one each time."""
+    index: Text = INDEX
+    """Where the dumps are listed: base address of Common Crawl's collinfo.json, or a folder with it."""
+    concurrency_policy: Literal["Forbid", "Allow", "Replace"] = "Forbid"
+    """Forbid: a dump waits until the one before is finished; Allow: they run at once; Replace: it is ended."""
+    suspend: bool = False
+    """Start nothing; what runs goes on."""
+    starting_deadline_seconds: Seconds | None = None
+    """How late a time may be made up for; left out: however late."""
+    successful_history_limit: Limit = 3
+    """How many Recaptions that succeeded are kept."""
+    failed_history_limit: Limit = 3
+    """How many Recaptions that failed are kept."""
+    template: Template
+    """The Recaption of each dump."""
+
+
+class RecaptionSchedule(Model):
+    api_version: Literal["recaption.dev/v1alpha1"]
+    kind: Literal["RecaptionSchedule"]
+    metadata: Metadata
+    spec: ScheduleSpec
+    status: Annotated[Any, Field(exclude=True)] = None
+
+    @model_validator(mode="after")
+    def _names(self) -> RecaptionSchedule:
+        problems = problems_of(self.spec.template.spec, "spec.template.spec")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

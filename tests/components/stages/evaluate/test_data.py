@@ -1,0 +1,165 @@
+"""Data sets of zero-shot tasks: read as clip-benchmark reads them, but no member is unpickled."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from clip_benchmark.datasets.builder import build_wds_dataset
+from numpy.typing import NDArray
+from PIL import Image
+
+from components.base.errors import PermanentError
+from components.miniature.demo import WEIGHTS, student
+from components.stages.evaluate.data import ZeroShot
+from components.stages.evaluate.metrics import Student
+from tests.components.engine.test_images import bomb
+from tests.pools import encode, jpeg, write_tar
+
+Members = Mapping[str, bytes]
+
+
+def write_task(folder: Path, kind: str, samples: Mapping[str, Members], classes: int = 3) -> Path:
+    write_tar(folder / "test/0.tar", samples)
+    (folder / "test/nshards.txt").write_text("1\n")
+    (folder / "classnames.txt").write_text("".join(f"class {i}\n" for i in range(classes)))
+    (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}\n{c}.\n")
+    if kind:
+        (folder / "dataset_type.txt").write_text(kind)
+    return folder
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array)
+    return sink.getvalue()
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return jpeg(7, exif=exif)
+
+
+IMAGES = {
+    "plain.jpg": jpeg(1),
+    "rotated.jpeg": rotated(),
+    "grey.png": encode(Image.new("L", (40, 30), 90), "PNG"),
+    "alpha.png": encode(Image.new("RGBA", (40, 30), (9, 90, 200, 40)), "PNG"),
+    "palette.png": encode(Image.fromarray(np.arange(1200, dtype=np.uint16).astype(np.uint8).reshape(30, 40)), "PNG"),
+    "cmyk.jpg": encode(Image.new("CMYK", (40, 30), (0, 200, 200, 0)), "JPEG"),
+    "wide.png": encode(Image.fromarray(np.full((30, 40), 0x8000, np.uint16)), "PNG"),
+    "new.webp": encode(Image.new("RGB", (40, 30), (200, 9, 9)), "WEBP"),
+    "upper.JPG": jpeg(2),
+    "a.b.jpg": jpeg(3),  # its key is a, b.jpg no image's name
+}
+LABELS: dict[str, tuple[str, Any]] = {
+    "": ("cls", lambda i: f" {i % 3}\n".encode()),
+    "multilabel": ("npy", lambda i: npy(np.eye(3, dtype=np.int64)[i % 3])),
+    "Retrieval\n": ("txt", lambda i: f"text {i}\nanother é\n".encode()),
+}
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_samples_are_clip_benchmarks(tmp_path: Path, kind: str) -> None:
+    name, label = LABELS[kind]
+    samples: dict[str, Members] = {}
+    for i, (file, data) in enumerate(IMAGES.items()):
+        key, _, extension = file.partition(".")
+        samples[f"{i}-{key}"] = {name: label(i), extension: data, "json": json.dumps({"i": i}).encode()}
+    samples[f"{len(samples) - 1}-a"] = {"jpg": jpeg(4), "b.jpg": jpeg(3), name.upper(): label(1), "png": jpeg(5)}
+    folder = write_task(tmp_path, kind, samples)
+    ours, theirs = ZeroShot(folder, tensor), build_wds_dataset("x", tensor, data_dir=str(folder))
+    assert (ours.classes, ours.templates, ours.retrieval) == (theirs.classes, theirs.templates, kind == "Retrieval\n")
+    pairs = list(zip(ours, theirs, strict=True))
+    assert len(pairs) == len(IMAGES)
+    for (image, mine), (expected, other) in pairs:
+        assert torch.equal(image, expected)
+        np.testing.assert_equal(mine, other)
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_no_member_is_unpickled(tmp_path: Path) -> None:
+    """Other members are left alone, and the result is that of the data set without them."""
+    sentinel = tmp_path / "sentinel"
+    pickled, held = pickle.dumps(Touch(sentinel)), io.BytesIO()
+    torch.save(Touch(sentinel), held)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x.npy", npy(np.array([Touch(sentinel)], object)))
+    more = dict.fromkeys(("pickle", "pkl", "pyd", "x.pickle", "pt.pyd"), pickled)
+    more |= {"pth": held.getvalue(), "pt": held.getvalue(), "npz": archive.getvalue(), "json": b"{", "mp": b"\xc1"}
+    plain = {f"{i:03d}": {"jpg": jpeg(i), "cls": str(i % 3).encode()} for i in range(6)}
+    (tmp_path / "student.json").write_text(json.dumps(student()))
+    model = Student(str(tmp_path / "student.json"), str(WEIGHTS / "scorer/open_clip_model.safetensors"))
+    expected = model.evaluate(write_task(tmp_path / "plain", "", plain))
+    armed = write_task(tmp_path / "armed", "", {key: {**members, **more} for key, members in plain.items()})
+    assert model.evaluate(armed) == expected
+    assert not sentinel.exists()
+
+
+GOOD = {"jpg": jpeg(1), "cls": b"0"}
+BAD: dict[str, tuple[str, Members, str]] = {
+    "objects": ("multilabel", {"jpg": jpeg(1), "npy": b"OBJECTS"}, r"bad\.npy: Object arrays cannot be loaded"),
+    "no array": ("multilabel", {"jpg": jpeg(1), "npy": b"\x80\x04."}, r"bad\.npy: "),
+    "a shape too large": (
+        "multilabel",
+        {"jpg": jpeg(1), "npy": npy(np.zeros(3)).replace(b"(3,), }" + b" " * 14, b"(3000000000000,), }  ")},
+        r"bad\.npy: ",
+    ),
+    "no number": ("", {**GOOD, "cls": b"cat"}, r"bad\.cls: invalid literal for int"),
+    "no text": ("retrieval", {"jpg": jpeg(1), "txt": b"\xff\xfe"}, r"bad\.txt: 'utf-8' codec can't decode"),
+    "no label": ("", {"jpg": jpeg(1), "txt": b"0"}, r"bad: has jpg, txt; expected an image \(webp, png.*\) and cls"),
+    "no image": ("", {"cls": b"0", "gif": jpeg(1)}, "bad: has cls, gif; expected an image"),
+    "another image": ("", {**GOOD, "jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, r"bad\.jpg: not an"),
+    "bomb": ("", {**GOOD, "jpg": bomb()}, r"bad\.jpg: image of too many pixels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "members", "message"), BAD.values(), ids=BAD.keys())
+def test_a_bad_member_is_named(tmp_path: Path, kind: str, members: Members, message: str) -> None:
+    sentinel = tmp_path / "sentinel"
+    held = {name: npy(np.array([Touch(sentinel)], object)) if d == b"OBJECTS" else d for name, d in members.items()}
+    folder = write_task(tmp_path / "task", kind, {"bad": held})
+    with pytest.raises(PermanentError, match=rf"task/test/0\.tar: {message}") as caught:
+        list(ZeroShot(folder, tensor))
+    assert not sentinel.exists()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("test/nshards.txt", "many", "nshards.txt: found 'many', expected the number of tars"),
+        ("test/nshards.txt", "0", "nshards.txt: found '0', expected the number of tars"),
+        ("test/nshards.txt", "2", r"cannot read .*test/1\.tar: no such file"),
+        ("classnames.txt", None, r"cannot read .*classnames\.txt: no such file"),
+    ],
+)
+def test_a_data_set_that_is_not_whole(tmp_path: Path, file: str, text: str | None, message: str) -> None:
+    folder = write_task(tmp_path, "", {"a": GOOD})
+    (folder / file).unlink() if text is None else (folder / file).write_text(text)
+    with pytest.raises(PermanentError, match=message):
+        list(ZeroShot(folder, tensor))

@@ -1,0 +1,301 @@
+"""Columns made elsewhere: every kind of file, and one clear line for every file that isn't what it should be."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.base.errors import PermanentError
+from components.engine.worker import run_task
+from components.pool.columns import Columns
+from components.pool.run import load_run
+from components.pool.uids import canonical_uid
+from components.recipe import recipe
+from components.stages.imported import sources
+from components.stages.imported.stage import ImportStage
+from components.stages.index.stage import IndexStage
+from components.storage.local import LocalStorage
+from pipelines.planning.plan import plan_run
+from tests.filled import planned
+from tests.pipelines.execution.test_local import recipe_text
+from tests.pools import indexed, open_pool, uid, write_shard
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Two shards of four plain samples: uids 0 to 7."""
+    for shard in range(2):
+        write_shard(tmp_path / "shards", shard, 4)
+    indexed(tmp_path / "shards", tmp_path / "out")
+    return tmp_path / "shards"
+
+
+def join(shards: Path, source: Path | str, kind: str = "score", field: str | None = "value") -> dict[str, list[Any]]:
+    """The imported column of the pool: value and error by uid."""
+    pool, columns = open_pool(shards), Columns(LocalStorage(shards.parent / "out"), "test")
+    column = recipe.ImportedColumn.model_validate({"name": "x", "kind": kind, "from": str(source), "field": field})
+    spec = ImportStage.make_spec(column, IndexStage.make_spec())
+    run_task(ImportStage(spec), pool, pool.shards, columns)
+    rows = [row for shard in pool.shards for row in columns.read(spec, shard).to_pylist()]
+    assert all(row[other] is None for row in rows for other in {"score", "text", "flag"} - {kind})
+    return {"uid": [r["uid"] for r in rows], "value": [r[kind] for r in rows], "error": [r["error"] for r in rows]}
+
+
+def parquet(path: Path, uids: list[Any], values: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"other": uids, "uid": uids, "value": values}), path)
+    return path
+
+
+def subset(path: Path, uids: list[str], dtype: str = "u8,u8") -> Path:
+    """As DataComp writes its subsets: two halves of each uid, sorted."""
+    np.save(path, np.array([(int(u[:16], 16), int(u[16:], 16)) for u in sorted(uids)], np.dtype(dtype)))
+    return path
+
+
+def test_a_parquet(tmp_path: Path, shards: Path) -> None:
+    values = pa.array([0.5, None, 0.25, 7.0], pa.float64())
+    found = join(shards, parquet(tmp_path / "a.parquet", [uid(1), uid(2), uid(6), uid(99)], values))
+    assert found["uid"] == [uid(i) for i in range(8)]
+    assert found["value"] == [None, 0.5, None, None, None, None, 0.25, None]
+    not_there = "not in the source"
+    assert found["error"] == [not_there, None, None, not_there, not_there, not_there, None, not_there]
+
+
+def test_a_folder_of_parquets_and_csvs(tmp_path: Path, shards: Path) -> None:
+    parquet(tmp_path / "made" / "a.parquet", [uid(0)], [1.0])
+    parquet(tmp_path / "made" / "deep" / "b.parquet", [uid(5)], [2.0])
+    (tmp_path / "made" / "c.csv").write_text(f"value,uid\n3,{uid(7)}\n")
+    (tmp_path / "made" / "_SUCCESS").touch()
+    assert join(shards, tmp_path / "made")["value"] == [1, None, None, None, None, 2, None, 3]
+
+
+@pytest.mark.parametrize("name", ["parquet", "all-csv", "made.parquet"])
+def test_a_folder_may_be_called_like_a_kind_of_file(tmp_path: Path, shards: Path, name: str) -> None:
+    parquet(tmp_path / "x" / name / "a.parquet", [uid(0)], [1.0])
+    parquet(tmp_path / "x" / f"{name}-older" / "a.parquet", [uid(1)], [1.0])
+    assert join(shards, tmp_path / "x" / name)["value"] == [1.0] + [None] * 7
+
+
+def test_a_csv_of_captions(tmp_path: Path, shards: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text(
+        "\ufeffuid,value,size\n"
+        f'{uid(0)},"a dog, a cat",1\n{uid(1)},123,2\n{uid(2)},"two\nlines",x\n{uid(3)},,4\n{uid(4)},  ,5\n'
+        f'{uid(5)},"he said ""hi""",6\n{uid(6)},true,7\n{uid(7)},null,8\n',
+        encoding="utf-8",
+    )
+    found = join(shards, path, "text")
+    assert found["value"] == ["a dog, a cat", "123", "two\nlines", None, None, 'he said "hi"', "true", "null"]
+    assert found["error"] == [None] * 8
+
+
+def test_a_csv_of_scores_and_flags(tmp_path: Path, shards: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(f"uid,value,flag\n{uid(0)},1,true\n{uid(1)},0.5,0\n{uid(2)},,1\n{uid(3)},nan,\n")
+    assert join(shards, path)["value"][:3] == [1, 0.5, None]
+    assert join(shards, path, "flag", "flag")["value"][:4] == [True, False, True, None]
+
+
+def test_a_subset_of_datacomp(tmp_path: Path, shards: Path) -> None:
+    found = join(shards, subset(tmp_path / "subset.npy", [uid(2), uid(7), "f" * 32]), "flag", None)
+    assert found["value"] == [False, False, True, False, False, False, False, True]
+    assert found["error"] == [None] * 8
+
+
+def test_an_empty_subset(tmp_path: Path, shards: Path) -> None:
+    assert join(shards, subset(tmp_path / "none.npy", []), "flag", None)["value"] == [False] * 8
+
+
+def test_several_batches(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "ROWS", 3)
+    uids = [uid(i) for i in range(20, 0, -1)]
+    source = parquet(tmp_path / "a.parquet", uids, [float(i) for i in range(20, 0, -1)])
+    assert join(shards, source)["value"] == [None, 1, 2, 3, 4, 5, 6, 7]
+    flags = join(shards, subset(tmp_path / "a.npy", [uid(i) for i in range(1, 20)]), "flag", None)
+    assert flags["value"] == [False] + [True] * 7
+
+
+def test_the_first_of_a_repeated_uid_counts(tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = parquet(tmp_path / "a.parquet", [uid(0), uid(0), uid(1), uid(0)], [1.0, 2.0, 3.0, 4.0])
+    assert join(shards, source)["value"][:2] == [1, 3]
+    assert "2 rows repeat a uid; the first one counts" in caplog.text
+
+
+def test_a_source_of_another_pool_is_suspected(tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        found = join(shards, parquet(tmp_path / "a.parquet", [uid(900), None], [1.0, 2.0]))
+    assert found["error"] == ["not in the source"] * 8
+    assert "2 rows, 0 of this task's 8 samples found" in caplog.text
+    assert "is it of another pool?" in caplog.text
+
+
+def test_uids_of_another_form_meet_the_index(tmp_path: Path) -> None:
+    """A pool whose json has a uid of its own form, and upper case."""
+    from tests.pools import sample, write_tar
+
+    samples = {str(i): sample(i, json=f'{{"uid": "{u}"}}'.encode()) for i, u in enumerate(["img-1", "AB" * 16, "17"])}
+    write_tar(tmp_path / "shards" / "00000000.tar", samples)
+    indexed(tmp_path / "shards", tmp_path / "out")
+    assert join(tmp_path / "shards", parquet(tmp_path / "a.parquet", ["17", "img-1", "ab" * 16], [1.0, 2.0, 3.0])) == {
+        "uid": [canonical_uid("img-1"), "ab" * 16, canonical_uid("17")], "value": [2, 3, 1], "error": [None] * 3,
+    }  # fmt: skip
+    assert join(tmp_path / "shards", parquet(tmp_path / "b.parquet", [17, 18], [1.0, 2.0]))["value"] == [None, None, 1]
+    both = pa.array(["AB" * 16, "img-1"]).dictionary_encode()
+    assert join(tmp_path / "shards", parquet(tmp_path / "c.parquet", both, [1.0, 2.0]))["value"] == [2, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([1.5], pa.float32()), 1.5),
+        (pa.array(np.array([0.5], np.float16)), 0.5),
+        (pa.array([2**24 + 1], pa.int64()), float(2**24)),  # the nearest float32
+        (pa.array([1e300]), float("inf")),
+    ],
+)
+def test_scores_of_any_number(tmp_path: Path, shards: Path, values: pa.Array, expected: float) -> None:
+    assert join(shards, parquet(tmp_path / "a.parquet", [uid(0)], values))["value"][0] == expected
+
+
+WRONG = [
+    ("score", pa.array(["high"]), "found 'high', expected a score; is it the right field?"),
+    ("score", pa.array([True]), "found True, expected a score"),
+    ("text", pa.array([0.5]), "found 0.5, expected a text"),
+    ("flag", pa.array([0.5]), "found 0.5, expected a flag"),
+    ("text", pa.array([[1, 2]]), r"found \[1, 2\], expected a text"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "message"), WRONG)
+def test_values_of_another_kind(tmp_path: Path, shards: Path, kind: str, values: pa.Array, message: str) -> None:
+    with pytest.raises(PermanentError, match=rf"^import .*a\.parquet: {message}"):
+        join(shards, parquet(tmp_path / "a.parquet", [uid(0)], values), kind)
+
+
+def one_line(shards: Path, source: Path, message: str, kind: str = "score", field: str | None = "value") -> None:
+    with pytest.raises(PermanentError, match=message) as caught:
+        join(shards, source, kind, field)
+    assert "\n" not in str(caught.value)
+
+
+def test_fields_that_are_not_there(tmp_path: Path, shards: Path) -> None:
+    source = parquet(tmp_path / "a.parquet", [uid(0)], [1.0])
+    one_line(shards, source, r"a\.parquet: no field clip; there is other, uid, value", field="clip")
+    pq.write_table(pa.table({"id": ["a"], "v": [1]}), tmp_path / "b.parquet")
+    one_line(shards, tmp_path / "b.parquet", r"b\.parquet: no field uid or value; there is id, v")
+    (tmp_path / "c.csv").write_text("uid,score\n")
+    one_line(shards, tmp_path / "c.csv", r"c\.csv: no field value; there is uid, score")
+    (tmp_path / "d.csv").write_text("")
+    one_line(shards, tmp_path / "d.csv", r"d\.csv: no field uid or value; there is nothing")
+
+
+def test_a_wrong_field_is_found_when_a_run_is_planned(tmp_path: Path) -> None:
+    """Not after a download of days."""
+    source = parquet(tmp_path / "a.parquet", [uid(0)], [1.0])
+    (tmp_path / "t.csv").write_text("url,text\nhttp://example.com/1.jpg,one\n")
+    columns = [{"name": "l14", "kind": "score", "from": str(source), "field": "clip"}]
+    pool = {"name": "web", "urls": str(tmp_path / "t.csv")}
+    mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
+    text = recipe_text(tmp_path / "out", tmp_path, mixtures, captioners=[], columns=columns, pool=pool)
+    with pytest.raises(PermanentError, match=r"a\.parquet: no field clip; there is other, uid, value"):
+        plan_run(recipe.parse_recipe(text))
+
+
+def test_uids_that_are_bytes(tmp_path: Path, shards: Path) -> None:
+    source = parquet(tmp_path / "a.parquet", pa.array([b"\x00" * 16]), [1.0])
+    one_line(shards, source, r"a\.parquet: uid has dtype binary, expected string or integer")
+
+
+def test_files_that_are_something_else(tmp_path: Path, shards: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"<html>")
+    one_line(shards, tmp_path / "a.parquet", r"^import a\.parquet: Parquet")
+    whole = parquet(tmp_path / "b.parquet", [uid(i) for i in range(8)], [float(i) for i in range(8)]).read_bytes()
+    (tmp_path / "b.parquet").write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
+    one_line(shards, tmp_path / "b.parquet", r"^import b\.parquet: ")
+    (tmp_path / "c.csv").write_text(f"uid,value\n{uid(0)},high\n")
+    one_line(shards, tmp_path / "c.csv", r"^import c\.csv: .*invalid value 'high'")
+    (tmp_path / "d.csv").write_bytes(b"uid,value\n" + uid(0).encode() + b",\xff\xfe\n")
+    one_line(shards, tmp_path / "d.csv", r"^import d\.csv: .*UTF8", "text")
+    (tmp_path / "e.csv").write_text(f"uid,value\n{uid(0)},1,2\n")
+    one_line(shards, tmp_path / "e.csv", r"^import e\.csv: .*Expected 2 columns, got 3")
+
+
+def test_subsets_that_are_something_else(tmp_path: Path, shards: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    one_line(shards, tmp_path / "a.npy", r"a\.npy: has dtype float64, expected DataComp's u8,u8", "flag", None)
+    np.save(tmp_path / "b.npy", np.zeros((3, 2), "u8,u8"))
+    one_line(shards, tmp_path / "b.npy", r"b\.npy: has shape \(3, 2\), expected one uid a row", "flag", None)
+    (tmp_path / "c.npy").write_bytes(b"<html>")
+    one_line(shards, tmp_path / "c.npy", r"^import c\.npy: ", "flag", None)
+    np.save(tmp_path / "d.npy", np.array([uid(0)], object), allow_pickle=True)
+    one_line(shards, tmp_path / "d.npy", r"d\.npy: has dtype object, expected", "flag", None)
+
+
+@pytest.mark.parametrize("lost", [1, 16, 40])
+def test_a_subset_that_was_cut_short(tmp_path: Path, shards: Path, lost: int) -> None:
+    path = subset(tmp_path / "a.npy", [uid(i) for i in range(5)])
+    path.write_bytes(path.read_bytes()[:-lost])
+    one_line(shards, path, r"a\.npy: is cut short: \d of 5 uids are there; fetch it again", "flag", None)
+
+
+@pytest.mark.parametrize("name", ["absent.parquet", "absent", "empty"])
+def test_a_source_that_is_not_there_is_said_by_the_plan(tmp_path: Path, shards: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    columns = [{"name": "x", "kind": "score", "from": str(tmp_path / name), "field": "value"}]
+    text = recipe_text(tmp_path / "new", shards, [{"name": "raw", "rules": [{"text": "raw"}]}], columns=columns)
+    with pytest.raises(PermanentError, match=rf"^import .*/{name}: no \.parquet, \.csv or \.npy there"):
+        plan_run(recipe.parse_recipe(text))
+
+
+def test_a_relative_source_is_found_from_anywhere(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet(tmp_path / "made" / "a.parquet", [uid(0)], [1.0])
+    monkeypatch.chdir(tmp_path)
+    columns = [{"name": "x", "kind": "score", "from": "made/a.parquet", "field": "value"}]
+    run = planned(tmp_path / "new", shards, [{"name": "raw", "rules": [{"text": "raw"}]}], columns=columns)
+    monkeypatch.chdir("/")
+    loaded = load_run(f"{run.storage.uri}/{run.folder}")
+    stage = ImportStage(loaded.nodes["import:x"].spec)
+    stage.setup(lambda: [uid(0)])
+    assert stage.values == {uid(0): 1.0}
+
+
+def test_a_changed_source_is_another_column(tmp_path: Path, shards: Path) -> None:
+    def spec() -> str:
+        column = {"name": "x", "kind": "score", "from": str(tmp_path / "a.parquet"), "field": "value"}
+        return ImportStage.make_spec(recipe.ImportedColumn.model_validate(column), IndexStage.make_spec()).hash
+
+    parquet(tmp_path / "a.parquet", [uid(0)], [1.0])
+    parquet(tmp_path / "a.parquet.old.parquet", [uid(0)], [1.0])
+    before = spec()
+    parquet(tmp_path / "a.parquet.old.parquet", [uid(0)] * 9, [1.0] * 9)
+    assert spec() == before
+    parquet(tmp_path / "a.parquet", [uid(0)] * 9, [1.0] * 9)
+    assert spec() != before
+
+
+def test_a_source_much_larger_than_the_task_is_streamed_fast(tmp_path: Path, shards: Path) -> None:
+    """A million rows for eight samples: every task reads the whole source, so a row must cost next to nothing."""
+    uids = [uid(i) for i in range(500_000)]
+    parquet(tmp_path / "a.parquet", uids, np.zeros(len(uids)))
+    subset(tmp_path / "a.npy", uids)
+    began = time.process_time()
+    assert join(shards, tmp_path / "a.parquet")["value"] == [0.0] * 8
+    assert join(shards, tmp_path / "a.npy", "flag", None)["value"] == [True] * 8
+    assert time.process_time() - began < 1.5
+
+
+def test_a_field_may_have_any_name(tmp_path: Path, shards: Path) -> None:
+    pq.write_table(pa.table({"uid": [uid(0)], "CLIP L/14 (../%)": [0.5]}), tmp_path / "a.parquet")
+    assert join(shards, tmp_path / "a.parquet", field="CLIP L/14 (../%)")["value"][0] == 0.5
+    folders = [p.name for p in (tmp_path / "out" / "pools" / "test" / "columns").iterdir()]
+    assert [f for f in folders if f.startswith("import.CLIP-L-14-..-")]

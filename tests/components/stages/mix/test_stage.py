@@ -1,0 +1,240 @@
+"""The mix step on a real storage whose columns the test writes itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.base.errors import PermanentError
+from components.miniature.demo import WEIGHTS
+from components.pool.run import Run
+from components.recipe.recipe import load_recipe
+from components.selection.rules import columns_of
+from components.stages.mix.stage import EMPTY, MixStep
+from components.stages.report.table import result_table
+from pipelines.execution.local import run_column
+from tests.components.stages.mix.test_strategies import FILES
+from tests.filled import fill, planned
+from tests.pools import sample, uid, write_tar
+
+GOOD = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.25}]}
+REST = {"text": "blip", "where": [{"score": "blip", "atLeast": {"rule": "good"}}]}
+MIXED = {"name": "mixed", "rules": [GOOD, REST]}
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Two shards of six: 3 has no raw text, 4 and 10 will not be read, each shard has one without an image."""
+    for shard in range(2):
+        numbers = range(6 * shard, 6 * shard + 6)
+        samples = {f"{i:04d}": sample(i, "" if i == 3 else f"raw of {i}") for i in numbers}
+        write_tar(tmp_path / "shards" / f"{shard:08d}.tar", samples | {"bad": sample(90 + shard, jpg=None)})
+    return tmp_path / "shards"
+
+
+UNREADABLE = {uid(i): "not an image" for i in (4, 10)}
+READABLE = [i for i in range(12) if i not in (4, 10)]
+
+
+def raw_scores(run: Run) -> None:
+    """0.00, 0.01, 0.02, …: the raw text of the last image is the best; 3 has none."""
+    fill(run, "score:raw", {uid(i): None if i == 3 else i / 100 for i in READABLE}, UNREADABLE)
+
+
+def captions(run: Run, scores: dict[int, float], partial: bool = False) -> None:
+    fill(run, "caption:blip", {uid(i): f"blip of {i}" for i in scores}, {} if partial else UNREADABLE)
+    fill(run, "score:blip", {uid(i): s for i, s in scores.items()}, {} if partial else UNREADABLE)
+
+
+def result(run: Run, number: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        run.storage.read(f"{run.mixture_folder(run.spec.mixtures[number])}/mixture.json")
+    )
+    return found
+
+
+def pairs(run: Run, number: int = 0) -> list[tuple[int, int, str, str]]:
+    """(image, rule, text, source) of all shards, each file as its record says."""
+    folder = run.mixture_folder(run.spec.mixtures[number])
+    found = []
+    for shard in result(run, number)["shards"]:
+        data = run.storage.read(f"{folder}/{shard['name']}.parquet")
+        assert hashlib.sha256(data).hexdigest() == shard["sha256"]
+        table = pq.read_table(pa.BufferReader(data))
+        assert table.num_rows == shard["rows"]
+        found += [(int(r["uid"], 16), r["rule"], r["text"], r["source"]) for r in table.to_pylist()]
+    return found
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_counts_add_up(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [MIXED])
+    raw_scores(run)
+    captions(run, {0: 0.5, 1: 0.08, 2: 0.09, 3: 0.2, 5: 0.01, 6: 0.02}, partial=True)
+    MixStep().run(run)
+    # Of nine raw scores the third best is the threshold: 8 (0.08), so 8, 9 and 11 have raw texts.
+    assert pairs(run) == [
+        (0, 1, "blip of 0", "blip"),
+        (1, 1, "blip of 1", "blip"),  # exactly the threshold, in float32 too
+        (2, 1, "blip of 2", "blip"),
+        (3, 1, "blip of 3", "blip"),
+        (8, 0, "raw of 8", "raw"),
+        (9, 0, "raw of 9", "raw"),
+        (11, 0, "raw of 11", "raw"),
+    ]
+    found = result(run)
+    assert (found["usable"], found["images"], found["pairs"], found["scored"]) == (12, 7, 7, 7)
+    assert found["dropped"] == {"no rule's conditions hold": 3, "the image can't be read": 2}
+    assert [(r["name"], r["pairs"], r["mean_cosine"]) for r in found["rules"]] == [
+        ("good", 3, pytest.approx((0.08 + 0.09 + 0.11) / 3)),
+        (None, 4, pytest.approx((0.5 + 0.08 + 0.09 + 0.2) / 4)),
+    ]
+    assert found["thresholds"] == [{"score": "raw", "top": 0.25, "threshold": pytest.approx(0.08)}]
+    assert found["usable"] == found["images"] + sum(found["dropped"].values())
+    assert found["warnings"] == []
+
+
+def test_every_match_is_a_pair(tmp_path: Path, shards: Path) -> None:
+    both = {"name": "both", "emit": "all", "rules": [{"text": "raw"}, {"text": "blip"}]}
+    joined = {"name": "joined", "rules": [{"text": {"concat": ["raw", "blip"]}}]}
+    run = planned(tmp_path / "out", shards, [both, joined])
+    raw_scores(run)
+    captions(run, dict.fromkeys(READABLE, 0.1))
+    MixStep().run(run)
+    assert (result(run)["images"], result(run)["pairs"]) == (10, 19)  # 3 has no raw text
+    assert pairs(run)[6:8] == [(3, 1, "blip of 3", "blip"), (5, 0, "raw of 5", "raw")]
+    assert result(run, 1)["pairs"] == 9
+    assert result(run, 1)["mean_cosine"] is None  # nobody has scored the two together
+    assert result(run, 1)["dropped"] == {"no text that a rule could use": 1, "the image can't be read": 2}
+
+
+def test_a_rerun_changes_no_bytes(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [{"name": "raw", "rules": [{"text": "raw"}]}, MIXED])
+    raw_scores(run)
+    captions(run, {1: 0.5}, partial=True)
+    MixStep().run(run)
+    before = bytes_of(tmp_path / "out")
+    MixStep().run(run)
+    assert bytes_of(tmp_path / "out") == before
+    # One mixture's record is lost: only that one is made anew, and it is the same.
+    (tmp_path / "out" / run.mixture_folder(run.spec.mixtures[1]) / "mixture.json").unlink()
+    MixStep().run(run)
+    assert bytes_of(tmp_path / "out") == before
+
+
+def test_the_share_of_a_partial_column_is_an_error(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [MIXED])
+    fill(run, "score:raw", {uid(i): i / 100 for i in READABLE if i != 7}, UNREADABLE)
+    captions(run, {1: 0.5}, partial=True)
+    with pytest.raises(PermanentError, match=r"top of raw: column score\..* covers 11 of 12 usable samples"):
+        MixStep().run(run)
+    assert not (tmp_path / "out" / "mixtures").exists()
+
+
+def test_a_shard_that_is_not_finished_is_an_error(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [MIXED])
+    raw_scores(run)
+    with pytest.raises(PermanentError, match=r"caption:blip: not finished for 2 of 2 shards, the first is 00000000"):
+        MixStep().run(run)
+
+
+def test_scores_of_two_scorers_are_compared_with_a_warning(
+    tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pq.write_table(pa.table({"uid": [uid(i) for i in range(12)], "l14": [0.0] * 12}), tmp_path / "l14.parquet")
+    lender = {"name": "a", "text": "raw", "where": [{"score": "l14", "top": 0.25}]}
+    own = {"name": "a", "text": "raw", "where": [{"score": "raw", "top": 0.25}]}
+
+    def borrower(score: str) -> dict[str, Any]:
+        return {"text": "raw", "where": [{"score": score, "atLeast": {"rule": "a"}}]}
+
+    found = [
+        {"name": "imported-to-own", "rules": [lender, borrower("raw")]},
+        {"name": "own-to-imported", "rules": [own, borrower("l14")]},
+        {"name": "imported-to-itself", "rules": [lender, borrower("l14")]},
+        {"name": "own-to-own", "rules": [own, borrower("raw")]},
+    ]
+    columns = [{"name": "l14", "kind": "score", "from": str(tmp_path / "l14.parquet"), "field": "l14"}]
+    run = planned(tmp_path / "out", shards, found, columns=columns, captioners=[])
+    raw_scores(run)
+    fill(run, "import:l14", {uid(i): i / 100 for i in range(12)})
+    with caplog.at_level(logging.WARNING):
+        MixStep().run(run)
+    assert [len(result(run, i)["warnings"]) for i in range(4)] == [1, 1, 0, 0]
+    assert "compares raw with the threshold of rule a" in result(run)["warnings"][0]
+    assert caplog.text.count("were not made by the same scorer") == 2
+
+
+def test_another_scorer_has_its_own_cosines(tmp_path: Path, shards: Path) -> None:
+    """Whatever the rules ask for: the mean cosines and the samples that can be read are by the scorer."""
+    another = shutil.copytree(WEIGHTS / "scorer", tmp_path / "another")
+    (another / "README").write_text("another scorer")
+    means = []
+    for model, cosine in ((WEIGHTS / "scorer", 0.1), (another, 0.2)):
+        scorer = {"model": f"local-dir:{model}"}
+        found = [{"name": "raw", "rules": [{"text": "raw"}]}]
+        run = planned(tmp_path / "out", shards, found, scorer=scorer, captioners=[])
+        fill(run, "score:raw", {uid(i): cosine for i in READABLE}, UNREADABLE)
+        MixStep().run(run)
+        means.append(result_table(run)[0]["mean cosine"])
+    assert means == [pytest.approx(0.1), pytest.approx(0.2)]
+
+
+def test_a_mixture_without_a_pair_says_so(tmp_path: Path, shards: Path) -> None:
+    nobody = {"name": "nobody", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 1}]}]}
+    run = planned(tmp_path / "out", shards, [nobody], captioners=[])
+    raw_scores(run)
+    MixStep().run(run)
+    assert result(run)["warnings"] == [EMPTY]
+    assert pairs(run) == []
+
+
+def test_a_filter_is_a_flag(tmp_path: Path) -> None:
+    sized = {"original_width": 400, "original_height": 300}
+    texts = ["the brown dog runs on the beach", "ein brauner Hund läuft am Strand", "dog", "the brown cat sleeps here"]
+    samples = {
+        f"k{i}": sample(i, text, json=json.dumps({"uid": uid(i), **(sized if i < 3 else {})}).encode())
+        for i, text in enumerate(texts)
+    }
+    write_tar(tmp_path / "shards" / "00000000.tar", samples)
+    mixtures = [
+        {"name": "basic", "rules": [{"text": "raw", "where": [{"flag": "basic"}]}]},
+        {"name": "others", "rules": [{"text": "raw", "where": [{"flag": "basic", "equals": False}]}]},
+    ]
+    filters = [{"name": "basic", "kind": "basic"}]
+    run = planned(tmp_path / "out", tmp_path / "shards", mixtures, filters=filters, captioners=[])
+    run_column(run, run.nodes["filter:basic"])
+    fill(run, "score:raw", {uid(i): 0.1 for i in range(4)})
+    MixStep().run(run)
+    assert [number for number, *_ in pairs(run)] == [0]
+    assert [number for number, *_ in pairs(run, 1)] == [1, 2]
+    assert result(run)["dropped"] == {"no rule's conditions hold": 2, "no score or flag that a rule asks for": 1}
+
+
+def test_another_filter_is_another_mixture(tmp_path: Path, shards: Path) -> None:
+    found = {"name": "m", "rules": [{"text": "raw", "where": [{"flag": "f"}]}]}
+    folders = set()
+    for kind in ("basic", "english"):
+        run = planned(tmp_path / kind, shards, [found], filters=[{"name": "f", "kind": kind}], captioners=[])
+        folders.add(run.mixture_folder(run.spec.mixtures[0]))
+    assert len(folders) == 2
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_strategy_is_a_recipe(file: str) -> None:
+    spec = load_recipe(FILES[file]).spec
+    texts, scores, flags = columns_of(spec.mixtures)
+    unused = {"raw", *spec.texts, *spec.scores, *spec.flags} - texts - scores - flags - {"raw"}
+    assert not unused, "a recipe computes nothing that no mixture looks at"
+    assert FILES[file].read_text().startswith("# ")

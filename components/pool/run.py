@@ -25,6 +25,7 @@ from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.contents import Contents, collect_contents, read_contents, write_contents
 from components.pool.shards import Pool, Shard, load_pool, read_json
 from components.recipe import recipe as schema
+from components.recipe.mixtures import FlagCondition, Mixture, texts_of
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
@@ -181,7 +182,7 @@ class Run:
         return f"pools/{self.pool.name}/demands/{self.part(self.nodes[f'caption:{captioner}'])}.json"
 
     @property
-    def trained(self) -> list[schema.Mixture]:
+    def trained(self) -> list[Mixture]:
         """The mixtures a CLIP is trained on."""
         train = self.spec.train
         return [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
@@ -199,9 +200,9 @@ class Run:
         spec = self.spec.model_copy(update={"train": train})
         return replace(self, recipe=self.recipe.model_copy(update={"spec": spec}))
 
-    def mixture_folder(self, mixture: schema.Mixture) -> str:
+    def mixture_folder(self, mixture: Mixture) -> str:
         """Where the mixture lies. Raises PermanentError: the pool isn't indexed, and its content is in the name."""
-        texts = {name for rule in mixture.rules for name in schema.texts_of(rule)}
+        texts = {name for rule in mixture.rules for name in texts_of(rule)}
         used = {name: self.text(name).hash for name in texts}
         # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
         keys = {f"score:{name}" for name in (schema.RAW, *texts)} & self.nodes.keys()
@@ -210,7 +211,7 @@ class Run:
             for c in rule.where:
                 used |= (
                     {f"flag:{c.flag}": self.flag(c.flag).hash}
-                    if isinstance(c, schema.FlagCondition)
+                    if isinstance(c, FlagCondition)
                     else {f"score:{c.score}": self.score(c.score).hash}
                 )
         used |= {f"screen:{name}": f"{self.score(name).hash} > {most!r}" for name, most in self.spec.dropping}
@@ -218,16 +219,16 @@ class Run:
         rules = mixture.model_dump(mode="json", exclude={"name"})
         return f"mixtures/{mixture.name}-{content_hash([rules, used, self.content])}"
 
-    def dataset_folder(self, mixture: schema.Mixture) -> str:
+    def dataset_folder(self, mixture: Mixture) -> str:
         return f"datasets/{_derived(mixture, self.mixture_folder(mixture))}"
 
-    def model_folder(self, mixture: schema.Mixture) -> str:
+    def model_folder(self, mixture: Mixture) -> str:
         if not self.spec.train:
             raise PermanentError(f"recipe {self.recipe.name} trains nothing: it has no spec.train")
         train = self.spec.train.model_dump(mode="json", exclude={"mixtures"})
         return f"models/{_derived(mixture, self.dataset_folder(mixture), train, self.fingerprints.get('student'))}"
 
-    def evaluation_folder(self, mixture: schema.Mixture) -> str:
+    def evaluation_folder(self, mixture: Mixture) -> str:
         if not self.spec.evaluate:
             raise PermanentError(f"recipe {self.recipe.name} evaluates nothing: it has no spec.evaluate")
         tasks = self.spec.evaluate.model_dump(mode="json")
@@ -315,7 +316,7 @@ def load_run(uri: str) -> Run:
     return read_json(storage, f"runs/{name}/plan.json", made)
 
 
-def _derived(mixture: schema.Mixture, *made_from: object) -> str:
+def _derived(mixture: Mixture, *made_from: object) -> str:
     return f"{mixture.name}-{content_hash(list(made_from))}"
 
 

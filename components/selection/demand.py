@@ -14,6 +14,7 @@ from components.pool.columns import ALL
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.recipe import recipe as schema
+from components.recipe.mixtures import BestOf, Mixture, Rule, ScoreCondition, texts_of
 from components.selection.rule_inputs import find_thresholds, read_values, screened
 from components.selection.rules import Bools, Values, columns_of, demanded, names_of, needs_all, shares_of
 
@@ -38,11 +39,11 @@ def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]
     return content_hash([VERSION, captioner, rules, dict(hashes), *screens])
 
 
-def _using(spec: schema.Spec, captioner: str) -> list[schema.Mixture]:
+def _using(spec: schema.Spec, captioner: str) -> list[Mixture]:
     return [m for m in spec.mixtures if any(captioner in names_of(rule) for rule in m.rules)]
 
 
-def _takes_all(spec: schema.Spec, mixture: schema.Mixture, captioner: str) -> bool:
+def _takes_all(spec: schema.Spec, mixture: Mixture, captioner: str) -> bool:
     """Whether a rule asks for every sample's caption whatever the known columns say."""
     unknown = {c.name for c in spec.captioners}
     if any(needs_all(mixture, rule, captioner) for rule in mixture.rules):
@@ -57,22 +58,22 @@ def _takes_all(spec: schema.Spec, mixture: schema.Mixture, captioner: str) -> bo
     return False
 
 
-def _open_everywhere(rule: schema.Rule, unknown: set[str]) -> bool:
+def _open_everywhere(rule: Rule, unknown: set[str]) -> bool:
     """Whether no known column can rule a match out."""
     texts, conditions = _unknown_in(rule, unknown)
-    return all(conditions) and (any(texts) if isinstance(rule.text, schema.BestOf) else all(texts))
+    return all(conditions) and (any(texts) if isinstance(rule.text, BestOf) else all(texts))
 
 
-def _decided_somewhere(rule: schema.Rule, unknown: set[str]) -> bool:
+def _decided_somewhere(rule: Rule, unknown: set[str]) -> bool:
     """Whether known columns alone can make a match certain."""
     texts, conditions = _unknown_in(rule, unknown)
-    return not any(conditions) and not (all(texts) if isinstance(rule.text, schema.BestOf) else any(texts))
+    return not any(conditions) and not (all(texts) if isinstance(rule.text, BestOf) else any(texts))
 
 
-def _unknown_in(rule: schema.Rule, unknown: set[str]) -> tuple[list[bool], list[bool]]:
+def _unknown_in(rule: Rule, unknown: set[str]) -> tuple[list[bool], list[bool]]:
     """Of each text and of each condition: whether it waits for a captioner."""
-    conditions = [isinstance(c, schema.ScoreCondition) and c.score in unknown for c in rule.where]
-    return [name in unknown for name in schema.texts_of(rule)], conditions
+    conditions = [isinstance(c, ScoreCondition) and c.score in unknown for c in rule.where]
+    return [name in unknown for name in texts_of(rule)], conditions
 
 
 def write_demand(run: Run, captioner: str) -> None:
@@ -107,7 +108,7 @@ def _find_demand(run: Run, captioner: str) -> dict[str, Any]:
 
 def _demand_of(run: Run, value: Mapping[str, Any], shards: Sequence[Shard] | None = None) -> Demand:
     captioner = value["captioner"]
-    mixtures = [schema.Mixture.model_validate(m) for m in value["mixtures"]]
+    mixtures = [Mixture.model_validate(m) for m in value["mixtures"]]
     thresholds = {(score, share): threshold for score, share, threshold in value["thresholds"]}
     columns = run.open_columns(shards)
     known = set(_known(run.spec))

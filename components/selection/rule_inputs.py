@@ -14,6 +14,7 @@ from components.pool.columns import Columns, ColumnSpec, align
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture
 from components.selection.quantile import thresholds
 from components.selection.rules import Bools, Scores, Values, shares_of
 
@@ -26,9 +27,7 @@ def score_passes(run: Run, score: str) -> Callable[[], Iterator[Scores]]:
     return lambda: map_ahead(lambda shard: _floats(columns.read(spec, shard, [field]), field), run.pool.shards)
 
 
-def find_thresholds(
-    run: Run, mixtures: Iterable[schema.Mixture], known: Iterable[str]
-) -> dict[tuple[str, float], float]:
+def find_thresholds(run: Run, mixtures: Iterable[Mixture], known: Iterable[str]) -> dict[tuple[str, float], float]:
     """The thresholds of all `top` conditions on the known scores.
 
     Raises:

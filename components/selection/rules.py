@@ -14,7 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.recipe import recipe as schema
+from components.recipe.mixtures import (
+    BestOf,
+    Concat,
+    Condition,
+    FlagCondition,
+    Mixture,
+    Rule,
+    RuleThreshold,
+    ScoreCondition,
+    texts_of,
+    top_of,
+)
 
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float32]
@@ -60,7 +71,7 @@ class Selection:
     """Name of the text; `a+b` for a concatenation."""
 
 
-def select(mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> Selection:
+def select(mixture: Mixture, values: Values, thresholds: Thresholds) -> Selection:
     """Apply a mixture where everything is known.
 
     A rule matches a sample that has the rule's text and meets every condition; a missing score or flag never does.
@@ -82,7 +93,7 @@ def select(mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> S
     return Selection(rows[order], rules[order], texts, sources)
 
 
-def demanded(mixtures: Sequence[schema.Mixture], captioner: str, values: Values, thresholds: Thresholds) -> Bools:
+def demanded(mixtures: Sequence[Mixture], captioner: str, values: Values, thresholds: Thresholds) -> Bools:
     """Which samples' captions by this captioner can still matter to some mixture.
 
     A caption matters where a rule that uses it, or its score, is not certainly false and not certainly preceded by a
@@ -102,7 +113,7 @@ def demanded(mixtures: Sequence[schema.Mixture], captioner: str, values: Values,
     return wanted
 
 
-def matches(rule: schema.Rule, mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> Truth:
+def matches(rule: Rule, mixture: Mixture, values: Values, thresholds: Thresholds) -> Truth:
     """Whether each sample matches a rule by itself."""
     truth = _has_text(rule, values)
     for condition in rule.where:
@@ -110,57 +121,57 @@ def matches(rule: schema.Rule, mixture: schema.Mixture, values: Values, threshol
     return truth
 
 
-def names_of(rule: schema.Rule) -> set[str]:
+def names_of(rule: Rule) -> set[str]:
     """The texts and scores a rule's match and outcome depend on."""
-    scores = {c.score for c in rule.where if isinstance(c, schema.ScoreCondition)}
-    return scores | set(schema.texts_of(rule))
+    scores = {c.score for c in rule.where if isinstance(c, ScoreCondition)}
+    return scores | set(texts_of(rule))
 
 
-def columns_of(mixtures: Iterable[schema.Mixture]) -> tuple[set[str], set[str], set[str]]:
+def columns_of(mixtures: Iterable[Mixture]) -> tuple[set[str], set[str], set[str]]:
     """The texts, scores and flags that these mixtures look at."""
     texts, scores, flags = set[str](), set[str](), set[str]()
     for rule in (rule for mixture in mixtures for rule in mixture.rules):
-        texts.update(schema.texts_of(rule))
-        scores.update(schema.texts_of(rule) if isinstance(rule.text, schema.BestOf) else ())
+        texts.update(texts_of(rule))
+        scores.update(texts_of(rule) if isinstance(rule.text, BestOf) else ())
         for condition in rule.where:
-            if isinstance(condition, schema.FlagCondition):
+            if isinstance(condition, FlagCondition):
                 flags.add(condition.flag)
             else:
                 scores.add(condition.score)
     return texts, scores, flags
 
 
-def needs_all(mixture: schema.Mixture, rule: schema.Rule, score: str) -> bool:
+def needs_all(mixture: Mixture, rule: Rule, score: str) -> bool:
     """Whether a rule depends on a best share of this score over the whole pool."""
     return any(name == score for name, _ in shares_of(mixture, rule))
 
 
-def shares_of(mixture: schema.Mixture, rule: schema.Rule) -> list[tuple[str, float]]:
+def shares_of(mixture: Mixture, rule: Rule) -> list[tuple[str, float]]:
     """The (score, share) whose thresholds a rule's conditions use."""
     found = []
     for condition in rule.where:
-        if isinstance(condition, schema.ScoreCondition):
+        if isinstance(condition, ScoreCondition):
             source = lender(condition, mixture)
             if source.top is not None:
                 found.append((source.score, source.top))
     return found
 
 
-def text_of(rule: schema.Rule, values: Values, rows: NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
+def text_of(rule: Rule, values: Values, rows: NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
     """(texts, names of their sources) that a rule gives to rows which have them."""
-    names = schema.texts_of(rule)
+    names = texts_of(rule)
     columns = [values.texts[name].take(pa.array(rows)) for name in names]
-    if isinstance(rule.text, schema.Concat):
+    if isinstance(rule.text, Concat):
         return pc.binary_join_element_wise(*columns, " "), pa.repeat("+".join(names), len(rows))
-    if isinstance(rule.text, schema.BestOf):
+    if isinstance(rule.text, BestOf):
         best = _best(names, values)[rows]
         texts = pa.concat_arrays(columns).take(pa.array(best * len(rows) + np.arange(len(rows))))
         return texts, pa.array(names).take(pa.array(best))
     return columns[0], pa.repeat(names[0], len(rows))
 
 
-def _holds(condition: schema.Condition, mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> Truth:
-    if isinstance(condition, schema.FlagCondition):
+def _holds(condition: Condition, mixture: Mixture, values: Values, thresholds: Thresholds) -> Truth:
+    if isinstance(condition, FlagCondition):
         if condition.flag not in values.flags:
             return _unknown(values.rows)
         value, there = values.flags[condition.flag]
@@ -181,16 +192,16 @@ def _holds(condition: schema.Condition, mixture: schema.Mixture, values: Values,
     return _known(there & (scores >= np.float32(threshold)))
 
 
-def lender(condition: schema.ScoreCondition, mixture: schema.Mixture) -> schema.ScoreCondition:
+def lender(condition: ScoreCondition, mixture: Mixture) -> ScoreCondition:
     """The condition whose `top` gives this one's threshold: itself, or that of the rule it names."""
-    if not isinstance(condition.at_least, schema.RuleThreshold):
+    if not isinstance(condition.at_least, RuleThreshold):
         return condition
-    found = next(schema.top_of(rule) for rule in mixture.rules if rule.name == condition.at_least.rule)
+    found = next(top_of(rule) for rule in mixture.rules if rule.name == condition.at_least.rule)
     assert found is not None  # the recipe's own check
     return found
 
 
-def why_dropped(mixture: schema.Mixture, values: Values, thresholds: Thresholds) -> dict[str, Bools]:
+def why_dropped(mixture: Mixture, values: Values, thresholds: Thresholds) -> dict[str, Bools]:
     """By reason, which samples no rule would take if all of them failed: only those that `select` left out count.
 
     Of a sample's rules, the one that came nearest gives the reason: a condition that does not hold outweighs a missing
@@ -213,20 +224,19 @@ def why_dropped(mixture: schema.Mixture, values: Values, thresholds: Thresholds)
     }
 
 
-def _has_value(condition: schema.Condition, values: Values) -> Bools:
-    if isinstance(condition, schema.FlagCondition):
+def _has_value(condition: Condition, values: Values) -> Bools:
+    if isinstance(condition, FlagCondition):
         return values.flags[condition.flag][1]
     there: Bools = np.isfinite(values.scores[condition.score])
     return there
 
 
-def _has_text(rule: schema.Rule, values: Values) -> Truth:
+def _has_text(rule: Rule, values: Values) -> Truth:
     """All parts of a concatenation, any of a best-of."""
     truths = [
-        _known(_there(values.texts[name])) if name in values.texts else _unknown(values.rows)
-        for name in schema.texts_of(rule)
+        _known(_there(values.texts[name])) if name in values.texts else _unknown(values.rows) for name in texts_of(rule)
     ]
-    combine = np.any if isinstance(rule.text, schema.BestOf) else np.all
+    combine = np.any if isinstance(rule.text, BestOf) else np.all
     return Truth(combine([t.sure for t in truths], axis=0), combine([t.maybe for t in truths], axis=0))
 
 

@@ -17,6 +17,7 @@ from components.pool.columns import Columns, align
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture
 from components.selection.rule_inputs import analysis_path, coverage, read_values
 from components.selection.rules import Scores
 from components.stages.analyze.statistics import Statistics
@@ -54,7 +55,7 @@ def _analyze_text(run: Run, name: str) -> None:
     run.storage.create(path, json.dumps(result).encode())
 
 
-def _analyze_mixture(run: Run, mixture: schema.Mixture) -> None:
+def _analyze_mixture(run: Run, mixture: Mixture) -> None:
     folder = run.mixture_folder(mixture)
     if run.storage.size(f"{folder}/analysis.json") is not None:
         return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from components.base.errors import PermanentError, RecaptionError, TemporaryError
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
-from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture
 from components.stages.evaluate.tasks import Task, gap, local_copy, tasks_of
 from components.storage.interface import below
 from components.storage.opening import open_storage
@@ -69,14 +69,14 @@ def _tasks(run: Run) -> list[Task]:
     return tasks_of(run.spec.evaluate)
 
 
-def _groups(run: Run) -> list[tuple[schema.Mixture, list[Task]]]:
+def _groups(run: Run) -> list[tuple[Mixture, list[Task]]]:
     """What belongs together. Every n-th task: neighbours in the list tend to be equally large."""
     tasks = _tasks(run)
     count = -(-len(tasks) // GROUP)
     return [(mixture, tasks[i::count]) for mixture in run.trained for i in range(count)]
 
 
-def _evaluate(run: Run, mixture: schema.Mixture, tasks: Sequence[Task]) -> list[RecaptionError]:
+def _evaluate(run: Run, mixture: Mixture, tasks: Sequence[Task]) -> list[RecaptionError]:
     """Make the results that are missing; what failed."""
     assert run.spec.evaluate is not None
     folder, root = run.evaluation_folder(mixture), open_storage(run.spec.evaluate.root)
@@ -106,7 +106,7 @@ def _path(folder: str, task: Task) -> str:
     return f"{folder}/tasks/{task.folder}.json"
 
 
-def _explained(error: Exception, mixture: schema.Mixture, task: Task) -> RecaptionError:
+def _explained(error: Exception, mixture: Mixture, task: Task) -> RecaptionError:
     """One line. Memory and I/O may be there next time; anything else would happen again."""
     passing = (TemporaryError, OSError, MemoryError)
     kind = TemporaryError if isinstance(error, passing) or type(error).__name__ in PASSING else PermanentError
@@ -124,7 +124,7 @@ def _raise(failures: Sequence[RecaptionError]) -> None:
         raise kind(f"{first}{more}; the other results are kept")
 
 
-def _merge(run: Run, mixture: schema.Mixture) -> None:
+def _merge(run: Run, mixture: Mixture) -> None:
     assert run.spec.evaluate is not None
     folder, root = run.evaluation_folder(mixture), open_storage(run.spec.evaluate.root)
     found, gaps = [], []
@@ -137,7 +137,7 @@ def _merge(run: Run, mixture: schema.Mixture) -> None:
     run.storage.create(f"{folder}/results.json", json.dumps(results, indent=1).encode())
 
 
-def _load(run: Run, mixture: schema.Mixture) -> Student:
+def _load(run: Run, mixture: Mixture) -> Student:
     from components.stages.evaluate.metrics import Student
 
     folder = run.model_folder(mixture)

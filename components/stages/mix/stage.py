@@ -23,6 +23,7 @@ from components.pool.columns import Columns, align
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture, RuleThreshold, ScoreCondition
 from components.selection.rule_inputs import find_thresholds, read_values, require_finished, screened
 from components.selection.rules import Selection, Thresholds, Values, columns_of, lender, select, shares_of, why_dropped
 
@@ -36,7 +37,7 @@ EMPTY = "no image matched any rule: the mixture is empty, and nothing can be tra
 class Tally:
     """What one mixture has chosen so far."""
 
-    mixture: schema.Mixture
+    mixture: Mixture
     folder: str
     usable: int = 0
     images: int = 0
@@ -191,12 +192,12 @@ def _mean(tally: Tally, rules: Iterable[int]) -> float | None:
     return sum(tally.cosines[r] for r in rules) / sum(tally.scored[r] for r in rules)
 
 
-def warnings_of(run: Run, mixture: schema.Mixture) -> list[str]:
+def warnings_of(run: Run, mixture: Mixture) -> list[str]:
     """Thresholds of one kind of score applied to another."""
     found = []
     for rule in mixture.rules:
         for condition in rule.where:
-            if isinstance(condition, schema.ScoreCondition) and isinstance(condition.at_least, schema.RuleThreshold):
+            if isinstance(condition, ScoreCondition) and isinstance(condition.at_least, RuleThreshold):
                 own, lent = run.score(condition.score), run.score(lender(condition, mixture).score)
                 if "import" in (own.stage, lent.stage) and own.hash != lent.hash:
                     found.append(

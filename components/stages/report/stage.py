@@ -17,6 +17,7 @@ from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
 from components.recipe import recipe as schema
+from components.recipe.mixtures import BestOf, Concat, FlagCondition, Mixture, Rule, RuleThreshold
 from components.stages.report import gather, plots
 from components.stages.report.funnel import Funnel
 from components.stages.report.funnel import funnel as funnel_of
@@ -82,7 +83,7 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _result(run: Run, mixture: schema.Mixture) -> dict[str, Any]:
+def _result(run: Run, mixture: Mixture) -> dict[str, Any]:
     trained = mixture in run.trained
     evaluated = trained and run.spec.evaluate
     return {
@@ -103,21 +104,21 @@ def _doubts(funnel: Funnel, results: list[dict[str, Any]]) -> Iterator[str]:
             yield f"mixture {name}: {settled:,} images chosen or dropped, of {chosen['usable']:,} usable ones"
 
 
-def _in_words(rule: schema.Rule) -> str:
+def _in_words(rule: Rule) -> str:
     """A rule as a person would say it."""
-    if isinstance(rule.text, schema.Concat):
+    if isinstance(rule.text, Concat):
         text = " + ".join(rule.text.concat)
     else:
-        text = f"best of {', '.join(rule.text.best_of)}" if isinstance(rule.text, schema.BestOf) else rule.text
+        text = f"best of {', '.join(rule.text.best_of)}" if isinstance(rule.text, BestOf) else rule.text
     conditions = []
     for c in rule.where:
-        if isinstance(c, schema.FlagCondition):
+        if isinstance(c, FlagCondition):
             conditions.append(f"{'' if c.equals else 'not '}{c.flag}")
         elif c.top is not None:
             conditions.append(f"score {c.score} is among the pool's top {c.top * 100:g} %")
         elif c.at_most is not None:
             conditions.append(f"score {c.score} ≤ {c.at_most:g}")
-        elif isinstance(c.at_least, schema.RuleThreshold):
+        elif isinstance(c.at_least, RuleThreshold):
             conditions.append(f"score {c.score} ≥ the threshold of “{c.at_least.rule}”")
         else:
             conditions.append(f"score {c.score} ≥ {c.at_least:g}")

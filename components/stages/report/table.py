@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from components.pool.run import Run
-from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture
 
 
 def result_table(run: Run) -> list[dict[str, object]]:
@@ -28,7 +28,7 @@ def results(run: Run) -> dict[str, Any]:
     return {"rows": rows, "datasets": sets}
 
 
-def _row(run: Run, mixture: schema.Mixture) -> dict[str, object]:
+def _row(run: Run, mixture: Mixture) -> dict[str, object]:
     chosen = read_of(run, run.mixture_folder, mixture, "mixture.json")
     analysis = read_of(run, run.mixture_folder, mixture, "analysis.json")
     results = {}
@@ -48,7 +48,7 @@ def _row(run: Run, mixture: schema.Mixture) -> dict[str, object]:
     return row
 
 
-def read_of(run: Run, folder: Callable[[schema.Mixture], str], mixture: schema.Mixture, name: str) -> dict[str, Any]:
+def read_of(run: Run, folder: Callable[[Mixture], str], mixture: Mixture, name: str) -> dict[str, Any]:
     """A JSON object of what is made of a mixture; empty when it isn't there, or the pool isn't indexed yet."""
     return read(run, f"{folder(mixture)}/{name}") if run.is_indexed else {}
 

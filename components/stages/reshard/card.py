@@ -10,6 +10,7 @@ from typing import Any
 from components.pool.columns import ColumnSpec
 from components.pool.run import Run
 from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture, texts_of
 
 _FORMAT = """\
 Webdataset tars, named by `meta.json` (DataComp) and `sizes.json` (open_clip), each sample a `.jpg` (or `.png`,
@@ -29,7 +30,7 @@ fall under the terms of the models that wrote them. People may be shown or named
 pool's makers removed. Check the pool's terms before you pass any of this on."""
 
 
-def card(run: Run, mixture: schema.Mixture, dataset: Mapping[str, Any]) -> str:
+def card(run: Run, mixture: Mixture, dataset: Mapping[str, Any]) -> str:
     """README.md of a data set, in the hub's format: YAML header, then Markdown."""
     samples = dataset["samples"]
     sections = [
@@ -59,10 +60,10 @@ def _size(samples: int) -> str:
     return "n>100B"
 
 
-def _texts(run: Run, mixture: schema.Mixture, dataset: Mapping[str, Any]) -> str:
+def _texts(run: Run, mixture: Mixture, dataset: Mapping[str, Any]) -> str:
     lines = ["| text | pairs |", "|---|---|"]
     lines += [f"| {name} | {count:,} |" for name, count in dataset["sources"].items()]
-    used = dict.fromkeys(name for rule in mixture.rules for name in schema.texts_of(rule))
+    used = dict.fromkeys(name for rule in mixture.rules for name in texts_of(rule))
     lines += ["", *(f"- **{name}**: {_made_by(run.text(name))}" for name in used)]
     return "\n".join(lines)
 
@@ -78,7 +79,7 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _rules(run: Run, mixture: schema.Mixture) -> str:
+def _rules(run: Run, mixture: Mixture) -> str:
     """The rules as the recipe has them, and what mix found: thresholds and counts."""
     chosen = "the first rule that matches gives its text" if mixture.emit == "first" else "every match is a pair"
     rules = mixture.model_dump(mode="json", by_alias=True, exclude_none=True)["rules"]

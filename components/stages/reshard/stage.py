@@ -19,7 +19,7 @@ from components.base.errors import PermanentError, TemporaryError
 from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
-from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture
 from components.stages.reshard.card import card
 from components.stages.reshard.ids import write_sample_ids
 from components.stages.reshard.layout import Segment, Selection, lay_out, read_mixture, read_selection, tar_name
@@ -58,11 +58,11 @@ class ReshardStep(Step):
             _write_tars(work, run.storage, layout, numbers, _looked_up(run.storage, work.dataset, numbers))
 
 
-def _mixtures(run: Run) -> list[schema.Mixture]:
+def _mixtures(run: Run) -> list[Mixture]:
     return run.trained if run.spec.train else run.spec.mixtures
 
 
-def reshard(run: Run, mixture: schema.Mixture) -> None:
+def reshard(run: Run, mixture: Mixture) -> None:
     """Write what is missing of one training set.
 
     Raises:
@@ -86,7 +86,7 @@ def reshard(run: Run, mixture: schema.Mixture) -> None:
     log.info("mixture %s: %s in %s", mixture.name, f"{samples:,} samples", f"{tars:,} tar{'s' if tars != 1 else ''}")
 
 
-def _work(run: Run, mixture: schema.Mixture) -> Work:
+def _work(run: Run, mixture: Mixture) -> Work:
     folders = run.mixture_folder(mixture), run.dataset_folder(mixture)
     blur = tuple(run.score(name) for name in run.spec.blurring)
     return Work(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, *folders, blur)
@@ -186,7 +186,7 @@ def _kill(executor: ProcessPoolExecutor) -> None:
 
 
 def _write_rest(
-    run: Run, mixture: schema.Mixture, folder: str, records: Sequence[Record], selections: Sequence[Selection]
+    run: Run, mixture: Mixture, folder: str, records: Sequence[Record], selections: Sequence[Selection]
 ) -> None:
     """What describes the tars; dataset.json last, since readers trust only what it names."""
     storage = run.storage
@@ -200,7 +200,7 @@ def _write_rest(
     storage.create(f"{folder}/dataset.json", _json(dataset))
 
 
-def _dataset(run: Run, mixture: schema.Mixture, records: Sequence[Record], distinct: int) -> dict[str, Any]:
+def _dataset(run: Run, mixture: Mixture, records: Sequence[Record], distinct: int) -> dict[str, Any]:
     samples = sum(record.samples for record in records)
     sources, formats = Counter[str](), Counter[str]()
     for record in records:

@@ -29,7 +29,7 @@ from components.base.hashing import content_hash
 from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
-from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture
 from components.recipe.training import ScaleConfig, Train
 from components.stages.train import checkpoints
 from components.stages.train.arguments import trainer_arguments
@@ -98,7 +98,7 @@ class Training:
         return f"{self.folder}/checkpoints"
 
 
-def train(run: Run, mixture: schema.Mixture) -> None:
+def train(run: Run, mixture: Mixture) -> None:
     """Train one model to its end and describe it in model.json.
 
     Raises:

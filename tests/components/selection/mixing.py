@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.recipe.recipe import Mixture
+from components.recipe.mixtures import Mixture
 from components.selection import quantile
 from components.selection.rules import Thresholds, Values, select, shares_of
 

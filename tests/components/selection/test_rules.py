@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.recipe.recipe import Mixture
+from components.recipe.mixtures import Mixture
 from components.selection.rules import demanded, select, why_dropped
 from tests.components.selection.mixing import (
     Sample,

@@ -19,6 +19,7 @@ from components.miniature.pool import write_evaluation
 from components.pool.run import Node, Run
 from components.pool.shards import pool_of
 from components.recipe import recipe as schema
+from components.recipe.mixtures import Mixture
 from components.stages.evaluate import stage
 from components.stages.evaluate.stage import EvaluateStep
 from components.stages.evaluate.tasks import Task, local_copy
@@ -156,7 +157,7 @@ def test_a_model_that_cannot_be_loaded_costs_the_others_nothing(
     run = make_run(with_data(tmp_path))
     loads = []
 
-    def load(run: Run, mixture: schema.Mixture) -> Fake:
+    def load(run: Run, mixture: Mixture) -> Fake:
         loads.append(mixture.name)
         if mixture.name == "a":
             raise PermanentError("models/a/model.json: no such object")

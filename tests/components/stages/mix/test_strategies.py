@@ -11,7 +11,8 @@ import pytest
 
 import components.stages.mix
 from components.pool.columns import ALL
-from components.recipe.recipe import Mixture, Spec, load_recipe
+from components.recipe.mixtures import Mixture
+from components.recipe.recipe import Spec, load_recipe
 from components.selection.demand import demand_part, expected_share
 from tests.components.selection.mixing import Sample, best_share, ours
 

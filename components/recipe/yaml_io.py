@@ -68,11 +68,11 @@ def check(model: type[M], value: object, where: str) -> M:
 class _Loader(yaml.SafeLoader):
     """Refuses a key that comes twice, of which YAML readers silently keep the last. Keys are text, as in JSON."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
+    yaml_implicit_resolvers = {
         first: [(tag, how) for tag, how in resolvers if tag not in (*RESOLVED, "tag:yaml.org,2002:timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}  # noqa: RUF012
+    bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -17,8 +17,8 @@ MOST = 0.03  # what kopf and datatrove, documented by people, stay well below
 PROPERTIES = {"property", "cached_property", "computed_field", "setter"}
 
 # No verb begins like this: words that join, point, ask or count, and the nouns that a description starts with.
-NO_VERBS = frozenset(
-    """a about above after again all also alternatively always an and another any anew around as at because before below
+_WORDS = """
+    a about above after again all also alternatively always an and another any anew around as at because before below
     between both but by can could does down during each either else empty enough entry even every everybody everyone
     everything exact exactly few false finished for from half he here his how i if in inside into is it its less made
     many may maybe me mean metadata might more most must my name's neither never new newest next no nobody none nor
@@ -26,8 +26,8 @@ NO_VERBS = frozenset(
     same second several shall she should since so some somebody someone something sometimes standard such than that
     the their them then there these they this those though three through to two under unless unsigned until up upon
     us very was we were what whatever when whenever where wherever whether which whichever while who whoever whole
-    whom whose why will with within without would yes you your zero""".split()
-)
+    whom whose why will with within without would yes you your zero"""
+NO_VERBS = frozenset(_WORDS.split())
 
 
 class Docstring(NamedTuple):

@@ -34,8 +34,8 @@ EMPTY = "no image matched any rule: the mixture is empty, and nothing can be tra
 
 
 @dataclass
-class Tally:
-    """What one mixture has chosen so far."""
+class MixtureCounts:
+    """Counts of what one mixture has chosen so far."""
 
     mixture: Mixture
     folder: str
@@ -61,7 +61,7 @@ class MixStep(Step):
     needs = Needs(memory_gib=1)
 
     def run(self, run: Run) -> None:
-        tallies = [Tally(m, run.mixture_folder(m)) for m in run.spec.mixtures]
+        tallies = [MixtureCounts(m, run.mixture_folder(m)) for m in run.spec.mixtures]
         tallies = [t for t in tallies if run.storage.size(f"{t.folder}/mixture.json") is None]
         if not tallies:
             return
@@ -101,7 +101,7 @@ class MixStep(Step):
 
 
 def _readable(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> pa.Table:
-    """Without the samples whose image could not be embedded: no trainer could read it either."""
+    """Leave out the samples whose image could not be embedded: no trainer could read it either."""
     if f"score:{schema.RAW}" not in run.nodes:
         return index
     scores = align(columns.read(run.score(schema.RAW), shard, ["error"]), index.column("uid").combine_chunks())
@@ -109,13 +109,13 @@ def _readable(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> pa.T
 
 
 def _keys(run: Run, texts: set[str], scores: set[str], flags: set[str]) -> list[str]:
-    """The nodes that hold these columns, in the run's order."""
+    """Return the nodes that hold these columns, in the run's order."""
     specs = {run.index.hash, *(run.text(name).hash for name in texts), *(run.score(name).hash for name in scores)}
     specs |= {run.flag(name).hash for name in flags}
     return [key for key, node in run.nodes.items() if node.spec.hash in specs]
 
 
-def _write(run: Run, tally: Tally, shard: Shard, uids: pa.Array, chosen: Selection) -> None:
+def _write(run: Run, tally: MixtureCounts, shard: Shard, uids: pa.Array, chosen: Selection) -> None:
     table = pa.table(
         {
             "uid": uids.take(pa.array(chosen.rows)),
@@ -132,7 +132,7 @@ def _write(run: Run, tally: Tally, shard: Shard, uids: pa.Array, chosen: Selecti
     tally.shards.append({"name": shard.name, "rows": table.num_rows, "sha256": digest})
 
 
-def _count(tally: Tally, values: Values, chosen: Selection, thresholds: Thresholds) -> None:
+def _count(tally: MixtureCounts, values: Values, chosen: Selection, thresholds: Thresholds) -> None:
     tally.usable += values.rows
     dropped = np.ones(values.rows, bool)
     dropped[chosen.rows] = False
@@ -151,7 +151,7 @@ def _count(tally: Tally, values: Values, chosen: Selection, thresholds: Threshol
         tally.cosines[number] = tally.cosines.get(number, 0.0) + float(cosines[there].sum())
 
 
-def _result(run: Run, tally: Tally, thresholds: Thresholds) -> dict[str, Any]:
+def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str, Any]:
     mixture = tally.mixture
     rules = [
         {
@@ -184,8 +184,9 @@ def _result(run: Run, tally: Tally, thresholds: Thresholds) -> dict[str, Any]:
     }
 
 
-def _mean(tally: Tally, rules: Iterable[int]) -> float | None:
-    """Mean cosine of the rules' pairs that have one; None where a rule's text (a concatenation, say) never has."""
+def _mean(tally: MixtureCounts, rules: Iterable[int]) -> float | None:
+    """Return the mean cosine of the rules' scored pairs; None where a rule's text (say, a concatenation) has no
+    cosine."""
     rules = [r for r in rules if tally.pairs[r]]
     if not rules or not all(tally.scored[r] for r in rules):
         return None
@@ -193,7 +194,7 @@ def _mean(tally: Tally, rules: Iterable[int]) -> float | None:
 
 
 def warnings_of(run: Run, mixture: Mixture) -> list[str]:
-    """Thresholds of one kind of score applied to another."""
+    """Warn of thresholds of one kind of score that are applied to another."""
     found = []
     for rule in mixture.rules:
         for condition in rule.where:

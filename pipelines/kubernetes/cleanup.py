@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def cleanup(cluster: Cluster, run: str) -> list[str]:
-    """Delete every Job and TrainJob of a run, whoever started them. Returns what was deleted, `kind/name`."""
+    """Delete every Job and TrainJob of a run, whoever started them; return what was deleted, `kind/name`."""
     return [_delete(cluster, kind, thing) for kind in (JOBS, TRAIN_JOBS) for thing in _of(cluster, kind, run)]
 
 

@@ -185,8 +185,7 @@ def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str,
 
 
 def _mean(tally: MixtureCounts, rules: Iterable[int]) -> float | None:
-    """Return the mean cosine of the rules' scored pairs; None where a rule's text (say, a concatenation) has no
-    cosine."""
+    """Return the mean cosine of the rules' scored pairs; None where a rule's text has none (a concatenation, say)."""
     rules = [r for r in rules if tally.pairs[r]]
     if not rules or not all(tally.scored[r] for r in rules):
         return None

@@ -61,8 +61,7 @@ class Funnel:
 
 
 def funnel(run: Run, columns: Columns) -> Funnel:
-    """Count a pool's levels: if downloaded, from its manifest, which knows every candidate; from the index in any
-    case."""
+    """Count a pool's levels from the index and, if it was downloaded, from its manifest, which has every candidate."""
     counts, rows = failures_of(run, columns, run.nodes["index"])
     shards = shards_of(run, columns, run.nodes["index"])
     failed = _by_size({reason: n for reason, n in counts.items() if reason.startswith(DOWNLOAD)})

@@ -160,7 +160,7 @@ def _stage(loaded: Run, name: str, task: int | None, tasks: str | None, mixture:
     with followed(loaded, name) if launched else nullcontext():
         if name in loaded.nodes:
             run_column(loaded, loaded.nodes[name], task)
-        elif task is None and name not in (*before, *FANNED_OUT):  # of those, the launcher keeps the record
+        elif task is None and name not in (*before, *FANNED_OUT):  # for those the launcher keeps status.json
             timed(loaded, name, lambda: run_step(loaded, name))
         else:
             run_step(loaded, name, task)

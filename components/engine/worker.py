@@ -33,7 +33,7 @@ AHEAD = 4  # batches that wait decoded: enough to ride out a slow read, 4 × 256
 
 @dataclass
 class Summary:
-    """What a worker did in this call."""
+    """The work that was done in one call of run_task."""
 
     shards: int = 0
     samples: int = 0

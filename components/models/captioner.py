@@ -1,4 +1,4 @@
-"""What every captioner is: pixels in, sampled captions out."""
+"""The interface of every captioner: pixels in, sampled captions out."""
 
 from __future__ import annotations
 

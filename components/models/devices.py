@@ -1,4 +1,4 @@
-"""Which device and which precision, and batches cut down to what the device's memory holds."""
+"""Chooses device and precision, and cuts batches down to what the device's memory holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a model library raises while it loads becomes one line, and either bad input or bad luck."""
+"""Turns whatever a model library raises while it loads into one line, and either bad input or bad luck."""
 
 from __future__ import annotations
 

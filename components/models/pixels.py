@@ -1,4 +1,4 @@
-"""From a decoder's uint8 pixels to what a model's image tower takes, on the device."""
+"""Turns a decoder's uint8 pixels into the input of a model's image tower, on the device."""
 
 from __future__ import annotations
 

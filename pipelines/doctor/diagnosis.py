@@ -43,7 +43,7 @@ CHECKS: dict[str, Check] = {
 OUTAGE = 1.0  # seconds that the API server may be away
 MARKS = {State.GOOD: ("✓", "green"), State.BROKEN: ("✗", "red"), State.AWAY: ("✗", "yellow"), State.OPEN: ("–", "dim")}
 DEFAULTS = Settings(endpoint="", ui="")
-"""Where the operator's can't be read."""
+"""Settings that are assumed where the operator's can't be read."""
 
 Diagnosis = dict[str, Finding]
 

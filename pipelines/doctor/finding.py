@@ -65,7 +65,7 @@ class Context:
     settings: Settings
     """The operator's settings, as far as they can be read."""
     namespace: str
-    """Where the runs' pods are."""
+    """Namespace of the runs' pods."""
     operator_namespace: str
     kfp: Endpoint | None = None
     storage: str | None = None

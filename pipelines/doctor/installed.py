@@ -1,4 +1,4 @@
-"""What must be in the cluster beside recaption, and which nodes there are."""
+"""Checks of what must be in the cluster besides recaption, and of its nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is recaption's own in the cluster: its kinds, its policy, its operator."""
+"""Checks of what is recaption's own in the cluster: its kinds, its policy, its operator."""
 
 from __future__ import annotations
 

@@ -9,7 +9,10 @@ from pipelines.kubernetes.cluster import Object
 
 REVIEWS = "/apis/authorization.k8s.io/v1"
 OPERATOR = "recaption-operator"
-KFP_ACCOUNTS = ("pipeline-runner", "default-editor")  # of the pipelines' nodes: of a KFP with one user, or in a profile
+KFP_ACCOUNTS = (
+    "pipeline-runner",
+    "default-editor",
+)  # the pipelines' nodes run as one of them: with one user, or in a profile
 ALL = ""
 """Namespaces."""
 

@@ -1,4 +1,4 @@
-"""What is done of a run, by its records, and how far each stage is, kept in status.json."""
+"""The status of a run: what is done, by its records, and how far each stage is, kept in status.json."""
 
 from __future__ import annotations
 

@@ -315,7 +315,7 @@ def connect(namespace: str | None = None) -> Cluster:
     from urllib3.exceptions import InsecureRequestWarning
 
     settings = client.Configuration()
-    settings.retries = False  # ours know when to stop
+    settings.retries = False  # our own retries end at a deadline
     settings.connection_pool_maxsize = 32  # threads that may ask at once
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:

@@ -1,4 +1,4 @@
-"""What the state of Jobs, pods and events means to a person: values in, one line out."""
+"""Explains the state of Jobs, pods and events to a person: values in, one line out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerErro
 
 @dataclass(frozen=True)
 class Blockage:
-    """Why nothing runs."""
+    """The reason why nothing runs."""
 
     text: str
     bad_input: bool
-    """Somebody must change something; waiting longer doesn't help."""
+    """Whether somebody must change something: waiting longer doesn't help."""
 
 
 @dataclass(frozen=True)
 class PodEnding:
-    """How a pod ended."""
+    """The end of a pod."""
 
     pod: str
     index: int

@@ -58,7 +58,7 @@ class Target:
     namespace: str
     image: str
     service_account: str | None = None
-    """None is the namespace's default; with Workload Identity it is who may read and write the storage."""
+    """Account of the pods, which (with Workload Identity) may use the storage; None is the namespace's default."""
     secret: str | None = None
     """A Secret whose keys become environment variables (HF_TOKEN, an S3 key)."""
     owner: Owner | None = None
@@ -66,7 +66,7 @@ class Target:
 
 @dataclass(frozen=True)
 class LaunchedStage:
-    """What the Jobs of one stage have in common."""
+    """A stage of a run that is launched: what all its Jobs have in common."""
 
     run: str
     """URI of the run."""

@@ -1,4 +1,4 @@
-"""What a launched stage has done so far: the tasks that are completed, and what the records of their shards say."""
+"""Counts what a launched stage has done so far: its completed tasks, and the samples in their shards' records."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class TrainJobFanOut(FanOut):
         try:
             super()._start(body, beat)
         except PermanentError as error:
-            if RUNTIME in str(error):  # Trainer's webhook refuses what refers to nothing
+            if RUNTIME in str(error):  # Trainer's webhook refuses a TrainJob whose runtime doesn't exist
                 raise PermanentError(f"{error}; install it with `kubectl apply -k manifests/training`") from error
             raise
 
@@ -86,7 +86,7 @@ class TrainJobFanOut(FanOut):
         pods, _ = self.cluster.find(PODS, f"{JOBSET}={name}", "status.phase=Pending", 10)
         if pods:
             return diagnosis.find_blockage(pods, [])
-        child = f"involvedObject.kind=Job,involvedObject.name={name}-{NODE}-0"  # where a refused pod is told
+        child = f"involvedObject.kind=Job,involvedObject.name={name}-{NODE}-0"  # its events tell of a refused pod
         for fields in (f"involvedObject.name={name}", child):
             events, _ = self.cluster.find(EVENTS, "", fields, 50)
             if found := diagnosis.find_blockage([], events):

@@ -39,7 +39,7 @@ RUNTIME = "recaption-torch"
 NODE = "node"  # Kubeflow Trainer's name of the replicated job and of its container
 MANAGER = "recaption.dev/launcher"  # of our entry among a TrainJob's runtimePatches
 KEY = "train"
-CPU_PER_GPU = 4  # as many as DataComp's loading processes per GPU, which are what needs it
+CPU_PER_GPU = 4  # one for each of DataComp's 4 loading processes per GPU
 GIB_PER_GPU = 8  # estimated: torch and CUDA, the model and its checkpoint, 4 loaders' 5,000 JPEGs each to shuffle
 # Of a loading process: torch prefetches 2, the next is there as samples (webdataset's batched) and as their stack.
 BATCHES = 2 + 2

@@ -51,7 +51,7 @@ class JobStates:
     """The Jobs of a stage as listed at one moment."""
 
     jobs: Mapping[str, Object]
-    """By name."""
+    """The Jobs by name."""
     version: str
 
     @property

@@ -1,4 +1,4 @@
-"""Which files of a dump are extracted: all that Common Crawl lists, or a sample by seed."""
+"""The files of a dump that are extracted: all that Common Crawl lists, or a sample by seed."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Fetched:
-    """What an address answered with status 200."""
+    """The answer of an address with status 200."""
 
     data: bytes
     status: int

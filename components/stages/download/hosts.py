@@ -1,4 +1,4 @@
-"""What is known of each host: its places, its pace, and whether it is worth a try.
+"""The state of each host: its places, its pace, and whether it is worth a try.
 
 Candidates wait for their host before they take a slot, so a host with many of them holds up nobody else. One that
 fails again and again is closed for a while: its other candidates get the same reason without a try. One that has not
@@ -43,7 +43,7 @@ class Host:
     next_at: float = 0.0
     """When the next request may start, by the loop's clock."""
     robots: Any = None
-    """Its rules, once they have been read (robots.py)."""
+    """The host's rules, once they have been read (robots.py)."""
     robots_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     first: asyncio.Lock = field(default_factory=asyncio.Lock)
 

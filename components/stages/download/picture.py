@@ -45,12 +45,12 @@ class Picture:
     width: int
     height: int
     original_width: int
-    """In pixels, after EXIF's orientation."""
+    """Width and height of the original in pixels, after EXIF's orientation."""
     original_height: int
     exif: str | None
     """A JSON object, name of the tag → text."""
     sha256: str
-    """Of the original bytes."""
+    """SHA-256 of the original bytes."""
 
 
 def make_picture(data: bytes) -> Picture | str:

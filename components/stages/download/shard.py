@@ -49,10 +49,10 @@ IN_JSON = ("uid", "caption", "url", "key", "status", "error_message", *SCHEMA.na
 
 @dataclass(frozen=True)
 class Candidates:
-    """What one shard is made from."""
+    """The candidates that one shard is made from."""
 
     shard: str
-    """Its name: 8 digits."""
+    """Name of the shard: 8 digits."""
     path: str
     """A parquet with uid, url and text, at most 10,000 rows."""
     redrive: bool = False
@@ -61,7 +61,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What one finished shard holds: its done.json."""
+    """The contents of one finished shard: its done.json."""
 
     shard: str
     tar: str
@@ -90,7 +90,7 @@ class ShardRecord:
 
 @dataclass
 class Outcome:
-    """What became of one candidate."""
+    """The outcome of one candidate: a picture, or the reason why there is none."""
 
     reason: str | None = None
     http_status: int | None = None

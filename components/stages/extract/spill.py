@@ -1,4 +1,4 @@
-"""What a task extracted, in storage until all tasks are through: sorted, and a segment per partition.
+"""A task's candidates, kept in storage until all tasks are through: sorted, and a segment per partition.
 
 A spill is one object; a partition's segment is a range of it, which its dedup task reads alone. So a dump of 10⁹
 candidates takes a thousand objects, not a thousand times a thousand.
@@ -55,7 +55,7 @@ class SpillSegment:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """What one task extracted: its done.json. `candidates` = Σ `dropped` + Σ `lost` + the spills' rows."""
+    """The result of one task: its done.json. `candidates` = Σ `dropped` + Σ `lost` + the spills' rows."""
 
     spills: list[Spill]
     files: int

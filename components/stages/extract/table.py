@@ -32,7 +32,7 @@ class TableRows:
 
     rows: int
     kept: pa.RecordBatch
-    """As pairs.SCHEMA."""
+    """The rows that are candidates, as pairs.SCHEMA."""
     dropped: Counter[str]
     """Number of other rows, by reason."""
 

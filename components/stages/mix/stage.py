@@ -42,7 +42,7 @@ class MixtureCounts:
     usable: int = 0
     images: int = 0
     pairs: Counter[int] = field(default_factory=Counter)
-    """By rule."""
+    """Number of pairs, by rule."""
     scored: Counter[int] = field(default_factory=Counter)
     """Pairs whose text has a cosine, by rule."""
     cosines: dict[int, float] = field(default_factory=dict)

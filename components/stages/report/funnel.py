@@ -41,7 +41,7 @@ class Funnel:
     notes: Mapping[str, int]
     """Defects of texts, files and shards that cost no sample, by reason."""
     source: Sequence[str] = ()
-    """Where the images were found and how they were fetched; nothing of shards that were there."""
+    """Sentences on where the images were found and how they were fetched; none for shards that were there."""
     differences: Sequence[str] = ()
     """Disagreements between the stages' own counts."""
 

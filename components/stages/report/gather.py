@@ -1,4 +1,4 @@
-"""What the report says: read from the records and results of a run, never computed twice."""
+"""Gathers the report's numbers from the records and results of a run; nothing is computed twice."""
 
 from __future__ import annotations
 

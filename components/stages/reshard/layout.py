@@ -1,4 +1,4 @@
-"""Which rows of which selections make up each tar of the training set: known before anything is written."""
+"""The rows that make up each tar of the training set: known before anything is written."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SHARD_SAMPLES = 10_000  # DataComp's resharder and img2dataset: at most so many 
 
 @dataclass(frozen=True)
 class ShardSelection:
-    """What a mixture takes from one pool shard."""
+    """The rows that a mixture takes from one pool shard."""
 
     shard: Shard
     rows: int
     sha256: str
-    """Of its parquet file."""
+    """SHA-256 of its parquet file."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Copier:
                 self._seen = self._stamp()
                 try:
                     self.copy()
-                except RecaptionError as error:  # a later one may arrive; the last one is copied in the open
+                except RecaptionError as error:  # a later copy may succeed; for the last one an error is raised
                     log.warning("checkpoint not copied: %s", error)
 
     def _stamp(self) -> tuple[int, int] | None:

@@ -88,7 +88,7 @@ class TrainingSet(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
                 for sample in group_by_keys(files, handler=reraise_exception):
                     found += 1
                     yield sample
-            except TemporaryError as error:  # the bucket's; webdataset has added to its arguments
+            except TemporaryError as error:  # raised by the bucket; webdataset has added to its arguments
                 raise TemporaryError(
                     f"training set {self.uri}/{name} after {found} samples: {error.args[0]}"
                 ) from error

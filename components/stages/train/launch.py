@@ -1,4 +1,4 @@
-"""What torchrun starts on every GPU: open_clip's trainer, with our data and with errors a parent process can read.
+"""The program that torchrun starts on every GPU: open_clip's trainer, with our data and with errors a parent can read.
 
 python -m torch.distributed.run --nproc-per-node 8 -m components.stages.train.launch JOB.json
 

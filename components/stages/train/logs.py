@@ -1,4 +1,4 @@
-"""What the trainer said on every node, kept in the storage: a pod that is gone takes its disk with it."""
+"""The trainer's output on every node, kept in the storage: a pod that is gone takes its disk with it."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def _to_its_end(training: Training) -> dict[str, Any]:
     """Train what is missing; where this node leads, return the account of it for model.json."""
     settings, scale, nodes = training.settings, training.scale, training.nodes
     name, architecture, files = _architecture(scale.model, training.work)
-    if nodes.together:  # what only this disk has is not what the other nodes go on from
+    if nodes.together:  # the other nodes can't resume from a checkpoint that only this disk has
         (training.checkpoints / checkpoints.LATEST).unlink(missing_ok=True)
     began, start = time.monotonic(), checkpoints.restore(training.remote, training.copies, training.checkpoints)
     if start:

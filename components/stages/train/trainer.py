@@ -44,7 +44,7 @@ class OutOfMemory(RecaptionError):
 
 @dataclass
 class TrainerLog:
-    """What the trainer's output says."""
+    """Rates, losses and failures read from the trainer's output."""
 
     loss: float | None = None
     """The loss of the last logged step."""

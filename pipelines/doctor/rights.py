@@ -12,7 +12,7 @@ OPERATOR = "recaption-operator"
 KFP_ACCOUNTS = (
     "pipeline-runner",
     "default-editor",
-)  # the pipelines' nodes run as one of them: with one user, or in a profile
+)  # KFP's pods run as one of them: with one user, or in a profile
 ALL = ""
 """Namespaces."""
 

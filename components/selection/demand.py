@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.base.hashing import content_hash
+from components.base.hashing import content_hash, said
 from components.pool.columns import ALL
 from components.pool.run import Run
 from components.pool.shards import Shard
@@ -34,7 +34,7 @@ def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]
     mixtures = _using(recipe.spec, captioner)
     if not mixtures or any(_takes_all(recipe.spec, m, captioner) for m in mixtures):
         return ALL
-    rules = [m.model_dump(mode="json", exclude={"name"}) for m in mixtures]
+    rules = [said(mixture, "name") for mixture in mixtures]
     screens = [recipe.spec.dropping] if recipe.spec.dropping else []
     return content_hash([VERSION, captioner, rules, dict(hashes), *screens])
 
@@ -45,7 +45,7 @@ def _using(spec: schema.Spec, captioner: str) -> list[Mixture]:
 
 def _takes_all(spec: schema.Spec, mixture: Mixture, captioner: str) -> bool:
     """Whether a rule asks for every sample's caption whatever the known columns say."""
-    unknown = {c.name for c in spec.captioners}
+    unknown = {*spec.on_demand}
     if any(needs_all(mixture, rule, captioner) for rule in mixture.rules):
         return True
     if spec.dropping:
@@ -144,5 +144,4 @@ def expected_share(spec: schema.Spec, captioner: str) -> float:
 
 def _known(spec: schema.Spec) -> list[str]:
     """Texts, scores and flags that exist before any captioner runs."""
-    captioners = {c.name for c in spec.captioners}
-    return [name for name in (*spec.scores, *spec.flags) if name not in captioners]
+    return [name for name in (*spec.scores, *spec.flags) if name not in spec.on_demand]

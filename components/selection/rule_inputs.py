@@ -13,7 +13,7 @@ from components.base.threads import map_ahead
 from components.pool.columns import Columns, ColumnSpec, align
 from components.pool.run import Run
 from components.pool.shards import Shard
-from components.recipe import recipe as schema
+from components.recipe.columns import RAW
 from components.recipe.mixtures import Mixture
 from components.selection.quantile import thresholds
 from components.selection.rules import Bools, Scores, Values, shares_of
@@ -21,9 +21,9 @@ from components.selection.rules import Bools, Scores, Values, shares_of
 
 def score_passes(run: Run, score: str) -> Callable[[], Iterator[Scores]]:
     """Starts a pass over one score of the whole pool, shard by shard; NaN where there is none."""
-    columns, spec = run.open_columns(), run.score(score)
+    columns, node = run.open_columns(), run.find("score", score)
+    spec, field = node.spec, node.fields["score"]
     columns.parts(spec, run.pool.shards[0])  # list once, before the threads
-    field = _field(spec)
     return lambda: map_ahead(lambda shard: _floats(columns.read(spec, shard, [field]), field), run.pool.shards)
 
 
@@ -88,8 +88,8 @@ def analysis_path(run: Run, text: str) -> str:
 
     The cosines are by this recipe's scorer, so that the score's column is part of the name.
     """
-    spec, score = run.text(text), run.nodes.get(f"score:{text}")
-    name = f"{spec.folder}-{content_hash([run.content, score and score.spec.hash, *coverage(run, spec)])}"
+    spec, score = run.text(text), run.score(text).hash if run.has("score", text) else None
+    name = f"{spec.folder}-{content_hash([run.content, score, *coverage(run, spec)])}"
     return f"pools/{run.pool.name}/analyses/{name}.json"
 
 
@@ -118,10 +118,10 @@ def read_values(
 
     values = Values(index.num_rows)
     for name in texts:
-        table = index if name == schema.RAW else read(run.text(name), "text")
+        table = index if name == RAW else read(run.text(name), "text")
         values.texts[name] = table.column("text").combine_chunks().cast(pa.string())
     for name in scores:
-        field = _field(run.score(name))
+        field = run.find("score", name).fields["score"]
         values.scores[name] = _floats(read(run.score(name), field), field)
     for name in flags:
         column = read(run.flag(name), "flag").column("flag")
@@ -153,10 +153,6 @@ def screened(
         reasons[reason] = int((kept & samples).sum())
         kept &= ~samples
     return kept, reasons
-
-
-def _field(score: ColumnSpec) -> str:
-    return "cosine" if score.stage == "score" else "score"
 
 
 def _floats(table: pa.Table, field: str) -> Scores:

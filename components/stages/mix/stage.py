@@ -22,7 +22,7 @@ from components.engine.stage import Needs, Step
 from components.pool.columns import Columns, align
 from components.pool.run import Run
 from components.pool.shards import Shard
-from components.recipe import recipe as schema
+from components.recipe.columns import RAW
 from components.recipe.mixtures import Mixture, RuleThreshold, ScoreCondition
 from components.selection.rule_inputs import find_thresholds, read_values, require_finished, screened
 from components.selection.rules import Selection, Thresholds, Values, columns_of, lender, select, shares_of, why_dropped
@@ -67,8 +67,8 @@ class MixStep(Step):
             return
         columns = run.open_columns()
         texts, scores, flags = columns_of(t.mixture for t in tallies)
-        scores |= {name for name in texts if f"score:{name}" in run.nodes}  # for the mean cosines
-        read_always = {schema.RAW} if f"score:{schema.RAW}" in run.nodes else set()
+        scores |= {name for name in texts if run.has("score", name)}  # for the mean cosines
+        read_always = {RAW} if run.has("score", RAW) else set()
         read_always |= {*run.spec.blurring, *(name for name, _ in run.spec.dropping)}
         require_finished(run, columns, _keys(run, texts, scores | read_always, flags))
         thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
@@ -102,9 +102,9 @@ class MixStep(Step):
 
 def _readable(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> pa.Table:
     """Without the samples whose image could not be embedded: no trainer could read it either."""
-    if f"score:{schema.RAW}" not in run.nodes:
+    if not run.has("score", RAW):
         return index
-    scores = align(columns.read(run.score(schema.RAW), shard, ["error"]), index.column("uid").combine_chunks())
+    scores = align(columns.read(run.score(RAW), shard, ["error"]), index.column("uid").combine_chunks())
     return index.filter(pc.is_null(scores.column("error")))
 
 
@@ -174,7 +174,7 @@ def _result(run: Run, tally: Tally, thresholds: Thresholds) -> dict[str, Any]:
         "pairs": tally.pairs.total(),
         "scored": tally.scored.total(),
         "mean_cosine": _mean(tally, range(len(rules))),
-        "cosines": {name: run.score(name).folder for name in texts if f"score:{name}" in run.nodes},
+        "cosines": {name: run.score(name).folder for name in texts if run.has("score", name)},
         "rules": rules,
         "thresholds": [{"score": s, "top": f, "threshold": thresholds[s, f]} for s, f in sorted(used)],
         "dropped": {reason: n for reason, n in sorted(tally.dropped.items()) if n},

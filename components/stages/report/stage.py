@@ -174,10 +174,10 @@ def _arrived(run: Run, funnel: Funnel) -> list[str]:
 
 def _partial(done: list[dict[str, Any]]) -> list[str]:
     return [
-        f"{c['key'].partition(':')[2]} was captioned for {c['covered']:,} of {c['usable']:,} usable samples "
+        f"{c['key'].partition(':')[2]} was computed for {c['covered']:,} of {c['usable']:,} usable samples "
         f"({gather.share(c['covered'], c['usable'])}), those a mixture can use; its statistics are of these."
         for c in done
-        if c["key"].startswith("caption:") and 0 < c["covered"] < c["usable"]
+        if c["on_demand"] and 0 < c["covered"] < c["usable"]
     ]
 
 

@@ -390,13 +390,13 @@ def test_an_object_of_an_older_crd_can_be_labelled_mended_and_ended(empty: Serve
     version["schema"]["openAPIV3Schema"]["properties"]["spec"] = {"type": "object", ANY: True}
     del version["selectableFields"]
     empty.apply(old)
-    odd = {"spec.captioners.0.topK": 0, "metadata.name": "older", "metadata.finalizers": ["a.example/b"]}
+    odd = {"spec.columns.0.caption.topK": 0, "metadata.name": "older", "metadata.finalizers": ["a.example/b"]}
     value = changed(BAD_TEXT, odd)
     until(lambda: empty.create(value)[0] in (201, 409), "the old CRD is served")
     for thing in (recaption_crd(), policy(), binding()):
         empty.apply(empty.ours(thing))
     until(lambda: empty.is_acting(changed(BAD_TEXT, {"metadata.name": "other"})), "the new policy acts")
-    assert empty.create(changed(BASE, {"spec.captioners.0.topK": 0}), dry=True)[0] == 422
+    assert empty.create(changed(BASE, {"spec.columns.0.caption.topK": 0}), dry=True)[0] == 422
 
     path = empty.path("older")
     assert empty.patch(path, {"metadata": {"labels": {"a": "b"}}})[0] == 200

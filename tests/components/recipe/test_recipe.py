@@ -88,7 +88,7 @@ def test_mistakes_in_pools_of_nodes_are_one_line(pools: str, expected: str) -> N
         ("score: raw, ", "", "spec.mixtures[0].rules[0].where[0]: found {\"top\": 0.3}: expected {score: …}"),
         ("name: raw30-blip2", "name: Raw 30", "spec.mixtures[0].name: found \"Raw 30\": String should match pattern"),
         ("kind: score", "kind: flag", "spec.mixtures[0].rules[2].where[0].score: l14 is no score; there is raw, blip2"),
-        ("name: blip2,", "name: raw,", "spec.captioners[0].name: raw is taken"),
+        ("name: blip2,", "name: raw,", "spec.columns[0].name: raw is taken"),
         (", field: clip_l14_similarity_score", "", "spec.columns[0]"),
         ("kind: Recaption", "kind: Caption", "kind: found \"Caption\": Input should be 'Recaption'"),
         ("metadata: {name: medium-blip2}", "", "metadata: missing"),
@@ -99,14 +99,14 @@ def test_mistakes_in_pools_of_nodes_are_one_line(pools: str, expected: str) -> N
         ("top: 0.3", "top: '0.3'", "spec.mixtures[0].rules[0].where[0].top: found \"0.3\": Input should"),
         ("top: 0.3", "top: true", "spec.mixtures[0].rules[0].where[0].top: found true: Input should"),
         ("top: 0.3", "top: .inf", "spec.mixtures[0].rules[0].where[0].top: found Infinity: Input should be"),
-        ("name: blip2,", "name: blip2, topK: '50',", "spec.captioners[0].topK: found \"50\": Input should"),
-        ("name: blip2,", "name: blip2, topK: 50.5,", "spec.captioners[0].topK: found 50.5: Input should"),
-        ("name: blip2,", "name: blip2, topK: true,", "spec.captioners[0].topK: found true: Input should"),
-        ("name: blip2,", "name: blip2, seed: -1,", "spec.captioners[0].seed: found -1: Input should be greater"),
-        ("name: blip2,", "name: blip2, revision: 1e3,", "spec.captioners[0].revision: found 1000.0: Input should be a"),
-        ("name: blip2,", "name: blip2, top_k: 50,", "spec.captioners[0].top_k: unknown key; allowed are name, model"),
-        ("name: blip2,", "name: blip2, nmae: null,", "spec.captioners[0].nmae: unknown key; allowed are name, model"),
-        ("name: blip2,", "name: null,", "spec.captioners[0].name: missing"),
+        ("name: blip2,", "name: blip2, topK: '50',", "spec.columns[0].caption.topK: found \"50\": Input should"),
+        ("name: blip2,", "name: blip2, topK: 50.5,", "spec.columns[0].caption.topK: found 50.5: Input should"),
+        ("name: blip2,", "name: blip2, topK: true,", "spec.columns[0].caption.topK: found true: Input should"),
+        ("name: blip2,", "name: blip2, seed: -1,", "spec.columns[0].caption.seed: found -1: Input should be greater"),
+        ("name: blip2,", "name: blip2, revision: 1e3,", "spec.columns[0].caption.revision: found 1000.0: Input should be a"),
+        ("name: blip2,", "name: blip2, top_k: 50,", "spec.columns[0].caption.top_k: unknown key; allowed are name, model"),
+        ("name: blip2,", "name: blip2, nmae: null,", "spec.columns[0].caption.nmae: unknown key; allowed are name, model"),
+        ("name: blip2,", "name: null,", "spec.columns[0].name: missing"),
         ("storage: gs://bucket/recaption", "storage: http://bucket", "spec.storage: found \"http://bucket\": scheme"),
         ("storage: gs://bucket/recaption", "storage: 'gs:/bucket'", "spec.storage: found \"gs:/bucket\": expected gs://"),
         ("shards: gs://bucket/commonpool/shards", "shards: s3://", "spec.pool.shards: found \"s3://\": has no bucket"),
@@ -145,8 +145,8 @@ def test_whole_numbers_may_be_written_as_doubles_and_doubles_as_whole_numbers() 
         "atLeast: 0.25", "atLeast: 0"
     )
     spec = parse_recipe(written).spec
-    assert (spec.captioners[0].top_k, spec.captioners[0].temperature) == (50, 1.0)
-    assert [type(n) for n in (spec.captioners[0].top_k, spec.captioners[0].temperature)] == [int, float]
+    assert (spec.columns[0].caption.top_k, spec.columns[0].caption.temperature) == (50, 1.0)
+    assert [type(n) for n in (spec.columns[0].caption.top_k, spec.columns[0].caption.temperature)] == [int, float]
 
 
 def test_an_object_read_back_from_a_cluster_is_a_recipe() -> None:

@@ -28,7 +28,7 @@ def test_what_a_person_must_give_is_little() -> None:
     spec = recipe_of(values(**NEEDED)).spec
     assert (spec.storage, spec.pool.name, spec.pool.shards) == tuple(NEEDED.values())
     assert (spec.scorer.model, spec.scorer.weights) == ("ViT-L-14", "openai")
-    assert spec.captioners[0].model == "Salesforce/blip2-opt-2.7b"
+    assert spec.columns[0].caption.model == "Salesforce/blip2-opt-2.7b"
     assert [m.name for m in spec.mixtures] == ["raw-top-plus-synthetic-filtered"]
     assert spec.train
     assert spec.train.scale == "medium"
@@ -65,7 +65,7 @@ def test_kfps_numbers_are_doubles() -> None:
         values(**NEEDED, top_k=50.0, shards_per_task=4.0, train_seed=1.0, train_nodes=2.0, node_pools=pools)
     ).spec
     assert spec.compute.train.nodes == 2
-    assert (spec.captioners[0].top_k, spec.compute.shards_per_task) == (50, 4)
+    assert (spec.columns[0].caption.top_k, spec.compute.shards_per_task) == (50, 4)
     assert spec.compute.pools[0].accelerator
     assert (spec.compute.pools[0].accelerator.count, spec.compute.pools[0].parallelism) == (1, 64)
 
@@ -104,7 +104,7 @@ def test_evaluation_and_no_training() -> None:
     ({**CRAWL, "contact": "a b"}, "parameters: spec.download.contact: found .a b.: expected an address of a page"),
     ({"storage": ""}, 'parameters: spec.storage: found "": .* at least 1 character'),
     ({"pool_name": "Medium!"}, 'parameters: spec.pool.name: found "Medium!"'),
-    ({"temperature": -1.0}, r"parameters: spec.captioners\[0\].temperature: found -1.0"),
+    ({"temperature": -1.0}, r"parameters: spec.columns\[0\].caption.temperature: found -1.0"),
     ({"strategies": ["best"]}, "parameter strategies: best; there is raw, raw-top,"),
     ({"strategies": []}, "parameter strategies: none given; there is raw,"),
     ({"fraction": 2.0}, "less than or equal to 1"),

@@ -36,7 +36,7 @@ def plan(root: Path, **train: Any) -> Run:
     write_shard(root / "shards", 0, 3)
     compute = {"pools": POOLS, "train": train}
     text = recipe_text(
-        root / "out", root / "shards", MIXTURES, captioners=[], compute=compute, train={"scale": "small"}
+        root / "out", root / "shards", MIXTURES, columns=[], compute=compute, train={"scale": "small"}
     )
     run = plan_run(parse_recipe(text))
     run.save()

@@ -330,7 +330,7 @@ def test_an_object_of_an_older_crd(here: Place) -> None:
     assert here.look() == inf
     assert here.phase() == "Refused"
     message = here.status()["conditions"][0]["message"]
-    assert "spec.captioners[0].model: missing" in message
+    assert "spec.columns[0].caption.model: missing" in message
     assert "spec.colour: unknown key" in message
     here.delete()
     here.look()
@@ -339,7 +339,7 @@ def test_an_object_of_an_older_crd(here: Place) -> None:
 
 def test_defaults_that_a_newer_crd_fills_in_are_no_edit(here: Place) -> None:
     start(here)
-    here.apply(scorer={"model": "ViT-L-14", "weights": "openai"}, captioners=[], columns=[], suspend=False)
+    here.apply(scorer={"model": "ViT-L-14", "weights": "openai"}, columns=[], columns=[], suspend=False)
     here.look()
     assert [run["state"] for run in here.runs()] == ["RUNNING"]
 

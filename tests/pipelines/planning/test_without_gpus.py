@@ -17,7 +17,7 @@ from tests.pools import write_shard
 MIXTURES = [{"name": "synthetic", "rules": [{"text": "blip2"}]}]
 PAPER: dict[str, Any] = {
     "scorer": {"model": "ViT-L-14"},
-    "captioners": [{"name": "blip2", "model": "Salesforce/blip2-opt-2.7b"}],
+    "columns": [{"name": "blip2", "caption": {"model": "Salesforce/blip2-opt-2.7b"}}],
     "train": {"scale": "small"},
 }
 A100 = {"name": "a100", "accelerator": {"count": 8}}

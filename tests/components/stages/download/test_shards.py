@@ -85,7 +85,7 @@ def test_a_shard(images: Web, pool: Pool) -> None:
 def test_the_index_reads_it(images: Web, pool: Pool) -> None:
     records = pool.download([images.url("/0"), images.url("/gone")], [images.url("/1")], [images.url("/gone")] * 3)
     shards = pool_of("test", LocalStorage(pool.folder / "shards"), [r.to_shard("shards/") for r in records])
-    columns, spec = Columns(LocalStorage(pool.folder / "out"), "test"), IndexStage.make_spec()
+    columns, spec = Columns(LocalStorage(pool.folder / "out"), "test"), IndexStage.make_index()
     run_task(IndexStage(spec), shards, shards.shards, columns)
     found = [columns.read(spec, shard).to_pylist() for shard in shards.shards]
     assert [[(r["uid"], r["text"], r["error"], r["note"]) for r in rows] for rows in found] == [

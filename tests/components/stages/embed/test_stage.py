@@ -25,7 +25,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
 
 
 def embedded(pool: Pool, columns: Columns, index: ColumnSpec, scorer: Scorer, batch_size: int = 4) -> ColumnSpec:
-    spec = EmbedStage.make_spec(scorer, "print", index)
+    spec = EmbedStage.of_scorer(scorer, "print", index)
     run_task(EmbedStage(spec), pool, pool.shards, columns, batch_size=batch_size, decoders=0)
     return spec
 
@@ -64,11 +64,11 @@ def test_running_it_again_gives_the_same_bytes(tmp_path: Path, scorer: Scorer) -
 
 def test_the_hash_covers_what_makes_the_values() -> None:
     index = ColumnSpec("index", "shards", 1, {})
-    base = EmbedStage.make_spec(Scorer(), "print", index)
+    base = EmbedStage.of_scorer(Scorer(), "print", index)
     assert base.label == "vit-l-14-openai"
-    assert base.hash == EmbedStage.make_spec(Scorer(weights="openai"), "print", index).hash
-    assert base.hash != EmbedStage.make_spec(Scorer(), "another print", index).hash
-    assert base.hash != EmbedStage.make_spec(Scorer(model="ViT-B-32", weights="openai"), "print", index).hash
+    assert base.hash == EmbedStage.of_scorer(Scorer(weights="openai"), "print", index).hash
+    assert base.hash != EmbedStage.of_scorer(Scorer(), "another print", index).hash
+    assert base.hash != EmbedStage.of_scorer(Scorer(model="ViT-B-32", weights="openai"), "print", index).hash
 
 
 def test_a_model_that_is_not_there_stops_before_any_work(tmp_path: Path) -> None:

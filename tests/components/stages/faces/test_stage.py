@@ -93,7 +93,7 @@ def test_yunet_and_the_cascade_are_two_columns(shards: Path, tmp_path: Path) -> 
 
 
 def made(shards: Path, out: Path, **screen: Any) -> Run:
-    text = recipe_text(out, shards, MIXTURE, captioners=[], screens=[{"name": "faces", "kind": "faces", **screen}])
+    text = recipe_text(out, shards, MIXTURE, columns=[], screens=[{"name": "faces", "kind": "faces", **screen}])
     out.mkdir(exist_ok=True)
     (out / "recipe.yaml").write_text(text)
     invoke("run", str(out / "recipe.yaml"))
@@ -150,7 +150,7 @@ def test_crowds_can_be_dropped_and_what_nobody_looked_at_is_not_let_through(shar
 def test_a_decoder_that_died_over_a_face_costs_the_sample(shards: Path, tmp_path: Path) -> None:
     """As where the decoding process crashes over an image once, and not when it is embedded."""
     screens = [{"name": "faces", "kind": "faces", "blur": True}]
-    run = planned(tmp_path, shards, MIXTURE, captioners=[], screens=screens)
+    run = planned(tmp_path, shards, MIXTURE, columns=screens)
     spec = run.nodes["faces:faces"].spec
     stage = FacesStage(spec)
     process = stage.process
@@ -173,7 +173,7 @@ def test_a_decoder_that_died_over_a_face_costs_the_sample(shards: Path, tmp_path
 
 
 def test_faces_are_cpu_work_of_the_first_group(shards: Path, tmp_path: Path) -> None:
-    screens = [{"name": "faces", "kind": "faces"}]
-    run = plan_run(parse_recipe(recipe_text(tmp_path, shards, MIXTURE, captioners=[], screens=screens)))
+    screens = [{"name": "faces", "faces": {}}]
+    run = plan_run(parse_recipe(recipe_text(tmp_path, shards, MIXTURE, columns=screens)))
     assert groups(run)["index"] == ["index", "faces:faces"]
     assert list(np.unique(list(run.nodes))) == ["embed", "faces:faces", "index", "score:raw"]

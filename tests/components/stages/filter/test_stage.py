@@ -29,7 +29,7 @@ SHARD = Shard("00000000", "00000000.tar", 0, None, "")
 
 def flags(rows: list[tuple[str | None, int | None, int | None]], **wanted: Any) -> list[bool | None]:
     """What a filter says of (text, width, height)."""
-    stage = FilterStage(FilterStage.make_spec(Filter(name="f", **wanted), "spec.filters[0]", IndexStage.make_spec()))
+    stage = FilterStage(FilterStage.make_spec(Filter(name="f", **wanted), "spec.filters[0]", IndexStage.make_index()))
     stage.setup(list)
     text, width, height = zip(*rows, strict=True)
     index = pa.table({"text": pa.array(text, pa.string()), "width": width, "height": height})
@@ -143,7 +143,7 @@ def recipe(tmp_path: Path, filters: list[dict[str, Any]], **spec: Any) -> str:
                 "storage": str(tmp_path / "out"),
                 "pool": {"name": "pool", "shards": str(tmp_path / "shards")},
                 "scorer": {"model": f"local-dir:{WEIGHTS / 'scorer'}"},
-                "captioners": [{"name": "blip", "model": str(WEIGHTS / "captioner")}],
+                "columns": [{"name": "blip", "caption": {"model": str(WEIGHTS / "captioner")}}],
                 "filters": filters,
                 "mixtures": [
                     {"name": "m", "rules": [{"text": "blip", "where": [{"flag": f["name"]} for f in filters]}]}
@@ -155,7 +155,7 @@ def recipe(tmp_path: Path, filters: list[dict[str, Any]], **spec: Any) -> str:
 
 
 def test_the_plan_has_flags_before_captions(tmp_path: Path) -> None:
-    run = plan_run(parse_recipe(recipe(tmp_path, [{"name": "basic", "kind": "basic"}])))
+    run = plan_run(parse_recipe(recipe(tmp_path, [{"name": "basic", "basic": {}}])))
     assert list(run.nodes) == ["index", "filter:basic", "embed", "score:raw", "caption:blip", "score:blip"]
     assert run.flag("basic") == run.nodes["filter:basic"].spec
     assert run.nodes["caption:blip"].demand == "blip"  # only what passes is captioned
@@ -163,7 +163,7 @@ def test_the_plan_has_flags_before_captions(tmp_path: Path) -> None:
 
 def test_what_decides_a_flag_is_in_its_hash(tmp_path: Path) -> None:
     def spec(**wanted: Any) -> str:
-        return FilterStage.make_spec(Filter(name="f", **wanted), "spec.filters[0]", IndexStage.make_spec()).hash
+        return FilterStage.make_spec(Filter(name="f", **wanted), "spec.filters[0]", IndexStage.make_index()).hash
 
     folder, wnids = write_wordnet(tmp_path / "dict"), tmp_path / "wnids.txt"
     wnids.write_text("n02084071\n")
@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(tmp_path: Path, wanted: dict[str, Any], message: 
 
 def test_a_flag_that_is_no_filter(tmp_path: Path) -> None:
     rules = [{"text": "raw", "where": [{"flag": "long"}]}]
-    text = recipe(tmp_path, [{"name": "basic", "kind": "basic"}], mixtures=[{"name": "m", "rules": rules}])
+    text = recipe(tmp_path, [{"name": "basic", "basic": {}}], mixtures=[{"name": "m", "rules": rules}])
     with pytest.raises(PermanentError, match="long is no flag; there is basic"):
         parse_recipe(text)
 

@@ -52,7 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def embedded(world: Path) -> tuple[Pool, Columns, ColumnSpec, ColumnSpec]:
     pool, columns, index = indexed(world / "shards", world / "out")
-    embedding = EmbedStage.make_spec(SCORER, "print", index)
+    embedding = EmbedStage.of_scorer(SCORER, "print", index)
     run_task(EmbedStage(embedding), pool, pool.shards, columns, decoders=0)
     return pool, columns, index, embedding
 
@@ -100,7 +100,7 @@ def test_an_embed_column_is_an_index(embedded: Any, world: Path, tmp_path: Path)
     folder = world / "out" / columns.root / embedding.folder
     rows = screened(embedded, Screen(name="x", kind="duplicates", index=str(folder)))
     assert [round(row["score"], 3) for row in rows if row["score"] is not None] == [1.0] * (SAMPLES - 1)
-    other = EmbedStage.make_spec(SCORER, "another print", index)
+    other = EmbedStage.of_scorer(SCORER, "another print", index)
     stage = ScreenStage(
         ScreenStage.make_spec(
             Screen(name="x", kind="duplicates", index=str(folder)), "spec.screens[0]", index, other, index
@@ -169,7 +169,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = {f"x{i}": sample(i, jpg=jpeg(1)[:300] if i == 11 else jpeg(i)) for i in range(6, 12)}
     write_tar(folder / "shards" / "00000001.tar", samples)
     pool, columns, index = indexed(folder / "shards", folder / "made")
-    embedding = EmbedStage.make_spec(SCORER, "print", index)
+    embedding = EmbedStage.of_scorer(SCORER, "print", index)
     run_task(EmbedStage(embedding), pool, pool.shards, columns, decoders=0)
     all_vectors = [v for s in pool.shards for v in columns.read(embedding, s).column("embedding").to_pylist()]
     np.save(folder / "index.npy", np.array([all_vectors[1], all_vectors[8]], np.float16))
@@ -297,7 +297,7 @@ def test_a_recipe_without_screens_keeps_its_names(pool: Path, tmp_path: Path) ->
             r"spec\.screens\[0\]\.text: blip is no text that is there before captions; there is raw",
         ),
         ({"kind": "duplicates", "index": "ftp://x"}, "scheme ftp:// is not supported"),
-        ({"name": "blip", "kind": "faces"}, r"spec\.screens\[0\]\.name: blip is taken"),
+        ({"name": "blip", "faces": {}}, r"spec\.screens\[0\]\.name: blip is taken"),
     ],
 )
 def test_a_mistake_is_one_line(pool: Path, tmp_path: Path, screen: dict[str, Any], says: str) -> None:

@@ -25,7 +25,7 @@ from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.contents import Contents, collect_contents, read_contents, write_contents
 from components.pool.shards import Pool, Shard, load_pool, read_json
 from components.recipe import recipe as schema
-from components.recipe.mixtures import FlagCondition, Mixture, texts_of
+from components.recipe.mixtures import Condition, Mixture, texts_of
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
@@ -160,6 +160,14 @@ class Run:
         """The column of a flag, field `flag`."""
         return self._either(f"import:{name}", f"filter:{name}")
 
+    def tested(self, condition: Condition) -> ColumnSpec:
+        """The column that a condition looks at."""
+        return self.flag(condition.name) if condition.about == "flag" else self.score(condition.name)
+
+    def boxes(self, name: str) -> ColumnSpec:
+        """The column of boxes, field `boxes`."""
+        return self._either(f"faces:{name}")
+
     def _either(self, *keys: str) -> ColumnSpec:
         return next(self.nodes[key].spec for key in keys if key in self.nodes)
 
@@ -207,17 +215,12 @@ class Run:
         # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
         keys = {f"score:{name}" for name in (schema.RAW, *texts)} & self.nodes.keys()
         used |= {key: self.nodes[key].spec.hash for key in keys}
-        for rule in mixture.rules:
-            for c in rule.where:
-                used |= (
-                    {f"flag:{c.flag}": self.flag(c.flag).hash}
-                    if isinstance(c, FlagCondition)
-                    else {f"score:{c.score}": self.score(c.score).hash}
-                )
-        used |= {f"screen:{name}": f"{self.score(name).hash} > {most!r}" for name, most in self.spec.dropping}
-        used |= {f"blurred:{name}": self.score(name).hash for name in self.spec.blurring}
-        rules = mixture.model_dump(mode="json", exclude={"name"})
-        return f"mixtures/{mixture.name}-{content_hash([rules, used, self.content])}"
+        for condition in (*(c for rule in mixture.rules for c in rule.where), *self.spec.drop):
+            used[f"{condition.about}:{condition.name}"] = self.tested(condition).hash
+        used |= {f"blurred:{name}": self.boxes(name).hash for name in self.spec.training_sets.blur}
+        rules = mixture.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        drop = [c.model_dump(mode="json", exclude_defaults=True) for c in self.spec.drop]
+        return f"mixtures/{mixture.name}-{content_hash([rules, used, self.content, *([drop] if drop else [])])}"
 
     def dataset_folder(self, mixture: Mixture) -> str:
         return f"datasets/{_derived(mixture, self.mixture_folder(mixture))}"

@@ -1,7 +1,7 @@
-"""What a recipe says of screens: columns that tell what a sample should not be, and from which value on it is dropped.
+"""What a recipe says of screens: columns that tell what a sample should not be.
 
-A screen is a score like any other: computed once, kept whole, of use to any rule. `dropAbove` is no part of the
-column: another threshold is a metadata job.
+A screen is a score like any other: computed once, kept whole, of use to any rule. From which value on a sample is
+dropped, the recipe's `drop` says: another threshold is a metadata job.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ TAKES = {  # kind → keys it needs, keys it may have
     "imageNsfw": (("weights",), ()),
     "textNsfw": (("model", "label"), ("revision", "text")),
     "duplicates": (("index",), ()),
-    "faces": ((), ("weights", "blur")),
+    "faces": ((), ("weights",)),
 }
-KEYS = ("weights", "model", "revision", "label", "text", "index", "blur")
+KEYS = ("weights", "model", "revision", "label", "text", "index")
 """Those that not every kind has."""
 
 
@@ -50,15 +50,11 @@ class Screen(Model):
     """textNsfw: `raw` (if left out) or an imported text."""
     index: Address | None = None
     """duplicates: embeddings by the scorer, as a .npy or .parquet file, or a folder of them: an embed column's."""
-    blur: bool = False
-    """faces: blur them in the training sets."""
-    drop_above: float | None = None
-    """No mixture has samples with a higher score. Left out: only rules decide."""
 
     @model_validator(mode="after")
     def _keys(self) -> Screen:
         needs, may = TAKES[self.kind]
-        has = {key for key in KEYS if getattr(self, key) not in (None, False)}
+        has = {key for key in KEYS if getattr(self, key) is not None}
         if not set(needs) <= has <= {*needs, *may}:
             raise ValueError(keys_said(self.kind))
         return self

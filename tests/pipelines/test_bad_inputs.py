@@ -297,9 +297,7 @@ def test_a_model_that_brings_python_is_one_line(tmp_path: Path, kind: str) -> No
     spec: dict[str, Any] = {
         "scorer": {"scorer": {"model": str(model)}, "captioners": []},
         "captioner": {"captioners": [{"name": "blip", "model": str(model)}]},
-        "screen": {
-            "screens": [{"name": "x", "kind": "textNsfw", "model": str(model), "label": "nsfw", "dropAbove": 0.5}]
-        },
+        "screen": {"screens": [{"name": "x", "kind": "textNsfw", "model": str(model), "label": "nsfw"}]},
     }[kind]
     mixtures = [SYNTHETIC] if kind == "captioner" else [RAW]
     (tmp_path / "recipe.yaml").write_text(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, **spec))

@@ -1,6 +1,6 @@
 """screen: how likely a sample is what it should not be, as a score; higher = worse.
 
-Stored, not decided: the recipe's `dropAbove` and its rules look at the scores, so that another threshold computes
+Stored, not decided: the recipe's `drop` and its rules look at the scores, so that another threshold computes
 nothing anew. What has no score stays: a missing text offends nobody, and an image that can't be read is dropped anyway.
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.recipe.conditions import SUBJECTS, comparisons_about, listed
 from components.recipe.recipe import RAW
 from components.recipe.screens import KEYS as SCREEN_KEYS
 from components.recipe.screens import TAKES, keys_said
@@ -52,8 +53,21 @@ def screen_keys(kind: str) -> Rule:
     """Which keys a screen of this kind has and may have."""
     needs, may = TAKES[kind]
     said = [f"has(self.{key})" for key in needs]
-    said += ["!self.blur" if key == "blur" else f"!has(self.{key})" for key in SCREEN_KEYS if key not in (*needs, *may)]
+    said += [f"!has(self.{key})" for key in SCREEN_KEYS if key not in (*needs, *may)]
     return {"rule": f"self.kind != '{kind}' || ({' && '.join(said)})", "message": keys_said(kind)}
+
+
+def keys_of_conditions() -> Rule:
+    """Refuse a score's keys in a condition on a flag, and the other way. (A key that may be {rule: …} has no type.)"""
+    keys = {about: [c.key for c in comparisons_about(about)] for about in SUBJECTS}
+    absent = {
+        about: " && ".join(f"!has(self.{c.key})" for c in comparisons_about(about) if not c.borrows)
+        for about in SUBJECTS
+    }
+    return {
+        "rule": f"has(self.flag) ? {absent['score']} : {absent['flag']}",
+        "message": f"{listed(keys['score'])} go with a score, {listed(keys['flag'])} with a flag",
+    }
 
 
 def immutable(what: str, remedy: str) -> Rule:
@@ -102,10 +116,7 @@ RULES: dict[str, list[Rule]] = {
     "Screen": [screen_keys(kind) for kind in TAKES],
     "ScoreCondition|FlagCondition": [
         {"rule": "has(self.score) != has(self.flag)", "message": "expected {score: …} or {flag: …}"},
-        {
-            "rule": "has(self.flag) ? !has(self.top) && !has(self.atMost) : !has(self.equals)",
-            "message": "`top`, `atLeast` and `atMost` go with a score, `equals` with a flag",
-        },
+        keys_of_conditions(),
     ],
     "Toleration": [
         {"rule": "self.operator != 'Exists' || !has(self.value)", "message": "operator Exists has no value"},

@@ -27,6 +27,7 @@ from tests.pipelines.test_cli import invoke
 from tests.pools import encode, indexed, jpeg, sample, uid, write_tar
 
 ONE, NONE, TWO, BROKEN, TURNED = range(5)
+SCREENS, BLURRED = [{"name": "faces", "kind": "faces"}], {"blur": ["faces"]}
 MIXTURE = [{"name": "all", "rules": [{"text": "raw"}]}]
 
 
@@ -92,8 +93,8 @@ def test_yunet_and_the_cascade_are_two_columns(shards: Path, tmp_path: Path) -> 
         FacesStage.make_spec(Screen(name="x", kind="faces", weights=str(tmp_path / "no")), "spec.screens[0]", index)
 
 
-def made(shards: Path, out: Path, **screen: Any) -> Run:
-    text = recipe_text(out, shards, MIXTURE, captioners=[], screens=[{"name": "faces", "kind": "faces", **screen}])
+def made(shards: Path, out: Path, **spec: Any) -> Run:
+    text = recipe_text(out, shards, MIXTURE, captioners=[], screens=SCREENS, **spec)
     out.mkdir(exist_ok=True)
     (out / "recipe.yaml").write_text(text)
     invoke("run", str(out / "recipe.yaml"))
@@ -114,7 +115,7 @@ def members(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def test_a_run_blurs_the_faces_of_its_training_set(shards: Path, tmp_path: Path) -> None:
-    plain, blurry = (made(shards, tmp_path / name, blur=blur) for name, blur in (("plain", False), ("blurry", True)))
+    plain, blurry = made(shards, tmp_path / "plain"), made(shards, tmp_path / "blurry", trainingSets=BLURRED)
     assert plain.dataset_folder(plain.spec.mixtures[0]) != blurry.dataset_folder(blurry.spec.mixtures[0])
     assert plain.nodes["faces:faces"].spec.hash == blurry.nodes["faces:faces"].spec.hash
     before, after = members(plain), members(blurry)
@@ -139,18 +140,17 @@ def test_a_run_blurs_the_faces_of_its_training_set(shards: Path, tmp_path: Path)
 
 
 def test_crowds_can_be_dropped_and_what_nobody_looked_at_is_not_let_through(shards: Path, tmp_path: Path) -> None:
-    run = made(shards, tmp_path / "out", blur=True, dropAbove=1)
+    run = made(shards, tmp_path / "out", trainingSets=BLURRED, drop=[{"score": "faces", "atLeast": 2}])
     [mixture] = run.spec.mixtures
     found = json.loads(run.storage.read(f"{run.mixture_folder(mixture)}/mixture.json"))
-    assert found["dropped"] == {"the image can't be read": 1, "screen faces: above 1": 1}
+    assert found["dropped"] == {"the image can't be read": 1, "dropped: score faces ≥ 2": 1}
     assert members(run).keys() == {uid(i) for i in (ONE, NONE, TURNED)}
     assert "The numbers add up." in run.storage.read(f"{run.folder}/report.html").decode()
 
 
 def test_a_decoder_that_died_over_a_face_costs_the_sample(shards: Path, tmp_path: Path) -> None:
     """As where the decoding process crashes over an image once, and not when it is embedded."""
-    screens = [{"name": "faces", "kind": "faces", "blur": True}]
-    run = planned(tmp_path, shards, MIXTURE, captioners=[], screens=screens)
+    run = planned(tmp_path, shards, MIXTURE, captioners=[], screens=SCREENS, trainingSets=BLURRED)
     spec = run.nodes["faces:faces"].spec
     stage = FacesStage(spec)
     process = stage.process
@@ -168,12 +168,11 @@ def test_a_decoder_that_died_over_a_face_costs_the_sample(shards: Path, tmp_path
     assert run.columns.record(spec, run.pool.shards[0], "all").failures["sample: image that crashes the decoder"] == 1
     run_all(run)
     found = json.loads(run.storage.read(f"{run.mixture_folder(run.spec.mixtures[0])}/mixture.json"))
-    assert found["dropped"]["screen faces: not looked at, so nothing can be blurred"] == 1
+    assert found["dropped"]["not looked at by faces, so nothing can be blurred"] == 1
     assert uid(ONE) not in members(run)
 
 
 def test_faces_are_cpu_work_of_the_first_group(shards: Path, tmp_path: Path) -> None:
-    screens = [{"name": "faces", "kind": "faces"}]
-    run = plan_run(parse_recipe(recipe_text(tmp_path, shards, MIXTURE, captioners=[], screens=screens)))
+    run = plan_run(parse_recipe(recipe_text(tmp_path, shards, MIXTURE, captioners=[], screens=SCREENS)))
     assert groups(run)["index"] == ["index", "faces:faces"]
     assert list(np.unique(list(run.nodes))) == ["embed", "faces:faces", "index", "score:raw"]

@@ -145,7 +145,7 @@ def test_a_classifier_without_the_label_is_refused(tmp_path: Path) -> None:
         load_classifier(str(tmp_path / "empty"), None, "nsfw")
 
 
-def test_what_made_a_screen_is_in_its_hash_and_its_threshold_is_not(embedded: Any, tmp_path: Path) -> None:
+def test_what_made_a_screen_is_in_its_hash_and_its_name_is_not(embedded: Any, tmp_path: Path) -> None:
     _, _, index, embedding = embedded
 
     def spec(**options: Any) -> ColumnSpec:
@@ -154,7 +154,7 @@ def test_what_made_a_screen_is_in_its_hash_and_its_threshold_is_not(embedded: An
 
     logistic(tmp_path / "head.pth", torch.ones(4), 0.0)
     first = spec()
-    assert spec(drop_above=0.5, name="y").hash == first.hash
+    assert spec(name="y").hash == first.hash
     logistic(tmp_path / "head.pth", torch.ones(4), 1.0)
     assert spec().hash != first.hash
     with pytest.raises(PermanentError, match=r"spec\.screens\[0\]\.weights: .* does not exist"):
@@ -181,10 +181,11 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(pool: Path, out: Path, mixtures: list[dict[str, Any]] | None = None, **changes: Any) -> str:
     screens = [
-        {"name": "nsfw", "kind": "imageNsfw", "weights": str(pool / "head.pth"), "dropAbove": 0.9},
-        {"name": "eval", "kind": "duplicates", "index": str(pool / "index.npy"), "dropAbove": 0.999},
+        {"name": "nsfw", "kind": "imageNsfw", "weights": str(pool / "head.pth")},
+        {"name": "eval", "kind": "duplicates", "index": str(pool / "index.npy")},
         {"name": "toxic", "kind": "textNsfw", "model": str(pool / "classifier"), "label": "nsfw"},
     ]
+    drop = [{"score": "nsfw", "atLeast": 0.9}, {"score": "eval", "atLeast": 0.999}]
     mixtures = mixtures or [
         {"name": "kept", "rules": [{"text": "raw"}]},
         {"name": "toxic", "rules": [{"text": "raw", "where": [{"score": "toxic", "top": 0.5}]}]},
@@ -194,7 +195,7 @@ def recipe(pool: Path, out: Path, mixtures: list[dict[str, Any]] | None = None, 
             "rules": [{"text": "raw", "where": [{"score": "toxic", "atMost": CLEAN}]}, {"text": "blip"}],
         },
     ]
-    return recipe_text(out, pool / "shards", mixtures, **{"screens": screens, **changes})
+    return recipe_text(out, pool / "shards", mixtures, **{"screens": screens, "drop": drop, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +213,14 @@ def mixture(run: Run, number: int) -> dict[str, Any]:
     return found
 
 
-def test_a_run_drops_what_its_screens_say_and_counts_it(run: Run) -> None:
-    dropped = {"the image can't be read": 1, "screen nsfw: above 0.9": 1, "screen eval: above 0.999": 1}
+def test_a_run_drops_what_the_recipe_says_and_counts_it(run: Run) -> None:
+    dropped = {"the image can't be read": 1, "dropped: score nsfw ≥ 0.9": 1, "dropped: score eval ≥ 0.999": 1}
     kept = mixture(run, 0)
-    assert kept["dropped"] == dropped, "image 1 is counted once, for the first screen that drops it"
+    assert kept["dropped"] == dropped, "image 1 is counted once, for the first condition that it meets"
     assert (kept["usable"], kept["images"]) == (12, 9)
     page = run.storage.read(f"{run.folder}/report.html").decode()
     assert "The numbers add up." in page
-    assert page.count("screen eval: above 0.999") == len(run.spec.mixtures)
+    assert page.count("dropped: score eval ≥ 0.999") == len(run.spec.mixtures)
 
 
 def test_rules_use_a_screens_score(run: Run) -> None:
@@ -232,7 +233,7 @@ def test_rules_use_a_screens_score(run: Run) -> None:
 
 
 def test_a_text_that_is_no_good_is_replaced(run: Run) -> None:
-    """What `dropAbove` can't: the image stays, with a caption."""
+    """What `drop` can't: the image stays, with a caption."""
     [clean] = [m for m in run.spec.mixtures if m.name == "clean"]
     folder = Path(run.storage.uri, run.mixture_folder(clean))
     rows = [row for s in run.pool.shards for row in pq.read_table(folder / f"{s.name}.parquet").to_pylist()]
@@ -249,7 +250,7 @@ def test_what_is_dropped_is_not_captioned(run: Run) -> None:
     node = run.nodes["caption:blip"]
     captioned = {u for s in run.pool.shards for u in run.columns.read(node.spec, s).column("uid").to_pylist()}
     assert captioned == {uid(i) for i in range(12)} - {uid(1), uid(8)}
-    assert mixture(run, 2)["dropped"].keys() >= {"screen nsfw: above 0.9", "screen eval: above 0.999"}
+    assert mixture(run, 2)["dropped"].keys() >= {"dropped: score nsfw ≥ 0.9", "dropped: score eval ≥ 0.999"}
 
 
 def test_screens_come_before_captions_in_every_graph(run: Run) -> None:
@@ -260,13 +261,13 @@ def test_screens_come_before_captions_in_every_graph(run: Run) -> None:
 
 def test_another_threshold_computes_no_column_anew(run: Run, pool: Path, tmp_path: Path) -> None:
     shutil.copytree(run.storage.uri, tmp_path / "storage")
-    text = recipe(pool, tmp_path / "storage").replace("dropAbove: 0.9\n", "dropAbove: 1.5\n")
-    assert "dropAbove: 1.5" in text
+    text = recipe(pool, tmp_path / "storage").replace("atLeast: 0.9\n", "atLeast: 1.5\n")
+    assert "atLeast: 1.5" in text
     (tmp_path / "recipe.yaml").write_text(text)
     before = {p.name for p in (tmp_path / "storage" / "pools").rglob("*.done.json")}
     invoke("run", tmp_path / "recipe.yaml")
     other = plan_run(parse_recipe(text))
-    assert mixture(other, 0)["dropped"] == {"the image can't be read": 1, "screen eval: above 0.999": 2}
+    assert mixture(other, 0)["dropped"] == {"the image can't be read": 1, "dropped: score eval ≥ 0.999": 2}
     new = {p for p in (tmp_path / "storage" / "pools").rglob("*.done.json") if p.name not in before}
     assert {p.parent.name.partition(".")[0] for p in new} <= {"caption", "score"}, "the captions' demand is another one"
     assert other.name != run.name
@@ -275,10 +276,10 @@ def test_another_threshold_computes_no_column_anew(run: Run, pool: Path, tmp_pat
 def test_a_recipe_without_screens_keeps_its_names(pool: Path, tmp_path: Path) -> None:
     mixtures = [{"name": "kept", "rules": [{"text": "raw"}]}]
     plain = plan_run(parse_recipe(recipe_text(tmp_path / "out", pool / "shards", mixtures)))
-    idle = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, screens=[])))
+    idle = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, screens=[], drop=[])))
     assert idle.name == plain.name
     watching = [{"name": "nsfw", "kind": "imageNsfw", "weights": str(pool / "head.pth")}]
-    watched = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, screens=watching)))
+    watched = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, screens=watching, drop=[])))
     with_index(plain)
     folders = {r.mixture_folder(r.spec.mixtures[0]) for r in (plain, idle, watched)}
     assert len(folders) == 1, "a screen that drops nothing changes no mixture"
@@ -290,8 +291,7 @@ def test_a_recipe_without_screens_keeps_its_names(pool: Path, tmp_path: Path) ->
         ({"kind": "imageNsfw"}, "kind imageNsfw needs `weights`, may have nothing else"),
         ({"kind": "duplicates", "index": "x", "weights": "z"}, "kind duplicates needs `index`, may have nothing else"),
         ({"kind": "textNsfw", "model": "x"}, "kind textNsfw needs `model` and `label`, may have `revision` and `text`"),
-        ({"kind": "faces", "label": "x"}, "kind faces needs nothing more, may have `weights` and `blur`"),
-        ({"kind": "imageNsfw", "weights": "x", "blur": True}, "kind imageNsfw needs `weights`"),
+        ({"kind": "faces", "label": "x"}, "kind faces needs nothing more, may have `weights`"),
         (
             {"kind": "textNsfw", "model": "x", "label": "z", "text": "blip"},
             r"spec\.screens\[0\]\.text: blip is no text that is there before captions; there is raw",
@@ -303,5 +303,5 @@ def test_a_recipe_without_screens_keeps_its_names(pool: Path, tmp_path: Path) ->
 def test_a_mistake_is_one_line(pool: Path, tmp_path: Path, screen: dict[str, Any], says: str) -> None:
     mixtures = [{"name": "kept", "rules": [{"text": "raw"}]}]
     with pytest.raises(PermanentError, match=says) as error:
-        parse_recipe(recipe(pool, tmp_path, mixtures, screens=[{"name": "s", **screen}]))
+        parse_recipe(recipe(pool, tmp_path, mixtures, screens=[{"name": "s", **screen}], drop=[]))
     assert "\n" not in str(error.value)

@@ -26,7 +26,7 @@ from components.pool.contents import Contents, collect_contents, read_contents, 
 from components.pool.shards import Pool, Shard, load_pool, read_json
 from components.recipe import recipe as schema
 from components.recipe.columns import RAW
-from components.recipe.mixtures import FlagCondition, Mixture, texts_of
+from components.recipe.mixtures import Condition, Mixture, texts_of
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
@@ -170,6 +170,14 @@ class Run:
         """Return the column of a flag, field `flag`."""
         return self.find("flag", name).spec
 
+    def boxes(self, name: str) -> ColumnSpec:
+        """Return the column of boxes, field `boxes`."""
+        return self.find("boxes", name).spec
+
+    def tested(self, condition: Condition) -> ColumnSpec:
+        """Return the column that a condition looks at."""
+        return self.find(condition.about, condition.name).spec
+
     def find(self, role: str, name: str) -> Node:
         """Return the column that is this text, score, flag or boxes to a rule."""
         return self._by_role[role, name]
@@ -227,16 +235,11 @@ class Run:
         # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
         scored = [name for name in {RAW, *texts} if self.has("score", name)]
         used |= {f"score:{name}": self.score(name).hash for name in scored}
-        for rule in mixture.rules:
-            for c in rule.where:
-                used |= (
-                    {f"flag:{c.flag}": self.flag(c.flag).hash}
-                    if isinstance(c, FlagCondition)
-                    else {f"score:{c.score}": self.score(c.score).hash}
-                )
-        used |= {f"screen:{name}": f"{self.score(name).hash} > {most!r}" for name, most in self.spec.dropping}
-        used |= {f"blurred:{name}": self.score(name).hash for name in self.spec.blurring}
-        return f"mixtures/{mixture.name}-{content_hash([said(mixture, 'name'), used, self.content])}"
+        for condition in (*(c for rule in mixture.rules for c in rule.where), *self.spec.drop):
+            used[f"{condition.about}:{condition.name}"] = self.tested(condition).hash
+        used |= {f"blurred:{name}": self.boxes(name).hash for name in self.spec.training_sets.blur}
+        made_by = [said(mixture, "name"), used, self.content, self.spec.drop]
+        return f"mixtures/{mixture.name}-{content_hash(made_by)}"
 
     def dataset_folder(self, mixture: Mixture) -> str:
         return f"datasets/{_derived(mixture, self.mixture_folder(mixture))}"

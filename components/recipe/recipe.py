@@ -17,7 +17,8 @@ from pydantic import (
 from components.base.errors import PermanentError
 from components.recipe.columns import DEFERRED, RAW, Column, Role
 from components.recipe.compute import Compute
-from components.recipe.mixtures import FlagCondition, Mixture, RuleThreshold, texts_of, top_of
+from components.recipe.conditions import COMPARISONS, About, listed
+from components.recipe.mixtures import AnyCondition, Mixture, TrainingSets, lent_by, texts_of
 from components.recipe.scorer import Scorer
 from components.recipe.sources import Download, Pool
 from components.recipe.training import Evaluate, Train
@@ -38,8 +39,13 @@ class Spec(Model):
     """The CLIP whose cosines are the scores; the default is the paper's and DataComp's."""
     columns: Annotated[list[Column], Field(max_length=128)] = []
     """What is known of every sample: captions, imported columns, filters, screens, further scores."""
+    drop: Annotated[list[AnyCondition], Field(max_length=16)] = []
+    """A sample that meets one of these conditions is in no mixture and gets no caption. A sample without the score or
+    flag meets none and stays. Scores and flags are those that are there before captions."""
     mixtures: Annotated[list[Mixture], Field(min_length=1, max_length=200)]
     """The training sets to make: each picks a text per image, or drops the image."""
+    training_sets: TrainingSets = TrainingSets()
+    """How the training sets are written out."""
     train: Train | None = None
     """Train a CLIP on each mixture; left out: the training sets are the end."""
     evaluate: Evaluate | None = None
@@ -76,14 +82,14 @@ class Spec(Model):
         return [column.name for column in self.columns if role in column.roles]
 
     @property
-    def dropping(self) -> list[tuple[str, float]]:
-        """(name, highest score that stays) of the screens that drop samples."""
-        return []
+    def boxes(self) -> list[str]:
+        """Names of the columns with boxes, inside which images can be blurred."""
+        return self.names("boxes")
 
     @property
-    def blurring(self) -> list[str]:
-        """The screens whose faces are blurred in the training sets."""
-        return []
+    def early(self) -> list[str]:
+        """Names of the texts, scores and flags that are there before captions."""
+        return [name for name in (*self.scores, *self.flags) if name not in self.on_demand]
 
 
 OBJECT_META = (  # the keys of Kubernetes' ObjectMeta: those that it writes into an object itself, too
@@ -153,6 +159,8 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
         known(at, column.options.source_text, before_captions, "text that is there before captions")
     if spec.download and spec.pool.shards is not None:
         problems.append(f"{root}.download: there is nothing to download, {root}.pool has shards")
+    lending = listed([c.key for c in COMPARISONS if c.is_share], "or")
+    named: dict[About, list[str]] = {"score": spec.scores, "flag": spec.flags}
     unique("mixtures", [m.name for m in spec.mixtures])
     unique("compute.pools", [p.name for p in spec.compute.pools])
     if spec.compute.train.pool:
@@ -160,19 +168,27 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
         known("compute.train.pool", spec.compute.train.pool, [p.name for p in spec.compute.training_pools()], kind)
     for m, mixture in enumerate(spec.mixtures):
         where = f"mixtures[{m}].rules"
-        thresholds = [r.name for r in mixture.rules if r.name and top_of(r)]
+        lenders = [r.name for r in mixture.rules if r.name and lent_by(r)]
         unique(where, [r.name for r in mixture.rules])
         for r, rule in enumerate(mixture.rules):
             for name in texts_of(rule):
                 known(f"{where}[{r}].text", name, spec.texts, "text")
             for c, condition in enumerate(rule.where):
                 at = f"{where}[{r}].where[{c}]"
-                if isinstance(condition, FlagCondition):
-                    known(f"{at}.flag", condition.flag, spec.flags, "flag")
-                    continue
-                known(f"{at}.score", condition.score, spec.scores, "score")
-                if isinstance(condition.at_least, RuleThreshold):
-                    known(f"{at}.atLeast.rule", condition.at_least.rule, thresholds, "rule with a `top` condition")
+                known(f"{at}.{condition.about}", condition.name, named[condition.about], condition.about)
+                if condition.lender is not None:
+                    what = f"rule with a {lending} condition"
+                    known(f"{at}.{condition.comparison.key}.rule", condition.lender, lenders, what)
+    for i, condition in enumerate(spec.drop):
+        early = [name for name in named[condition.about] if name in spec.early]
+        known(f"drop[{i}].{condition.about}", condition.name, early, f"{condition.about} that is there before captions")
+        if condition.lender is not None:
+            problems.append(
+                f"{root}.drop[{i}].{condition.comparison.key}: found the threshold of rule {condition.lender}; `drop` "
+                "is for all mixtures and knows no rule: give a number"
+            )
+    for i, name in enumerate(spec.training_sets.blur):
+        known(f"trainingSets.blur[{i}]", name, spec.boxes, "column with boxes")
     for i, name in enumerate((spec.train.mixtures if spec.train else None) or []):
         known(f"train.mixtures[{i}]", name, [m.name for m in spec.mixtures], "mixture")
     if spec.evaluate and not spec.train:

@@ -297,9 +297,7 @@ def test_a_model_that_brings_python_is_one_line(tmp_path: Path, kind: str) -> No
     spec: dict[str, Any] = {
         "scorer": {"scorer": {"model": str(model)}, "columns": []},
         "captioner": {"columns": [{"name": "blip", "caption": {"model": str(model)}}]},
-        "screen": {
-            "screens": [{"name": "x", "kind": "textNsfw", "model": str(model), "label": "nsfw", "dropAbove": 0.5}]
-        },
+        "screen": {"columns": [{"name": "x", "textNsfw": {"model": str(model), "label": "nsfw"}}]},
     }[kind]
     mixtures = [SYNTHETIC] if kind == "captioner" else [RAW]
     (tmp_path / "recipe.yaml").write_text(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, **spec))
@@ -396,7 +394,10 @@ def test_a_key_that_comes_twice_in_the_yaml_is_said() -> None:
             {"spec.scorer": {"model": "ViT-B-32", "weights": "/no/weights.pt"}},
             "spec.scorer.weights: /no/weights.pt does",
         ),
-        ({"spec.columns.0.caption.model": "./no/captioner"}, r"spec.columns[0].caption.model: ./no/captioner does not exist"),
+        (
+            {"spec.columns.0.caption.model": "./no/captioner"},
+            r"spec.columns[0].caption.model: ./no/captioner does not exist",
+        ),
         (
             {"spec.train": {"scale": "debug"}, "spec.evaluate": {"root": "/no/tasks"}},
             "spec.evaluate.root: /no/tasks does not exist or is empty",

@@ -272,8 +272,6 @@ def test_which_columns_are_made_of_raw_texts(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("uid,s\n")
     spec = {
         "columns": [{"name": "given", "import": {"from": str(tmp_path / "scores.csv"), "field": "s", "as": "score"}}],
-        "filters": [{"name": "basic", "basic": {}}],
-        "screens": [{"name": "faces", "faces": {}}],
     }
     planned = plan_run(parse_recipe(recipe(tmp_path / "out", tmp_path / "shards", mixtures=(RAW, MIXED), **spec)))
     assert {key for key, node in planned.nodes.items() if node.spec.reads_texts} == {"filter:basic", "score:raw"}

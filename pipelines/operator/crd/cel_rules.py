@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from components.recipe.columns import RAW, kinds
+from components.recipe.conditions import SUBJECTS, comparisons_about, listed
 from components.recipe.types import LONGEST_NAME, is_address
 from pipelines.kubeflow.parameters import NOT_HERE
 
@@ -56,6 +57,19 @@ def column_rules() -> dict[str, list[Rule]]:
     return rules
 
 
+def keys_of_conditions() -> Rule:
+    """Refuse a score's keys in a condition on a flag, and the other way. (A key that may be {rule: …} has no type.)"""
+    keys = {about: [c.key for c in comparisons_about(about)] for about in SUBJECTS}
+    absent = {
+        about: " && ".join(f"!has(self.{c.key})" for c in comparisons_about(about) if not c.borrows)
+        for about in SUBJECTS
+    }
+    return {
+        "rule": f"has(self.flag) ? {absent['score']} : {absent['flag']}",
+        "message": f"{listed(keys['score'])} go with a score, {listed(keys['flag'])} with a flag",
+    }
+
+
 def immutable(what: str, remedy: str) -> Rule:
     return {"rule": "self == oldSelf", "message": f"{what} can't be changed; {remedy}"}
 
@@ -71,10 +85,7 @@ RULES: dict[str, list[Rule]] = {
     **column_rules(),
     "ScoreCondition|FlagCondition": [
         {"rule": "has(self.score) != has(self.flag)", "message": "expected {score: …} or {flag: …}"},
-        {
-            "rule": "has(self.flag) ? !has(self.top) && !has(self.atMost) : !has(self.equals)",
-            "message": "`top`, `atLeast` and `atMost` go with a score, `equals` with a flag",
-        },
+        keys_of_conditions(),
     ],
     "Toleration": [
         {"rule": "self.operator != 'Exists' || !has(self.value)", "message": "operator Exists has no value"},

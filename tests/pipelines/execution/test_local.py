@@ -35,6 +35,8 @@ from tests.pools import sample, write_tar
 GOOD = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.3}]}
 REST = {"text": "blip", "where": [{"score": "blip", "atLeast": {"rule": "good"}}]}
 
+BLIP = {"name": "blip", "caption": {"model": str(WEIGHTS / "captioner")}}
+
 
 def recipe_text(storage: Path, shards: Path, mixtures: list[dict[str, Any]], **spec: Any) -> str:
     whole = {
@@ -45,7 +47,7 @@ def recipe_text(storage: Path, shards: Path, mixtures: list[dict[str, Any]], **s
             "storage": str(storage),
             "pool": {"name": "pool", "shards": str(shards)},
             "scorer": {"model": f"local-dir:{WEIGHTS / 'scorer'}"},
-            "columns": [{"name": "blip", "caption": {"model": str(WEIGHTS / "captioner")}}],
+            "columns": [BLIP],
             "compute": {"decoders": 0},
             "mixtures": mixtures,
             **spec,

@@ -146,10 +146,10 @@ def mixtures(count: int, rules: int = 2, text: str = "blip2") -> list[Object]:
 SCALE = {"model": "ViT-B-32", "batchSize": 4096, "learningRate": 5e-4, "warmup": 500, "samples": 12_800_000}
 NAME63 = "n" * 63
 SCREENS: list[Object] = [
-    {"name": "nsfw", "kind": "imageNsfw", "weights": "/data/head.pth", "dropAbove": 0.9},
+    {"name": "nsfw", "kind": "imageNsfw", "weights": "/data/head.pth"},
     {"name": "toxic", "kind": "textNsfw", "model": "org/model", "revision": "main", "label": "nsfw", "text": "raw"},
-    {"name": "eval", "kind": "duplicates", "index": "gs://bucket/eval.npy", "dropAbove": 1},
-    {"name": "faces", "kind": "faces", "blur": True},
+    {"name": "eval", "kind": "duplicates", "index": "gs://bucket/eval.npy"},
+    {"name": "faces", "kind": "faces"},
     {"name": "yunet", "kind": "faces", "weights": "/data/yunet.onnx"},
 ]
 URLS = {"name": "medium", "urls": "gs://bucket/medium/metadata.parquet"}
@@ -169,7 +169,9 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
     "40 mixtures of 64 rules": {"spec.mixtures": mixtures(40, 64), "spec.train": {}},
     "nulls": {
         **dict.fromkeys(("spec.scorer", "spec.suspend", "spec.pool.subset", "spec.columns.0.caption.revision")),
-        **dict.fromkeys(("spec.columns.0.caption.topK", "spec.mixtures.0.emit", "spec.train.seed", "spec.compute.decoders")),
+        **dict.fromkeys(
+            ("spec.columns.0.caption.topK", "spec.mixtures.0.emit", "spec.train.seed", "spec.compute.decoders")
+        ),
         "spec.compute.pools.0.nodeSelector": {"a": None},
         "spec.compute.batchSize": {"embed": None},
     },
@@ -243,7 +245,20 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
     "at most a whole number, and nulls": {
         "spec.mixtures.0.rules.0.where.1": {"score": "l14", "atMost": 1, "atLeast": None, "top": None}
     },
-    "nulls of a screen's other kinds": {"spec.screens": [{**SCREENS[0], "model": None, "blur": None, "text": None}]},
+    "everything to drop": {
+        "spec.screens": SCREENS,
+        "spec.drop": [
+            {"score": "nsfw", "atLeast": 0.9},
+            {"score": "toxic", "top": 0.05},
+            {"score": "raw", "atMost": 0.1, "atLeast": None},
+            {"flag": "in1k"},
+            {"flag": "english", "equals": False, "score": None},
+        ],
+    },
+    "faces to blur": {"spec.screens": SCREENS, "spec.trainingSets": {"blur": ["faces", "yunet"]}},
+    "nothing to drop or to blur": {"spec.drop": [], "spec.trainingSets": {}},
+    "nulls of what is dropped and blurred": {"spec.drop": None, "spec.trainingSets": {"blur": None}},
+    "nulls of a screen's other kinds": {"spec.screens": [{**SCREENS[0], "model": None, "text": None}]},
     "tables of URLs": {"spec.pool": URLS},
     "tables of URLs in a folder": {"spec.pool": {"name": "medium", "urls": "/data/medium/metadata"}},
     "a dump": {"spec.pool": CRAWL},
@@ -550,7 +565,6 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("weights of an index", {"spec.screens": [{**SCREENS[2], "weights": "x"}]}, RULE, "spec.screens[0]: found "),
     ("a classifier without a label", {"spec.screens": [{"name": "x", "kind": "textNsfw", "model": "x"}]}, RULE,
      "spec.screens[0]: found "),
-    ("a blurred text", {"spec.screens": [{**SCREENS[1], "blur": True}]}, RULE, "spec.screens[0]: found "),
     ("faces by a label", {"spec.screens": [{**SCREENS[3], "label": "x"}]}, RULE, "spec.screens[0]: found "),
     ("an index on the web", {"spec.screens": [{**SCREENS[2], "index": "http://x/y.npy"}]}, RULE,
      "spec.screens[0].index: found \"http://x/y.npy\""),
@@ -564,8 +578,29 @@ BAD_CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
      "spec.screens[0].text: blip2 is no text that is there before captions; there is raw, published"),
     ("a screen as a flag", {"spec.screens": SCREENS[:1], "spec.mixtures.0.rules.0.where.1": {"flag": "nsfw"}}, POLICY,
      "spec.mixtures[0].rules[0].where[1].flag: nsfw is no flag; there is in1k, english, in21k"),
-    ("a threshold as a text", {"spec.screens": [{**SCREENS[0], "dropAbove": "0.9"}]}, SCHEMA,
-     "spec.screens[0].dropAbove: found \"0.9\""),
+    ("a share to drop as a text", {"spec.drop": [{"score": "raw", "top": "0.9"}]}, SCHEMA,
+     "spec.drop[0].top: found \"0.9\""),
+    ("an unknown key of what is dropped", {"spec.drop": [{"score": "raw", "above": 0.9}]}, SCHEMA,
+     "spec.drop[0].above: unknown key; allowed are score, top, atLeast, atMost"),
+    ("a dropped column by two keys", {"spec.drop": [{"score": "l14", "flag": "english"}]}, RULE,
+     "spec.drop[0].flag: unknown key; allowed are score"),
+    ("a bound of a dropped flag", {"spec.drop": [{"flag": "english", "atMost": 1}]}, RULE,
+     "spec.drop[0].atMost: unknown key; allowed are flag, equals"),
+    ("17 conditions to drop", {"spec.drop": [{"flag": "english"}] * 17}, SCHEMA, "spec.drop: found "),
+    ("an unknown score to drop", {"spec.drop": [{"score": "nsfw", "atLeast": 0.9}]}, POLICY,
+     "spec.drop[0].score: nsfw is no score that is there before captions; there is raw, published, l14"),
+    ("captions' score to drop", {"spec.drop": [{"score": "blip2", "atMost": 0.1}]}, POLICY,
+     "spec.drop[0].score: blip2 is no score that is there before captions; there is raw, published, l14"),
+    ("an unknown flag to drop", {"spec.drop": [{"flag": "rude"}]}, POLICY,
+     "spec.drop[0].flag: rude is no flag that is there before captions; there is in1k, english, in21k"),
+    ("a rule's threshold to drop", {"spec.drop": [{"score": "raw", "atLeast": {"rule": "good"}}]}, POLICY,
+     "spec.drop[0].atLeast: found the threshold of rule good; `drop` is for all mixtures and knows no rule"),
+    ("nothing to blur by", {"spec.trainingSets": {"blur": ["faces"]}}, POLICY,
+     "spec.trainingSets.blur[0]: faces is no column with boxes; there is none"),
+    ("a score to blur by", {"spec.screens": SCREENS, "spec.trainingSets": {"blur": ["yunet", "nsfw"]}}, POLICY,
+     "spec.trainingSets.blur[1]: nsfw is no column with boxes; there is faces, yunet"),
+    ("one column to blur by", {"spec.screens": SCREENS, "spec.trainingSets": {"blur": "faces"}}, SCHEMA,
+     "spec.trainingSets.blur: found \"faces\""),
     ("a scale as a number", {"spec.train.scale": 5}, POLICY, "spec.train.scale: found 5"),
     ("a scale as a list", {"spec.train.scale": ["small"]}, POLICY, "spec.train.scale: found [\"small\"]"),
     ("a scale of nothing", {"spec.train.scale": {}}, SCHEMA, "spec.train.scale: found {}: expected a scale's name or"),

@@ -35,7 +35,7 @@ def web() -> Iterator[Crawl]:
 def planned(storage: Path, source: dict[str, Any], *retry: str, **spec: Any) -> Run:
     how = {**HOW, "retry": list(retry)}
     whole = {"pool": {"name": "crawl", **source}, "download": how, **spec}
-    return plan_run(parse_recipe(recipe_text(storage, storage, [MIXED if "captioners" not in spec else RAW], **whole)))
+    return plan_run(parse_recipe(recipe_text(storage, storage, [MIXED if "columns" not in spec else RAW], **whole)))
 
 
 def said(run: Run) -> list[str]:

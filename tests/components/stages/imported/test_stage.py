@@ -14,12 +14,12 @@ import pytest
 
 from components.base.errors import PermanentError
 from components.engine.worker import run_task
-from components.pool.columns import Columns
+from components.pool.columns import Columns, ColumnSpec
 from components.pool.run import load_run
 from components.pool.uids import canonical_uid
 from components.recipe import recipe
 from components.stages.imported import sources
-from components.stages.imported.stage import ImportStage
+from components.stages.imported.stage import Import, ImportStage
 from components.stages.index.stage import IndexStage
 from components.storage.local import LocalStorage
 from pipelines.planning.plan import plan_run
@@ -37,11 +37,15 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
+def spec_of(source: Path | str, kind: str = "score", field: str | None = "value") -> ColumnSpec:
+    options = Import.model_validate({"from": str(source), "field": field, "as": kind})
+    return ImportStage.make_spec(options, "spec.columns[0].import", {"index": IndexStage.make_index()})
+
+
 def join(shards: Path, source: Path | str, kind: str = "score", field: str | None = "value") -> dict[str, list[Any]]:
     """The imported column of the pool: value and error by uid."""
     pool, columns = open_pool(shards), Columns(LocalStorage(shards.parent / "out"), "test")
-    column = recipe.ImportedColumn.model_validate({"name": "x", "kind": kind, "from": str(source), "field": field})
-    spec = ImportStage.make_spec(column, IndexStage.make_index())
+    spec = spec_of(source, kind, field)
     run_task(ImportStage(spec), pool, pool.shards, columns)
     rows = [row for shard in pool.shards for row in columns.read(spec, shard).to_pylist()]
     assert all(row[other] is None for row in rows for other in {"score", "text", "flag"} - {kind})
@@ -271,8 +275,7 @@ def test_a_relative_source_is_found_from_anywhere(
 
 def test_a_changed_source_is_another_column(tmp_path: Path, shards: Path) -> None:
     def spec() -> str:
-        column = {"name": "x", "import": {"from": str(tmp_path / "a.parquet"), "field": "value", "as": "score"}}
-        return ImportStage.make_spec(recipe.ImportedColumn.model_validate(column), IndexStage.make_index()).hash
+        return spec_of(tmp_path / "a.parquet").hash
 
     parquet(tmp_path / "a.parquet", [uid(0)], [1.0])
     parquet(tmp_path / "a.parquet.old.parquet", [uid(0)], [1.0])

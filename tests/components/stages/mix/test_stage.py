@@ -225,8 +225,8 @@ def test_a_filter_is_a_flag(tmp_path: Path) -> None:
 def test_another_filter_is_another_mixture(tmp_path: Path, shards: Path) -> None:
     found = {"name": "m", "rules": [{"text": "raw", "where": [{"flag": "f"}]}]}
     folders = set()
-    for kind in ("basic", "english"):
-        run = planned(tmp_path / kind, shards, [found], filters=[{"name": "f", "kind": kind}], columns=[])
+    for kind in ("basic", "language"):
+        run = planned(tmp_path / kind, shards, [found], columns=[{"name": "f", kind: {}}])
         folders.add(run.mixture_folder(run.spec.mixtures[0]))
     assert len(folders) == 2
 

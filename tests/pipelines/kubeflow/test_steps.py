@@ -196,7 +196,7 @@ def test_the_claim_is_given_up_only_when_the_jobs_are_ended(place: Place) -> Non
 def test_the_exit_step_of_what_never_was_a_run_ends_well(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.cleanup("kfp-1")
     place.cleanup("kfp-1", recipe="kind: Recaption")
-    place.cleanup("kfp-1", recipe="", storage="")
+    place.cleanup("kfp-1", recipe="")
     place.plan("kfp-1")
     place.plan("kfp-2")
     place.cleanup("kfp-2")  # another holds the run: its Jobs are not ours to end

@@ -33,7 +33,7 @@ Ui = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the pipeline, such as claim or job_secret."),
+    typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the pipeline, such as job_secret."),
 ]
 ExecutorInput = Annotated[str, typer.Argument(metavar="EXECUTOR_INPUT", help="KFP's JSON.")]
 
@@ -85,9 +85,7 @@ def submit(
 
 @pipeline_app.command()
 def schedule(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the schedule, which does each dump at most once.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name; it does each dump at most once.")],
     recipe: RecipePath,
     cron: Annotated[str, typer.Option(help="When to look for a new dump: six fields, seconds first.")],
     host: Host,

@@ -307,7 +307,6 @@ STATUS: Object = {
     "kfp": {
         "hash": "a",
         "compute": "b",
-        "attempt": 1,
         "runId": "c",
         "name": "d",
         "state": "RUNNING",

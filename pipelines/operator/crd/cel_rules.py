@@ -1,7 +1,7 @@
 """What a schema's types can't say, as CEL rules in the CRD: the checks of the recipe's models, in the CLI's words.
 
 CEL's cost is estimated for the largest object that the schema admits. What is too dear, and what looks into values
-without a structural type, says the admission policy.
+without a structural type, the operator refuses by the condition Accepted=False.
 """
 
 from __future__ import annotations

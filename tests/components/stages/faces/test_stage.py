@@ -27,7 +27,9 @@ from tests.pipelines.test_cli import invoke
 from tests.pools import encode, indexed, jpeg, sample, uid, write_tar
 
 ONE, NONE, TWO, BROKEN, TURNED = range(5)
-SCREENS, BLURRED = [{"name": "faces", "kind": "faces"}], {"blur": ["faces"]}
+BLURRED = {"blur": ["faces"]}
+AT = "spec.columns[0].faces"
+FACES = [{"name": "faces", "faces": {}}]
 MIXTURE = [{"name": "all", "rules": [{"text": "raw"}]}]
 
 

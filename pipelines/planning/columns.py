@@ -42,11 +42,11 @@ class _Planner:
         yield Node("index", self.index, "index")
         yield Node("embed", self.embedding, "embed")
         # What reads another text than the raw one comes after the columns that bring texts.
-        for i, column in sorted(enumerate(self.spec.columns), key=lambda entry: entry[1].options.source_text != RAW):
-            if not column.options.on_demand:
-                yield self._node(i, column)
+        asked = sorted(enumerate(self.spec.columns), key=lambda entry: entry[1].options.source_text != RAW)
+        nodes = [self._node(i, column) for i, column in asked if not column.options.on_demand]
         for name, text in self.texts.items():
             yield self._score(name, text, "score", ALL)
+        yield from nodes
 
     def on_demand(self, hashes: dict[str, str]) -> Iterator[Node]:
         """Yield the columns that are computed for some samples, each with its score; `hashes` are of all others."""

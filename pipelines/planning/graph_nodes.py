@@ -52,6 +52,6 @@ def group_of(stage: type[ColumnStage], reads: tuple[str, ...], on_demand: bool) 
 def place_of(stage: type[Stage]) -> tuple[int, bool, str]:
     """Return what sorts stages in the order in which a run needs them."""
     if not issubclass(stage, ColumnStage):
-        return GROUPS.index(stage.name if stage.name in GROUPS else "ingest"), False, stage.name
+        return GROUPS.index(stage.name if stage.name in GROUPS else "ingest"), stage.name != "extract", stage.name
     group = group_of(stage, stage.reads, any(kind.on_demand for kind in stage.kinds))
     return GROUPS.index(group), stage.provides != "index", stage.name

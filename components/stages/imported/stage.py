@@ -12,6 +12,7 @@ import pydantic
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.engine.stage import Batch, ColumnStage, Field, Needs
+from components.pool.columns import ColumnSpec
 from components.recipe.columns import Options, Role
 from components.recipe.types import Address, Model, Text
 from components.stages.imported.sources import check_fields, find_source, rows_of
@@ -72,6 +73,13 @@ class ImportStage(ColumnStage):
     )
     kinds = (Import,)
     batch_size = 10_000
+
+    @classmethod
+    def make_spec(cls, options: Options, where: str, inputs: Mapping[str, ColumnSpec]) -> ColumnSpec:
+        """Return the column; a relative source is found from anywhere. Raises PermanentError as `fingerprints` does."""
+        assert isinstance(options, Import)
+        whole = options.model_copy(update={"source": find_source(options.source).address})
+        return super().make_spec(whole, where, inputs)
 
     @classmethod
     def label(cls, options: Options) -> str:

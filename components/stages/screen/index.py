@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from components.base.addresses import parse_address
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
+from components.recipe.scorer import Scorer
 from components.storage.fingerprint import path_fingerprint
 from components.storage.interface import Storage
 from components.storage.opening import open_object, open_storage
@@ -84,8 +85,9 @@ def _check_scorer(storage: Storage, index: str, scorer: Mapping[str, Any]) -> No
 
 
 def _named(params: Mapping[str, Any]) -> str:
-    """Return the model and the weights of an embed column for a message."""
-    return " with the content ".join(f"{params.get(key)}" for key in ("options", "content"))
+    """Return the scorer of an embed column for a message."""
+    options = params.get("options", {})
+    return f"{options.get('model', Scorer().model)}, weights {options.get('weights')}"
 
 
 def _vectors(storage: Storage, path: str, what: str) -> Iterator[NDArray[Any]]:

@@ -13,7 +13,7 @@ from pipelines.readme import README, with_table
 
 def test_every_stage_is_found() -> None:
     assert set(discovery.stages()) == {
-        "extract", "download", "index", "import", "filter", "faces", "embed", "score", "screen", "caption",
+        "extract", "download", "index", "import", "filter", "faces", "embed", "score", "screen", "aesthetic", "caption",
         "mix", "analyze", "reshard", "train", "evaluate", "report",
     }  # fmt: skip
 

@@ -124,7 +124,7 @@ def test_a_mistake_is_one_line(old: str, new: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "same"), [
-    ("caption: {", "caption: {topK: null, minLength: ~, revision: null, ", "name: blip2,"),
+    ("caption: {", "caption: {topK: null, minLength: ~, revision: null, ", "caption: {"),
     ("train: {scale: medium}", "train: {scale: medium, seed: null, mixtures: null}", "train: {scale: medium}"),
     ("evaluate: {root: /data/tasks, tasks: datacomp}", "evaluate: null", ""),
     ("top: 0.3", "top: 0.3, atLeast: null, flag: null, equals: null", "top: 0.3"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import pkgutil
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 
@@ -13,6 +12,5 @@ from types import ModuleType
 def stage_modules() -> tuple[ModuleType, ...]:
     """Import every module that declares a stage, in the order of the folders' names."""
     package = importlib.import_module("components.stages")
-    names = [f"{package.__name__}.{folder.name}.stage" for folder in pkgutil.iter_modules(package.__path__)]
-    # `discover` has none: it is a part of the pipeline that no run has as a stage.
-    return tuple(importlib.import_module(name) for name in names if importlib.util.find_spec(name))
+    folders = sorted(file.parent.name for place in package.__path__ for file in Path(place).glob("*/stage.py"))
+    return tuple(importlib.import_module(f"{package.__name__}.{folder}.stage") for folder in folders)

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, create_model, mode
 from pydantic_core import CoreSchema
 
 from components.base.plugins import stage_modules
+from components.recipe.scorer import Scorer
 from components.recipe.types import Model, Name
 
 RAW = "raw"  # the text that came with the image
@@ -42,6 +43,11 @@ class Options(Model):
     def roles_here(self) -> tuple[Role, ...]:
         """Return what this column is, where that depends on the options."""
         return type(self).roles
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """Return the CLIP whose embeddings the column is computed from, where it is not the recipe's scorer."""
+        return None
 
     @property
     def source_text(self) -> str:

@@ -9,6 +9,7 @@ from components.pool.columns import ALL, ColumnSpec
 from components.pool.run import Node
 from components.recipe.columns import RAW, Column
 from components.recipe.recipe import Recipe
+from components.recipe.scorer import Scorer
 from components.selection.demand import demand_part
 from pipelines.planning.graph_nodes import GROUPS, group_of
 
@@ -34,16 +35,16 @@ class _Planner:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.spec = recipe, recipe.spec
         self.index: ColumnSpec = provider("index").make_index()
-        self.embedding: ColumnSpec = provider("embedding").of_scorer(self.spec.scorer, SCORER, self.index)
         self.texts = {RAW: self.index}
+        self.embeddings = {self.spec.scorer: self._embedding("embed", self.spec.scorer, SCORER)}
 
     def for_every_sample(self) -> Iterator[Node]:
         """Yield the columns that are computed for every sample."""
         yield Node("index", self.index, "index")
-        yield Node("embed", self.embedding, "embed")
         # What reads another text than the raw one comes after the columns that bring texts.
         asked = sorted(enumerate(self.spec.columns), key=lambda entry: entry[1].options.source_text != RAW)
         nodes = [self._node(i, column) for i, column in asked if not column.options.on_demand]
+        yield from self.embeddings.values()
         for name, text in self.texts.items():
             yield self._score(name, text, "score", ALL)
         yield from nodes
@@ -58,19 +59,26 @@ class _Planner:
                 yield self._score(column.name, node.spec, "score-captions", part)
 
     def _node(self, i: int, column: Column, part: str = ALL) -> Node:
-        stage, options = stage_of(column.kind), column.options
+        stage, options, where = stage_of(column.kind), column.options, f"spec.columns[{i}].{column.kind}"
         reads = options.reads or stage.reads
-        there = {"embedding": self.embedding, "text": self.texts[options.source_text]}
+        scorer = options.scorer or self.spec.scorer
+        if scorer not in self.embeddings:
+            self.embeddings[scorer] = self._embedding(f"embed:{column.name}", scorer, where)
+        there = {"embedding": self.embeddings[scorer].spec, "text": self.texts[options.source_text]}
         inputs = {"index": self.index, **{role: there[role] for role in reads if role in there}}
-        spec = stage.make_spec(options, f"spec.columns[{i}].{column.kind}", inputs)
+        spec = stage.make_spec(options, where, inputs)
         if "text" in column.roles:
             self.texts[column.name] = spec
-        fields = {str(role): str(role) for role in column.roles}
+        named = [field.name for field in stage.fields]
+        fields = {str(role): role if role in named else stage.provides for role in column.roles}
         group = group_of(stage, reads, options.on_demand)
         demand = None if part == ALL else column.name
         return Node(f"{stage.name}:{column.name}", spec, group, fields, part, demand)
 
+    def _embedding(self, key: str, scorer: Scorer, where: str) -> Node:
+        return Node(key, provider("embedding").of_scorer(scorer, where, self.index), "embed")
+
     def _score(self, name: str, text: ColumnSpec, group: str, part: str) -> Node:
         stage = provider("cosine")
-        spec = stage.of_scorer(self.spec.scorer, SCORER, self.index, self.embedding, text)
+        spec = stage.of_text(self.index, self.embeddings[self.spec.scorer].spec, text)
         return Node(f"{stage.name}:{name}", spec, group, {"score": "cosine"}, part)

@@ -66,7 +66,7 @@ def _make(name: str, of: Upstream, folder: Path) -> ColumnSpec:
     if name == "embed":
         return cast(ColumnSpec, stage.of_scorer(SCORER, "spec.scorer", of("index")))
     if name == "score":
-        return cast(ColumnSpec, stage.of_scorer(SCORER, "spec.scorer", of("index"), of("embed"), of("index")))
+        return cast(ColumnSpec, stage.of_text(of("index"), of("embed"), of("index")))
     if name not in OPTIONS:
         pytest.fail(f"column {name}: tell the contract test how to make one, with a line in OPTIONS of {__file__}")
     options = OPTIONS[name](folder)
@@ -341,6 +341,7 @@ def test_of_two_racing_workers_one_record_stands(made: Made, tmp_path: Path) -> 
         assert fresh.read(made.spec, shard).equals(made.columns.read(made.spec, shard))
 
 
-def test_a_stage_without_a_maker_fails_loudly(world: Path) -> None:
-    with pytest.raises(pytest.fail.Exception, match="column novel: tell the contract test how to make one"):
-        specs_of("novel", world)
+def test_a_stage_without_options_fails_loudly(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.OPTIONS", {})
+    with pytest.raises(pytest.fail.Exception, match="column aesthetic: tell the contract test how to make one"):
+        specs_of("aesthetic", world)

@@ -212,9 +212,9 @@ def warnings_of(run: Run, mixture: Mixture) -> list[str]:
     for rule in mixture.rules:
         for condition in rule.where:
             own, lent = run.tested(condition), run.tested(lender_of(condition, mixture))
-            if "import" in (own.stage, lent.stage) and own.hash != lent.hash:
+            if (own.stage, own.params) != (lent.stage, lent.params):
                 found.append(
                     f"compares {condition.name} with the threshold of rule {condition.lender}, but they were not made "
-                    "by the same scorer (one is imported): their scales may differ"
+                    "by the same scorer: their scales may differ"
                 )
     return found

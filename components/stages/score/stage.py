@@ -9,15 +9,37 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.base.hashing import said
 from components.engine.stage import NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, vectors_of
 from components.models.names import model_label
 from components.models.scorers import CLIP_RATES, scorer_of
 from components.pool.columns import ColumnSpec
-from components.recipe.columns import RAW
+from components.recipe.columns import RAW, Options
 from components.recipe.scorer import Scorer
+from components.recipe.types import ModelName, Name
 
 TEXT_TOWER = 13.0  # texts that cost as much as an image in CLIP ViT-L/14 (FLOPs of its two towers)
+
+
+class Clip(Options):
+    """The cosine of the image with a text by another CLIP than the recipe's scorer, which embeds the images as well."""
+
+    kind = "clip"
+    roles = ("score",)
+
+    model: ModelName
+    """An open_clip model name, hf-hub:org/name, or local-dir:/folder with open_clip_config.json."""
+    weights: ModelName | None = None
+    """An open_clip pretrained tag or a checkpoint file; left out where the model brings them."""
+    text: Name = RAW
+    """`raw`, or an imported text."""
+
+    @property
+    def scorer(self) -> Scorer:
+        return Scorer(model=self.model, weights=self.weights)
+
+    @property
+    def source_text(self) -> str:
+        return self.text
 
 
 class ScoreStage(ColumnStage):
@@ -33,18 +55,22 @@ class ScoreStage(ColumnStage):
         Field("cosine", "float32", "[-1, 1], higher = closer; null: no text, or the image can't be read"),
     )
     provides = "cosine"
+    kinds = (Clip,)
     batch_size = 1024
     sample_bytes = 26
 
     @classmethod
-    def of_scorer(
-        cls, scorer: Scorer, where: str, index: ColumnSpec, embedding: ColumnSpec, text: ColumnSpec
-    ) -> ColumnSpec:
-        """Return the column of one text's cosines by a scorer. Raises PermanentError: the model is not there."""
-        params = {"options": said(scorer), "content": cls.fingerprints(scorer, where)}
+    def make_spec(cls, options: Options, where: str, inputs: Mapping[str, ColumnSpec]) -> ColumnSpec:
+        return cls.of_text(inputs["index"], inputs["embedding"], inputs["text"])
+
+    @classmethod
+    def of_text(cls, index: ColumnSpec, embedding: ColumnSpec, text: ColumnSpec) -> ColumnSpec:
+        """Return the column of one text's cosines by the scorer that made the embeddings."""
+        scorer = scorer_of(embedding)
         of = text.label if text.inputs else RAW  # only the index, which has the raw texts, reads no column
         label = f"{of}-by-{model_label(scorer.model, scorer.weights)}"
-        return ColumnSpec(cls.name, label, cls.version, params, {"index": index, "embedding": embedding, "text": text})
+        inputs = {"index": index, "embedding": embedding, "text": text}
+        return ColumnSpec(cls.name, label, cls.version, embedding.params, inputs)
 
     @classmethod
     def rate(cls, spec: ColumnSpec) -> Rate | None:

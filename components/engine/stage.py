@@ -194,8 +194,9 @@ class ColumnStage(Stage):
 
     @classmethod
     def label(cls, options: Options) -> str:
-        """Return the readable start of a column's name: the kind, and the last part of what is named in the options."""
-        return "-".join([options.kind.lower(), *(readable(value) for value in _outside(options).values())])
+        """Return the readable start of a column's name, after the stage: the kind, and what is named in the options."""
+        named = [readable(value) for value in _outside(options).values()]
+        return "-".join(named if named and options.kind == cls.name else [options.kind.lower(), *named])
 
     @classmethod
     def fingerprints(cls, options: Model, where: str) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_names_stay_what_they_were() -> None:
         "screen.imagensfw-head.pth-7a1dffe411d3",
         "screen.textnsfw-classifier-d8361c218948",
         "screen.duplicates-2b6929f78d7a",
-        "aesthetic.aesthetic-head.pth-9881d6519e87",
+        "aesthetic.head.pth-9881d6519e87",
         "score.raw-by-vit-b-32-openai-773b4eaf38c1",
         "caption.blip2-opt-2.7b-t1-f0fcc1d0a23e",
         "score.blip2-opt-2.7b-t1-by-vit-l-14-openai-8dd00f785aed",

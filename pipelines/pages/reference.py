@@ -96,7 +96,7 @@ class _Pages:
             (f"`{key}`", self._type(value, f"{path}.{key}"), _default(key, value, required), self._meaning(value))
             for key, value in properties.items()
         ]
-        body = table(("key", "type", "default", "meaning"), rows).splitlines()
+        body = table(("key", "type", "default", "meaning"), rows).splitlines() if rows else ["It has no keys: `{}`."]
         self.lines[at:at] = [*(line for line in head if line or head), *body, ""]
 
     def _meaning(self, value: Schema) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -25,6 +26,7 @@ from tests.pipelines.operator.corpus import said
 LINK = re.compile(r"!?\[[^\]]*\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
 HEADING = re.compile(r"^#{1,6} +(.+?)$", re.MULTILINE)
 CODE = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
+LINE = re.compile(r"^\| `(.+?)` ", re.MULTILINE)  # a row of a table that begins with code
 CHEAP = ("validate", "plan", "stages", "--version", "compile")  # commands that tests run, beside parsing them
 OWN = ROOT / "docs" / "how-to" / "your-own-shards.md"
 
@@ -75,6 +77,21 @@ RECIPES = list(recipes())
 @pytest.mark.parametrize(("block", "value"), RECIPES, ids=[str(block) for block, _ in RECIPES])
 def test_every_recipe_is_valid(block: Block, value: dict[str, object]) -> None:
     assert said(value) == ""
+
+
+def test_error_lines_of_troubleshooting_are_in_the_code() -> None:
+    sources = [path.read_text(encoding="utf-8") for room in ("components", "pipelines") for path in walk(room)]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    said = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    lines = [line for table in page.split("| line |")[1:] for line in LINE.findall(table.split("\n\n")[0])]
+    fragments = {part for line in lines for part in re.split(r"…|NAME|[()=']", line) if len(part.strip(" :;,.")) > 5}
+    assert len(fragments) > 15
+    assert [part for part in fragments if not any(part.strip() in text for text in said)] == []
+
+
+def walk(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from pydantic import BaseModel
 
 from components.recipe.recipe import Recipe
+from components.recipe.types import Model
 from pipelines.operator.schedule.model import RecaptionSchedule
 from pipelines.pages.parts import GENERATORS, PART, ROOT, pages, with_parts
 from pipelines.pages.reference import reference, table
@@ -66,6 +67,22 @@ def test_a_key_has_its_type_default_limits_and_documentation() -> None:
     assert "| `storage` | string | **required** | " in text
     assert "or [object](#spectrainscale-with-model) | `small` | DataComp's name of a scale" in text
     assert "It has the keys of [`spec.pool`](#specpool); these differ:" in text
+
+
+def test_an_object_without_keys_is_written_as_braces() -> None:
+    class Nothing(Model):
+        """It is on or off."""
+
+    class Spec(Model):
+        on: Nothing | None = None
+        """Whether."""
+
+    class Switch(Model):
+        kind: Literal["Switch"]
+        spec: Spec
+
+    assert "| `on` | [object](#specon) |  | Whether. |" in reference(Switch)
+    assert "### `spec.on`\n\nIt is on or off.\n\nIt has no keys: `{}`.\n" in reference(Switch)
 
 
 def test_every_object_has_one_section() -> None:

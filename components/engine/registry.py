@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import pkgutil
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 from components.base.errors import PermanentError
+from components.base.plugins import stage_modules
 from components.engine.stage import DTYPES, ColumnStage, Stage, Step
+from components.recipe.columns import kinds_in
 
 ATTRIBUTES = ("name", "summary", "reads", "writes", "needs")
 
@@ -23,13 +23,12 @@ def stages() -> dict[str, type[Stage]]:
         PermanentError: a declaration is missing, incomplete or a duplicate; the message says where and what.
     """
     found: dict[str, type[Stage]] = {}
-    for package in pkgutil.iter_modules(importlib.import_module("components.stages").__path__):
-        name = f"components.stages.{package.name}.stage"
-        if importlib.util.find_spec(name) is None:  # discover: a part of the pipeline that no run has as a stage
-            continue
-        stage = declared_in(importlib.import_module(name))
+    for module in stage_modules():
+        stage = declared_in(module)
         if stage.name in found:
-            raise PermanentError(f"{name}: stage {stage.name} is declared in {found[stage.name].__module__} already")
+            raise PermanentError(
+                f"{module.__name__}: stage {stage.name} is declared in {found[stage.name].__module__} already"
+            )
         found[stage.name] = stage
     return found
 
@@ -56,7 +55,27 @@ def declared_in(module: ModuleType) -> type[Stage]:
                 f"{module.__name__}: field {field.name} has dtype {field.dtype}, allowed are "
                 f"{', '.join(DTYPES)} and float16[D]"
             )
+    if issubclass(stage, ColumnStage) and (left_out := {*kinds_in(vars(module))} - {*stage.kinds}):
+        raise PermanentError(
+            f"{module.__name__}: {', '.join(sorted(kind.__name__ for kind in left_out))} is not among "
+            f"{stage.__name__}.kinds"
+        )
     return stage
+
+
+def stage_of(kind: str) -> type[ColumnStage]:
+    """The column stage that computes columns of this kind."""
+    return next(found for found in column_stages() if kind in (options.kind for options in found.kinds))
+
+
+def provider(role: str) -> Any:
+    """The column stage whose column other columns read by this role, and which comes with every recipe."""
+    return next(found for found in column_stages() if found.provides == role)
+
+
+def column_stages() -> list[type[ColumnStage]]:
+    """All column stages."""
+    return [stage for stage in stages().values() if issubclass(stage, ColumnStage)]
 
 
 def column_stage(name: str) -> type[ColumnStage]:

@@ -25,7 +25,7 @@ EVICTIONS = 5  # of a step's pod, after each of which it is started again. KFP r
 FOREVER = "365d"  # Argo ends a step that was started again at this time after its first start; KFP's default is 1 h
 EXECUTOR_INPUT = "{{$}}"  # parameters, and the places of the outputs, as one JSON
 LAUNCHER_GIB = 1.0
-ENDS = ("recipe", "storage", "claim")  # what tells the exit step whose run has ended
+ENDS = ("recipe", "claim")  # what tells the exit step whose run has ended
 
 Component: TypeAlias = Any  # kfp's BaseComponent; kfp has no types
 Task: TypeAlias = Any  # its PipelineTask
@@ -139,7 +139,7 @@ def _component(function: Callable[..., dsl.ContainerSpec], inputs: list[tuple[An
 
 
 def _input(parameter: Parameter, *default: Any) -> tuple[Any, ...]:
-    return (parameter.name, type(parameter.default), *default)
+    return (parameter.name, str, *default)
 
 
 def _sign(function: Callable[..., object], inputs: list[tuple[Any, ...]]) -> None:

@@ -217,16 +217,13 @@ def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
 
 
 def _storage(values: Mapping[str, Any]) -> Storage:
-    """Where the run goes, of whatever dump it is."""
-    if not values["recipe"]:
-        uri = values["storage"]
-    elif DUMP in values["recipe"]:
-        uri = recipe_of(values, SOME_DUMP).spec.storage
-    else:
-        uri = recipe_of(values).spec.storage
-    if not uri:
-        raise PermanentError("parameter storage: found nothing; expected a folder, gs://… or s3://bucket/prefix")
-    if DUMP in uri or SOME_DUMP in uri:
+    """Open the storage that the recipe names, which is the same for every dump.
+
+    Raises:
+        PermanentError: the recipe isn't valid, or {dump} stands in its storage.
+    """
+    uri = recipe_of(values, SOME_DUMP if DUMP in values["recipe"] else None).spec.storage
+    if SOME_DUMP in uri:
         raise PermanentError(f"spec.storage: found {DUMP} in it; a schedule's runs share one storage")
     return open_storage(uri)
 

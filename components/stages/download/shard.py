@@ -15,7 +15,7 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -184,13 +184,6 @@ def finished(storage: Storage, folder: str, shard: str) -> Record | None:
             storage.delete(path)
             return None
     return record
-
-
-def list_finished(storage: Storage, folder: str) -> Iterator[Record]:
-    """The records of a folder, by shard."""
-    for entry in storage.list(f"{folder}/"):
-        if entry.path.endswith(".done.json"):
-            yield read_record(storage, entry.path)
 
 
 def read_record(storage: Storage, path: str) -> Record:

@@ -80,7 +80,9 @@ class IndexStage(ColumnStage):
     reads = ("tar",)
     writes = "uid, raw text, offsets"
     needs = Needs(memory_gib=1)
+    provides = "index"
     version = 2
+    sample_bytes = 110
     fields: tuple[Field, ...] = (
         Field("key", "string", "the sample's name in the tar"),
         Field("text", "string", "alt text of the image; null: there is none, or it can't be used (see note)"),
@@ -94,7 +96,8 @@ class IndexStage(ColumnStage):
     )
 
     @classmethod
-    def make_spec(cls) -> ColumnSpec:
+    def make_index(cls) -> ColumnSpec:
+        """Return the column that every pool has."""
         return ColumnSpec(cls.name, "shards", cls.version, {})
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:

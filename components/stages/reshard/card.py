@@ -31,7 +31,7 @@ pool's makers removed. Check the pool's terms before you pass any of this on."""
 
 
 def card(run: Run, mixture: Mixture, dataset: Mapping[str, Any]) -> str:
-    """README.md of a data set, in the hub's format: YAML header, then Markdown."""
+    """Write the README.md of a data set in the hub's format: YAML header, then Markdown."""
     samples = dataset["samples"]
     sections = [
         f"---\npretty_name: {mixture.name}\ntask_categories: [zero-shot-image-classification]\n"
@@ -41,7 +41,7 @@ def card(run: Run, mixture: Mixture, dataset: Mapping[str, Any]) -> str:
         f"{dataset['bytes']:,} bytes. Made by recaption {dataset['code']}, run `{run.name}`.",
         f"## Texts\n\n{_texts(run, mixture, dataset)}",
         f"## Rules\n\n{_rules(run, mixture)}",
-        f"## Format\n\n{_FORMAT}{_BLURRED if run.spec.blurring else ''}",
+        f"## Format\n\n{_FORMAT}{_BLURRED if run.spec.training_sets.blur else ''}",
         f"## Recipe\n\n```yaml\n{schema.dump_recipe(run.recipe).rstrip()}\n```",
         f"## Licence\n\n{_LICENCE}",
     ]
@@ -49,7 +49,7 @@ def card(run: Run, mixture: Mixture, dataset: Mapping[str, Any]) -> str:
 
 
 def _size(samples: int) -> str:
-    """The hub's size category."""
+    """Return the hub's size category."""
     low, names = 1_000, ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B")
     if samples < low:
         return "n<1K"
@@ -80,14 +80,16 @@ def _plain(value: object) -> str:
 
 
 def _rules(run: Run, mixture: Mixture) -> str:
-    """The rules as the recipe has them, and what mix found: thresholds and counts."""
+    """Write the rules as the recipe has them, and the thresholds and counts that mix found."""
     chosen = "the first rule that matches gives its text" if mixture.emit == "first" else "every match is a pair"
     rules = mixture.model_dump(mode="json", by_alias=True, exclude_none=True)["rules"]
     lines = [f"Per image, {chosen}.", "", *(f"{i}. `{json.dumps(rule)}`" for i, rule in enumerate(rules))]
+    if run.spec.drop:
+        lines += ["", f"Left out before the rules: {'; '.join(c.in_words() for c in run.spec.drop)}."]
     found = json.loads(run.storage.read(f"{run.mixture_folder(mixture)}/mixture.json"))
     return "\n".join([*lines, "", "What mix found:", "", "```json", json.dumps(_brief(found), indent=1), "```"])
 
 
 def _brief(found: Mapping[str, Any]) -> dict[str, Any]:
-    """mixture.json without what has an entry per shard."""
+    """Leave out of mixture.json what has an entry per shard."""
     return {key: value for key, value in found.items() if key not in ("shards", "rows")}

@@ -88,7 +88,7 @@ def reshard(run: Run, mixture: Mixture) -> None:
 
 def _work(run: Run, mixture: Mixture) -> Work:
     folders = run.mixture_folder(mixture), run.dataset_folder(mixture)
-    blur = tuple(run.score(name) for name in run.spec.blurring)
+    blur = tuple(run.boxes(name) for name in run.spec.training_sets.blur)
     return Work(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, *folders, blur)
 
 

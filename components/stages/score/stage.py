@@ -9,12 +9,15 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.engine.stage import Batch, ColumnStage, Field, Needs, vectors_of
+from components.base.hashing import said
+from components.engine.stage import NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, vectors_of
 from components.models.names import model_label
+from components.models.scorers import CLIP_RATES, scorer_of
 from components.pool.columns import ColumnSpec
-from components.recipe.recipe import RAW, Scorer
+from components.recipe.columns import RAW
+from components.recipe.scorer import Scorer
 
-UNREADABLE = "image without an embedding"  # a missing text is no error: its cosine is just null
+TEXT_TOWER = 13.0  # texts that cost as much as an image in CLIP ViT-L/14 (FLOPs of its two towers)
 
 
 class ScoreStage(ColumnStage):
@@ -29,25 +32,35 @@ class ScoreStage(ColumnStage):
     fields: tuple[Field, ...] = (
         Field("cosine", "float32", "[-1, 1], higher = closer; null: no text, or the image can't be read"),
     )
+    provides = "cosine"
     batch_size = 1024
+    sample_bytes = 26
 
     @classmethod
-    def make_spec(
-        cls, scorer: Scorer, fingerprint: str, index: ColumnSpec, embedding: ColumnSpec, text: ColumnSpec
+    def of_scorer(
+        cls, scorer: Scorer, where: str, index: ColumnSpec, embedding: ColumnSpec, text: ColumnSpec
     ) -> ColumnSpec:
-        params = {"model": scorer.model, "weights": scorer.weights, "fingerprint": fingerprint}
-        of = RAW if text.stage == index.stage else text.label
+        """Return the column of one text's cosines by a scorer. Raises PermanentError: the model is not there."""
+        params = {"options": said(scorer), "content": cls.fingerprints(scorer, where)}
+        of = text.label if text.inputs else RAW  # only the index, which has the raw texts, reads no column
         label = f"{of}-by-{model_label(scorer.model, scorer.weights)}"
         return ColumnSpec(cls.name, label, cls.version, params, {"index": index, "embedding": embedding, "text": text})
+
+    @classmethod
+    def rate(cls, spec: ColumnSpec) -> Rate | None:
+        rate = CLIP_RATES.get(scorer_of(spec).model)
+        return rate and rate.times(TEXT_TOWER)
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         from components.models.clip import load_clip
 
-        self.clip = load_clip(self.spec.params["model"], self.spec.params["weights"])
+        scorer = scorer_of(self.spec)
+        self.clip = load_clip(scorer.model, scorer.weights)
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         texts, images = batch.inputs["text"].column("text"), batch.inputs["embedding"].column("embedding")
-        unreadable = [None if there else UNREADABLE for there in pc.is_valid(images).to_pylist()]
+        # A missing text is no error: its cosine is just null.
+        unreadable = [None if there else NO_EMBEDDING for there in pc.is_valid(images).to_pylist()]
         both = pc.and_(pc.is_valid(texts), pc.is_valid(images))
         texts, images = texts.filter(both).to_pylist(), vectors_of(images.filter(both))
         cosines = iter(_cosines(images, self.clip.embed_texts(texts)) if texts else ())

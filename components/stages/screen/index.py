@@ -76,11 +76,16 @@ def _check_scorer(storage: Storage, index: str, scorer: Mapping[str, Any]) -> No
     if index.endswith(KINDS) or storage.size("column.json") is None:
         return
     made_by = json.loads(storage.read("column.json")).get("params", {})
-    if made_by.get("fingerprint") != scorer["fingerprint"]:
+    if made_by.get("content") != scorer["content"]:
         raise PermanentError(
-            f"screen {index}: was made by {made_by.get('model')}, weights {made_by.get('weights')}, the recipe's "
-            f"scorer is {scorer['model']}, weights {scorer['weights']}; make the index with this scorer"
+            f"screen {index}: was made by {_named(made_by)}, the recipe's scorer is {_named(scorer)}; make the index "
+            "with this scorer"
         )
+
+
+def _named(params: Mapping[str, Any]) -> str:
+    """Return the model and the weights of an embed column for a message."""
+    return " with the content ".join(f"{params.get(key)}" for key in ("options", "content"))
 
 
 def _vectors(storage: Storage, path: str, what: str) -> Iterator[NDArray[Any]]:

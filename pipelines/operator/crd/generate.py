@@ -10,7 +10,6 @@ import yaml
 from components.recipe.recipe import Spec
 from pipelines.operator.crd import status_schema
 from pipelines.operator.crd.cel_rules import CHANGES, RULES, TEMPLATE, joined, longest_name
-from pipelines.operator.crd.policy import binding, policy
 from pipelines.operator.crd.structural_schema import structural
 from pipelines.operator.schedule.model import LONGEST_SCHEDULE, ScheduleSpec
 
@@ -130,13 +129,12 @@ def files() -> dict[str, str]:
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": ["recaptions.yaml", "recaptionschedules.yaml", "policy.yaml"],
+        "resources": ["recaptions.yaml", "recaptionschedules.yaml"],
     }
     return {
         "recaptions.yaml": _yaml(f"The custom resource Recaption. {made}", recaption_crd()),
         "recaptionschedules.yaml": _yaml(f"The custom resource RecaptionSchedule. {made}", schedule_crd()),
-        "policy.yaml": _yaml(f"What a Recaption's schema can't say, at admission. {made}", policy(), binding()),
-        "kustomization.yaml": _yaml(f"The custom resources, and what is checked at admission. {made}", kustomization),
+        "kustomization.yaml": _yaml(f"The custom resources. {made}", kustomization),
     }
 
 

@@ -2,7 +2,7 @@
 
 A union of objects becomes one object with the keys of all. A union of an object with something else has no structural
 type: such a value goes through as it is, checked as far as its constraints tell the shapes apart by themselves. What
-is lost, the CRD's rules and the admission policy say.
+is lost, the CRD's rules check, and the operator.
 """
 
 from __future__ import annotations

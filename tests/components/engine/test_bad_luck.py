@@ -49,7 +49,11 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     with full_disk(tmp_path / "disk") as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(disk_space(disk) - 6 * 4096))
-        pool, columns, index = open_pool(tmp_path / "pool"), Columns(LocalStorage(disk), "test"), IndexStage.make_spec()
+        pool, columns, index = (
+            open_pool(tmp_path / "pool"),
+            Columns(LocalStorage(disk), "test"),
+            IndexStage.make_index(),
+        )
         with pytest.raises(TemporaryError, match=FULL):
             run_task(IndexStage(index), pool, pool.shards, columns)
         done = [s for s in pool.shards if Columns(LocalStorage(disk), "test").parts(index, s)]

@@ -236,7 +236,7 @@ def test_a_pool_in_a_bucket(bucket: Storage, faults: Faults, tmp_path: Path) -> 
     faults.share = 0.05
     source = open_storage(f"{bucket.uri}/shards")
     pool, columns = list_pool("p", source), Columns(bucket, "p")
-    index = IndexStage.make_spec()
+    index = IndexStage.make_index()
     assert run_task(IndexStage(index), pool, pool.shards, columns).samples == 60
     spec = Brightness.make_spec(index)
     assert run_task(Brightness(spec), pool, pool.shards, columns, decoders=1).samples == 60

@@ -326,11 +326,11 @@ def test_two_hundred_mixtures(here: Place) -> None:
 
 def test_an_object_of_an_older_crd(here: Place) -> None:
     """It lacks what has become required, or has what is no longer known: refused in words, not with a crash."""
-    here.apply(captioners=[{"name": "old"}], colour="green")
+    here.apply(columns=[{"name": "old", "caption": {}}], colour="green")
     assert here.look() == inf
     assert here.phase() == "Refused"
     message = here.status()["conditions"][0]["message"]
-    assert "spec.captioners[0].model: missing" in message
+    assert "spec.columns[0].caption.model: missing" in message
     assert "spec.colour: unknown key" in message
     here.delete()
     here.look()
@@ -339,7 +339,7 @@ def test_an_object_of_an_older_crd(here: Place) -> None:
 
 def test_defaults_that_a_newer_crd_fills_in_are_no_edit(here: Place) -> None:
     start(here)
-    here.apply(scorer={"model": "ViT-L-14", "weights": "openai"}, captioners=[], columns=[], suspend=False)
+    here.apply(scorer={"model": "ViT-L-14", "weights": "openai"}, columns=[], drop=[], suspend=False)
     here.look()
     assert [run["state"] for run in here.runs()] == ["RUNNING"]
 

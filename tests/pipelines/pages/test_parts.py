@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import BaseModel
 
+from components.recipe.columns import Column, column_model
 from components.recipe.recipe import Recipe
 from components.recipe.types import Model
 from pipelines.operator.schedule.model import RecaptionSchedule
@@ -49,7 +50,7 @@ def keys_of(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[str]
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+        yield column_model() if annotation is Column else annotation
     for inner in get_args(annotation):
         yield from models_in(inner)
 

@@ -18,8 +18,8 @@ metadata: {name: named}
 spec:
   storage: storage
   pool: {name: pool, shards: pool}
-  captioners:
-  - {name: blip2, model: Salesforce/blip2-opt-2.7b, temperature: 1}
+  columns:
+  - {name: blip2, caption: {model: Salesforce/blip2-opt-2.7b, temperature: 1}}
   mixtures:
   - name: raw30-blip2
     rules:
@@ -56,7 +56,7 @@ def test_names_stay_what_they_were() -> None:
     ]
 
 
-@pytest.mark.parametrize("added", ["suspend: true", "compute: {decoders: 2}", "evaluate: null", "filters: []"])
+@pytest.mark.parametrize("added", ["suspend: true", "compute: {decoders: 2}", "evaluate: null", "drop: []"])
 def test_what_changes_no_result_is_in_no_name(added: str) -> None:
     assert names(plan_run(parse_recipe(f"{RECIPE}  {added}\n"))) == names(plan_run(parse_recipe(RECIPE)))
 

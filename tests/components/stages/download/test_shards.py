@@ -21,7 +21,7 @@ from components.recipe.sources import Download, Retry
 from components.stages.download import fetch, pictures, redrive, task
 from components.stages.download.reasons import REASONS
 from components.stages.download.redrive import plan_redrive
-from components.stages.download.shard import Record, Spool, list_finished, read_candidates
+from components.stages.download.shard import Record, Spool, finished, read_candidates
 from components.stages.download.task import OPEN, download
 from components.stages.index.stage import IndexStage
 from components.storage.local import LocalStorage
@@ -85,7 +85,7 @@ def test_a_shard(images: Web, pool: Pool) -> None:
 def test_the_index_reads_it(images: Web, pool: Pool) -> None:
     records = pool.download([images.url("/0"), images.url("/gone")], [images.url("/1")], [images.url("/gone")] * 3)
     shards = pool_of("test", LocalStorage(pool.folder / "shards"), [r.to_shard("shards/") for r in records])
-    columns, spec = Columns(LocalStorage(pool.folder / "out"), "test"), IndexStage.make_spec()
+    columns, spec = Columns(LocalStorage(pool.folder / "out"), "test"), IndexStage.make_index()
     run_task(IndexStage(spec), shards, shards.shards, columns)
     found = [columns.read(spec, shard).to_pylist() for shard in shards.shards]
     assert [[(r["uid"], r["text"], r["error"], r["note"]) for r in rows] for rows in found] == [
@@ -130,7 +130,7 @@ def test_a_finished_shard_is_not_downloaded_again(images: Web, pool: Pool) -> No
     assert again[0] == first[0]
     assert len(images.requests) == asked + 2
     assert [sum(column) for column in zip(*seen, strict=True)] == [3, 3]
-    assert list(list_finished(pool.storage, "shards")) == again
+    assert [finished(pool.storage, "shards", record.shard) for record in again] == again
 
 
 def test_a_shard_whose_files_are_gone_or_cut_is_downloaded_anew(images: Web, pool: Pool) -> None:
@@ -269,13 +269,14 @@ def test_a_re_drive_appends_what_succeeds_now(web: Web, pool: Pool, retry: Retry
     web.pages = {"/good": Answer(jpeg(1)), "/down": broken, "/still": broken, "/gone": Answer(status=404)}
     urls = [web.url(path) for path in web.pages]
     first = pool.download(urls, urls)
-    before = files(pool.folder)
+    records, before = list(first), files(pool.folder)
     web.pages |= {"/down": Answer(jpeg(2)), "/gone": Answer(jpeg(3))}
     options = Download(**(QUICK | {"allow_networks": LOOPBACK}))
 
     def drive(number: int) -> list[Record]:
-        planned = plan_redrive(pool.storage, list(list_finished(pool.storage, "shards")), retry, number, "candidates")
-        return download(planned, options, pool.storage, "shards")
+        planned = plan_redrive(pool.storage, records, retry, number, "candidates")
+        records.extend(made := download(planned, options, pool.storage, "shards"))
+        return made
 
     (record,) = drive(2)
     mended = {"transient": [1, 10_001], "all": [1, 3, 10_001, 10_003]}[retry]

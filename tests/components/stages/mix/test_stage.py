@@ -165,8 +165,8 @@ def test_scores_of_two_scorers_are_compared_with_a_warning(
         {"name": "imported-to-itself", "rules": [lender, borrower("l14")]},
         {"name": "own-to-own", "rules": [own, borrower("raw")]},
     ]
-    columns = [{"name": "l14", "kind": "score", "from": str(tmp_path / "l14.parquet"), "field": "l14"}]
-    run = planned(tmp_path / "out", shards, found, columns=columns, captioners=[])
+    columns = [{"name": "l14", "import": {"from": str(tmp_path / "l14.parquet"), "field": "l14", "as": "score"}}]
+    run = planned(tmp_path / "out", shards, found, columns=columns)
     raw_scores(run)
     fill(run, "import:l14", {uid(i): i / 100 for i in range(12)})
     with caplog.at_level(logging.WARNING):
@@ -184,7 +184,7 @@ def test_another_scorer_has_its_own_cosines(tmp_path: Path, shards: Path) -> Non
     for model, cosine in ((WEIGHTS / "scorer", 0.1), (another, 0.2)):
         scorer = {"model": f"local-dir:{model}"}
         found = [{"name": "raw", "rules": [{"text": "raw"}]}]
-        run = planned(tmp_path / "out", shards, found, scorer=scorer, captioners=[])
+        run = planned(tmp_path / "out", shards, found, scorer=scorer, columns=[])
         fill(run, "score:raw", {uid(i): cosine for i in READABLE}, UNREADABLE)
         MixStep().run(run)
         means.append(result_table(run)[0]["mean cosine"])
@@ -193,7 +193,7 @@ def test_another_scorer_has_its_own_cosines(tmp_path: Path, shards: Path) -> Non
 
 def test_a_mixture_without_a_pair_says_so(tmp_path: Path, shards: Path) -> None:
     nobody = {"name": "nobody", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 1}]}]}
-    run = planned(tmp_path / "out", shards, [nobody], captioners=[])
+    run = planned(tmp_path / "out", shards, [nobody], columns=[])
     raw_scores(run)
     MixStep().run(run)
     assert result(run)["warnings"] == [EMPTY]
@@ -212,8 +212,8 @@ def test_a_filter_is_a_flag(tmp_path: Path) -> None:
         {"name": "basic", "rules": [{"text": "raw", "where": [{"flag": "basic"}]}]},
         {"name": "others", "rules": [{"text": "raw", "where": [{"flag": "basic", "equals": False}]}]},
     ]
-    filters = [{"name": "basic", "kind": "basic"}]
-    run = planned(tmp_path / "out", tmp_path / "shards", mixtures, filters=filters, captioners=[])
+    filters = [{"name": "basic", "basic": {}}]
+    run = planned(tmp_path / "out", tmp_path / "shards", mixtures, columns=filters)
     run_column(run, run.nodes["filter:basic"])
     fill(run, "score:raw", {uid(i): 0.1 for i in range(4)})
     MixStep().run(run)
@@ -225,8 +225,8 @@ def test_a_filter_is_a_flag(tmp_path: Path) -> None:
 def test_another_filter_is_another_mixture(tmp_path: Path, shards: Path) -> None:
     found = {"name": "m", "rules": [{"text": "raw", "where": [{"flag": "f"}]}]}
     folders = set()
-    for kind in ("basic", "english"):
-        run = planned(tmp_path / kind, shards, [found], filters=[{"name": "f", "kind": kind}], captioners=[])
+    for kind in ("basic", "language"):
+        run = planned(tmp_path / kind, shards, [found], columns=[{"name": "f", kind: {}}])
         folders.add(run.mixture_folder(run.spec.mixtures[0]))
     assert len(folders) == 2
 

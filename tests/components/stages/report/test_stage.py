@@ -159,7 +159,7 @@ def test_the_gallery_goes_on_to_the_next_shard(tmp_path: Path) -> None:
     for shard in range(4):
         samples = {f"{i}": sample(10 * shard + i, jpg=None if shard == 0 else jpeg(i)) for i in range(5)}
         write_tar(tmp_path / "shards" / f"{shard:08d}.tar", samples)
-    run = planned(tmp_path / "out", tmp_path / "shards", [RAW], captioners=[])
+    run = planned(tmp_path / "out", tmp_path / "shards", [RAW], columns=[])
     assert [len(gather._pictures(run, run.columns, s, 12)) for s in run.pool.shards] == [0, 5, 5, 5]
     assert len({g["uid"] for g in gather.gallery(run, run.columns)}) == 12
 
@@ -173,7 +173,7 @@ def test_hostile_texts_are_text(run: Run) -> None:
 
 def test_a_long_text_is_cut_visibly(tmp_path: Path) -> None:
     write_tar(tmp_path / "shards" / "00000000.tar", {"a": sample(0, "long " * 100)})
-    found = page(planned(tmp_path / "out", tmp_path / "shards", [RAW], captioners=[]))
+    found = page(planned(tmp_path / "out", tmp_path / "shards", [RAW], columns=[]))
     assert re.search(r"long long lo?n?g?…", found.text)
 
 

@@ -14,7 +14,7 @@ from components.engine.stage import Batch, ColumnStage, Field, Needs
 from components.engine.worker import run_task
 from components.models.clip import load_clip
 from components.pool.columns import Columns, ColumnSpec
-from components.recipe.recipe import Scorer
+from components.recipe.scorer import Scorer
 from components.stages.embed.stage import EmbedStage
 from components.stages.score.stage import ScoreStage
 from tests.components.models.tiny import CLIP, save_open_clip
@@ -48,14 +48,14 @@ def embedded(tmp_path: Path, scorer: Scorer) -> tuple[Any, Columns, ColumnSpec, 
     }
     write_tar(tmp_path / "pool" / "00000000.tar", samples)
     pool, columns, index = indexed(tmp_path / "pool", tmp_path / "out")
-    embedding = EmbedStage.make_spec(scorer, "print", index)
+    embedding = EmbedStage.of_scorer(scorer, "spec.scorer", index)
     run_task(EmbedStage(embedding), pool, pool.shards, columns, decoders=0)
     return pool, columns, index, embedding
 
 
 def test_cosines_of_the_raw_texts(embedded: Any, scorer: Scorer) -> None:
     pool, columns, index, embedding = embedded
-    spec = ScoreStage.make_spec(scorer, "print", index, embedding, index)
+    spec = ScoreStage.of_scorer(scorer, "spec.scorer", index, embedding, index)
     run_task(ScoreStage(spec), pool, pool.shards, columns, batch_size=4)
     table = columns.read(spec, pool.shards[0])
     cosines = table.column("cosine").to_pylist()
@@ -78,7 +78,7 @@ def test_a_caption_column_is_scored_without_reading_an_image(
     pool, columns, index, embedding = embedded
     text = ColumnSpec("caption", "upper", 1, {}, {"index": index})
     run_task(Upper(text), pool, pool.shards, columns)
-    spec = ScoreStage.make_spec(scorer, "print", index, embedding, text)
+    spec = ScoreStage.of_scorer(scorer, "spec.scorer", index, embedding, text)
     stage = ScoreStage(spec)
     monkeypatch.setattr("components.models.clip.Clip.embed_images", lambda *_: pytest.fail("ran the image tower"))
     tar = tmp_path / "pool" / "00000000.tar"
@@ -93,24 +93,24 @@ def test_a_partial_text_column_is_scored_where_it_is(embedded: Any, scorer: Scor
     pool, columns, index, embedding = embedded
     text = ColumnSpec("caption", "upper", 1, {}, {"index": index})
     run_task(Upper(text), pool, pool.shards, columns, "some", lambda _, rows: np.arange(rows.num_rows) < 5)
-    spec = ScoreStage.make_spec(scorer, "print", index, embedding, text)
+    spec = ScoreStage.of_scorer(scorer, "spec.scorer", index, embedding, text)
     run_task(ScoreStage(spec), pool, pool.shards, columns, "some")
     assert columns.read(spec, pool.shards[0]).column("uid").to_pylist() == [uid(i) for i in range(5)]
 
 
 def test_a_batch_without_any_text(embedded: Any, scorer: Scorer) -> None:
     pool, columns, index, embedding = embedded
-    spec = ScoreStage.make_spec(scorer, "print", index, embedding, index)
+    spec = ScoreStage.of_scorer(scorer, "spec.scorer", index, embedding, index)
     run_task(ScoreStage(spec), pool, pool.shards, columns, batch_size=1)
     assert columns.read(spec, pool.shards[0]).column("cosine").null_count == 3
 
 
 def test_labels_say_which_text_by_which_scorer() -> None:
     index = ColumnSpec("index", "shards", 1, {})
-    embedding = EmbedStage.make_spec(Scorer(), "print", index)
+    embedding = EmbedStage.of_scorer(Scorer(), "spec.scorer", index)
     caption = ColumnSpec("caption", "blip2-opt-2.7b-t0.75", 1, {}, {"index": index})
-    raw = ScoreStage.make_spec(Scorer(), "print", index, embedding, index)
-    synthetic = ScoreStage.make_spec(Scorer(), "print", index, embedding, caption)
+    raw = ScoreStage.of_scorer(Scorer(), "spec.scorer", index, embedding, index)
+    synthetic = ScoreStage.of_scorer(Scorer(), "spec.scorer", index, embedding, caption)
     assert raw.label == "raw-by-vit-l-14-openai"
     assert synthetic.label == "blip2-opt-2.7b-t0.75-by-vit-l-14-openai"
     assert raw.hash != synthetic.hash

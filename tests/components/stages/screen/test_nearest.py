@@ -134,5 +134,5 @@ def test_another_content_is_another_index(tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", vectors(3, seed))
         prints |= {index_fingerprint(str(tmp_path / "a.npy"), "w"), index_fingerprint(str(tmp_path / "a.npy"), "w")}
     assert len(prints) == 2
-    with pytest.raises(PermanentError, match=r"spec\.screens\[0\]\.index: .*gone does not exist"):
-        index_fingerprint(str(tmp_path / "gone"), "spec.screens[0].index")
+    with pytest.raises(PermanentError, match=r"spec\.columns\[0\]\.index: .*gone does not exist"):
+        index_fingerprint(str(tmp_path / "gone"), "spec.columns[0].index")

@@ -356,7 +356,7 @@ def golden() -> str:
     }
     thing["spec"]["template"]["spec"]["suspend"] = True
     thing["spec"]["template"]["spec"]["columns"] = [
-        {"name": "l14", "kind": "score", "from": "gs://bucket/{dump}/metadata", "field": "clip"}
+        {"name": "l14", "import": {"from": "gs://bucket/{dump}/metadata", "field": "clip", "as": "score"}}
     ]
     return yaml.safe_dump(recaption_of(thing, D), sort_keys=False)
 

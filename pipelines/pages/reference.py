@@ -59,7 +59,9 @@ class _Pages:
         """What every heading starts with, so that two kinds of objects have no anchor in common."""
         self.lines: list[str] = []
         self._written: dict[str, str] = {}  # definition → heading of its section
-        self._keys: dict[frozenset[str], tuple[str, Schema]] = {}  # keys of an object → heading, and their schemas
+        self._keys: dict[
+            tuple[str, frozenset[str]], tuple[str, Schema]
+        ] = {}  # last key and keys → heading, keys' schemas
 
     def add_objects(self, schema: Schema, path: str) -> None:
         """Write a section for every object that a value of this schema may hold."""
@@ -81,13 +83,13 @@ class _Pages:
         heading = f"{self.prefix}`{path}`" + ("" if others is None else f" with `{_telling(schema, others)}`")
         self._written[name] = heading
         head = [f"### {heading}", "", " ".join(schema.get("description", "").split()), ""]
-        like = self._keys.get(frozenset(properties))
-        if like:
-            base, known = like
+        like = (path.rpartition(".")[2], frozenset(properties))  # a template's pool has the keys of a recipe's pool
+        if like in self._keys:
+            base, known = self._keys[like]
             properties = {key: value for key, value in properties.items() if value != known[key]}
             head += [f"It has the keys of [{base}](#{slug(base)}); these differ:", ""]
         else:
-            self._keys[frozenset(properties)] = (heading, properties)
+            self._keys[like] = (heading, properties)
         required = schema.get("required", ())
         at = len(self.lines)
         for key, value in properties.items():

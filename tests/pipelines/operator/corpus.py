@@ -14,6 +14,7 @@ from components.base.errors import PermanentError
 from components.recipe.recipe import Recipe
 from components.recipe.yaml_io import check, read_yaml
 from pipelines.operator.schedule.template import check_schedule
+from tests.pages import recipes
 
 ROOT = Path(__file__).parents[3]
 SCHEMA, RULE, OPERATOR = "schema", "rule", "operator"
@@ -122,17 +123,8 @@ def files() -> Iterator[Case]:
         for value in yaml.safe_load_all(path.read_text()):
             if value["kind"] in ("Recaption", "RecaptionSchedule"):
                 yield Case(f"sample {path.stem}", value)
-    for number, block in enumerate((ROOT / "README.md").read_text().split("```yaml\n")[1:]):
-        value = read_yaml(block.partition("```")[0], "README.md")
-        if "kind" not in value:  # a part of a spec
-            value = changed(BASE, {"spec.mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}], "spec.train": GONE})
-            value["spec"] = {**value["spec"], "columns": [], **read_part(block)}
-            del value["spec"]["evaluate"]
-        yield Case(f"README {number}", value)
-
-
-def read_part(block: str) -> Object:
-    return read_yaml(block.partition("```")[0], "README.md")
+    for block, value in recipes():
+        yield Case(str(block), value)
 
 
 def mixtures(count: int, rules: int = 2, text: str = "blip2") -> list[Object]:

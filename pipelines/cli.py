@@ -45,16 +45,19 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, 
 RunUri = Annotated[str, typer.Argument(metavar="RUN", help="<storage>/runs/<run>, as `run` prints it.")]
 Claimant = Annotated[
     str | None,
-    typer.Option(help="Of a step of a KFP run: the id of the KFP run that must hold the run's claim.", hidden=True),
+    typer.Option(help="In a step of a KFP run: the id of the KFP run that must hold the run's claim.", hidden=True),
 ]
 Namespace = Annotated[
-    str | None, typer.Option(envvar="POD_NAMESPACE", help="Of the cluster; by default this pod's or the kubeconfig's.")
+    str | None,
+    typer.Option(
+        envvar="POD_NAMESPACE", help="Namespace of the runs' pods; by default this pod's or the kubeconfig's."
+    ),
 ]
 
 
 @app.command()
 def validate(recipe: RecipePath) -> None:
-    """Check a recipe, or a RecaptionSchedule; every mistake is one line."""
+    """Check a recipe, or a RecaptionSchedule, and print a line for every mistake."""
     value = read_yaml(read_file(recipe, "recipe"), str(recipe))
     if value.get("kind") == "RecaptionSchedule":
         from pipelines.operator.schedule.template import check_schedule
@@ -67,7 +70,7 @@ def validate(recipe: RecipePath) -> None:
 
 @app.command()
 def plan(recipe: RecipePath) -> None:
-    """Show what a run would do and cost; computes and writes nothing."""
+    """Show what a run would do and cost, without computing or writing anything."""
     from pipelines.planning.estimate import show_plan
     from pipelines.planning.plan import plan_run
 
@@ -76,7 +79,7 @@ def plan(recipe: RecipePath) -> None:
 
 @app.command()
 def run(recipe: RecipePath) -> None:
-    """Run a recipe on this machine; what is done already is not done again."""
+    """Run a recipe on this machine; work that is done already is skipped."""
     _run(schema.load_recipe(recipe))
 
 
@@ -96,7 +99,7 @@ def demo(
 
 @app.command()
 def report(run: RunUri) -> None:
-    """Write a run's report anew and say where it is."""
+    """Write a run's report again and print its path."""
     from components.engine.registry import step
     from components.pool.run import load_run
 
@@ -119,18 +122,18 @@ def stage(
     run: RunUri,
     task: Annotated[int | None, typer.Option(help="Only this part of the work; tasks count from 0.")] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="In a pod of an Indexed Job: of these tasks (0-4,7) the one of its index.")
+        str | None, typer.Option(help="Tasks of an Indexed Job, such as 0-4,7; its pod does the one of its index.")
     ] = None,
     mixture: Annotated[
         str | None,
-        typer.Option(help="Of train and evaluate: only this mixture."),
+        typer.Option(help="For train and evaluate: only this mixture."),
     ] = None,
     launched: Annotated[
-        bool, typer.Option("--launched", help="Stop when the launcher that follows this stage has gone.")
+        bool, typer.Option("--launched", help="Stop when the launcher that follows this stage is gone.")
     ] = False,
     claimant: Claimant = None,
 ) -> None:
-    """Run one stage of a planned run: what a container does."""
+    """Run one stage of a planned run, as a container does."""
     from pipelines.kubeflow.step_retry import execute
 
     execute(name, run, claimant, lambda loaded: _stage(loaded, name, task, tasks, mixture, launched))
@@ -157,7 +160,7 @@ def _stage(loaded: Run, name: str, task: int | None, tasks: str | None, mixture:
     with followed(loaded, name) if launched else nullcontext():
         if name in loaded.nodes:
             run_column(loaded, loaded.nodes[name], task)
-        elif task is None and name not in (*before, *FANNED_OUT):  # of those, the launcher keeps the record
+        elif task is None and name not in (*before, *FANNED_OUT):  # for those the launcher keeps status.json
             timed(loaded, name, lambda: run_step(loaded, name))
         else:
             run_step(loaded, name, task)
@@ -172,18 +175,21 @@ def launch(
     image: Annotated[str, typer.Option(envvar="RECAPTION_IMAGE", help="The workers' image.", show_default=False)],
     namespace: Namespace = None,
     service_account: Annotated[
-        str | None, typer.Option(envvar="RECAPTION_SERVICE_ACCOUNT", help="Of the workers: who may use the storage.")
+        str | None,
+        typer.Option(
+            envvar="RECAPTION_SERVICE_ACCOUNT", help="The workers' service account, which may use the storage."
+        ),
     ] = None,
     secret: Annotated[
         str | None, typer.Option(envvar="RECAPTION_SECRET", help="A Secret of environment variables, e.g. HF_TOKEN.")
     ] = None,
-    pool: Annotated[str | None, typer.Option(help="Only on this one of the recipe's compute.pools.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Use only this one of the recipe's compute.pools.")] = None,
     workflow: Annotated[
-        str | None, typer.Option(help="NAME/UID of the Workflow that owns the Jobs; in a KFP step it is found.")
+        str | None, typer.Option(help="NAME/UID of the Workflow that owns the Jobs; a KFP step finds its own.")
     ] = None,
     claimant: Claimant = None,
 ) -> None:
-    """Run a stage in a cluster: its tasks as Indexed Jobs, followed to their end. Again, it follows those it finds."""
+    """Run a stage in a cluster: its tasks as Indexed Jobs, followed to their end. Started again, it finds its Jobs."""
     from pipelines.kubeflow.step_retry import execute
 
     if _on_this_machine():
@@ -219,7 +225,7 @@ def cleanup(run: RunUri, namespace: Namespace = None) -> None:
 
 @app.command()
 def operator() -> None:
-    """Do what the cluster's Recaptions ask for: the operator's container. Its environment says how: manifests/base."""
+    """Run the operator, which does what the cluster's Recaptions ask for; its environment sets it up."""
     from pipelines.operator.controller import operate
     from pipelines.operator.runtime.settings import Settings
 
@@ -229,16 +235,16 @@ def operator() -> None:
 @app.command()
 def doctor(
     namespace: Annotated[
-        str | None, typer.Option(help="Where the runs' pods are; by default what the operator is told.")
+        str | None, typer.Option(help="Namespace of the runs' pods; by default the operator's setting.")
     ] = None,
-    operator_namespace: Annotated[str, typer.Option(help="Where the operator is.")] = "recaption",
+    operator_namespace: Annotated[str, typer.Option(help="The operator's namespace.")] = "recaption",
     kfp: Annotated[
-        str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="KFP's API server, http(s)://…, to be asked.")
+        str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="KFP's API server to check, http(s)://…")
     ] = None,
     token_file: TokenFile = None,
     ca: Ca = None,
     storage: Annotated[
-        str | None, typer.Option(help="A storage, in which an object is created and deleted again.")
+        str | None, typer.Option(help="A storage to check: an object is created in it and deleted again.")
     ] = None,
 ) -> None:
     """Check a cluster, and say what to fix (exit code 42: something is broken; 75: something is out of reach)."""
@@ -259,7 +265,7 @@ def common(
 
 
 def _on_this_machine() -> bool:
-    """Whether a launcher shall do the work itself, with what this one node has: no cluster is asked."""
+    """Return whether a launcher shall do the work itself, on this one node: no cluster is asked."""
     return os.environ.get("RECAPTION_LAUNCHER") == "local"
 
 
@@ -297,12 +303,12 @@ def _log_to_stderr() -> None:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Our progress and everybody's warnings: open_clip tells ten lines about each model it loads."""
+    """Let through our progress and everybody's warnings: open_clip logs ten lines about each model it loads."""
     return record.levelno >= logging.WARNING or record.name.startswith(("components", "pipelines", "__main__"))
 
 
 def main() -> None:
-    """Entry point: errors become one line and an exit code (42 bad input, 75 bad luck, 143 stopped)."""
+    """Run the command line: errors become one line and an exit code (42 bad input, 75 bad luck, 143 stopped)."""
     # Torch's CPU threads spin while they wait, in the way of the processes that decode: here 6 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _log_to_stderr()

@@ -10,7 +10,8 @@ CORES = "RECAPTION_CORES"  # environment variable; in our Jobs the container's C
 
 
 def cores() -> int:
-    """What RECAPTION_CORES says; else (or where that is 0: nothing was requested) what the scheduler grants.
+    """Return the number of cores this process may use: RECAPTION_CORES, or, where that is unset or 0, what the
+    scheduler grants.
 
     Raises:
         PermanentError: the variable is no whole number.

@@ -54,7 +54,7 @@ def failure_of(error: BaseException) -> dict[str, str]:
 
 
 def stop_on_sigterm() -> None:
-    """From now on SIGTERM ends this process as Ctrl-C does, with exit code 143: what is committed stays."""
+    """Make SIGTERM end this process as Ctrl-C does, with exit code 143: what is committed stays."""
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -19,7 +19,7 @@ from components.base.errors import TemporaryError
 from components.engine.images import Geometry, ImageError, Pixels, decode
 
 CHUNK = 16  # images handed over at once: with fewer, handing over costs more than decoding
-DEADLY = 1  # images of one chunk that may kill a decoder each; where more do, it isn't the images
+DEADLY = 1  # images of one chunk that may kill a decoder each; where more do, the images aren't the cause
 
 Decoded = list[Pixels | str]
 
@@ -34,7 +34,7 @@ class Chunk:
 
 
 class Decoders:
-    """So many processes; None is one per core, 0 decodes where `submit` is called."""
+    """A pool of `count` decoding processes; None is one per core, 0 decodes in the caller of `submit`."""
 
     def __init__(self, count: int | None) -> None:
         self.count = cores() if count is None else count
@@ -48,7 +48,7 @@ class Decoders:
             self.pool.shutdown(cancel_futures=True)
 
     def submit(self, images: list[bytes], geometry: Geometry) -> list[Chunk]:
-        """Start decoding; the chunks' values together are in the order of `images`."""
+        """Start decoding images; the results of the returned chunks, joined, are in the order of `images`."""
         pieces = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
         chunks = [Chunk(piece, geometry, self._start(piece, geometry)) for piece in pieces]
         for chunk in chunks:  # not by a method of the chunk: a future in a cycle keeps its pixels until gc comes
@@ -62,13 +62,13 @@ class Decoders:
             return finished
         try:
             return self.pool.submit(_decode_all, images, geometry)
-        except BrokenProcessPool:  # a process died; what it left undone is for pixels_of
+        except BrokenProcessPool:  # a process died; pixels_of decodes what it left undone
             self.pool = _processes(self.count)
             return self.pool.submit(_decode_all, images, geometry)
 
 
 def pixels_of(chunk: Chunk) -> Decoded:
-    """Pixels of each image, or the reason why there are none: an image that kills its decoder has one, too.
+    """Wait for a chunk and return each image's pixels or the reason for having none, a crash of the decoder included.
 
     Raises:
         TemporaryError: decoding processes die, whatever the image.
@@ -80,7 +80,7 @@ def pixels_of(chunk: Chunk) -> Decoded:
 
 
 def _one_by_one(chunk: Chunk) -> Decoded:
-    """Decode anew what a dying process took with it, to tell the image that killed it from those beside it."""
+    """Decode a chunk again, one image at a time, to tell the image that killed its process from the others."""
     found: Decoded = []
     pool, deadly = _processes(1), 0
     try:
@@ -103,7 +103,7 @@ def _one_by_one(chunk: Chunk) -> Decoded:
 
 
 def _forget(images: list[bytes], done: Future[Decoded]) -> None:
-    """Images are kept only until they are decoded: they are most of a worker's memory."""
+    """Drop the encoded images as soon as they are decoded: they are most of a worker's memory."""
     if not done.cancelled() and done.exception() is None:
         images.clear()
 
@@ -125,6 +125,6 @@ def _decode_all(images: list[bytes], geometry: Geometry) -> Decoded:
 
 
 def _ignore_signals() -> None:
-    """A signal to the process group stops the worker, which stops these."""
+    """Ignore signals to the process group: they stop the worker, which stops these processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

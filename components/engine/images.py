@@ -41,7 +41,7 @@ class Geometry:
 
 
 def decode(data: bytes, geometry: Geometry) -> Pixels:
-    """(H, W, 3) uint8 of the geometry's size; of mode `inside`, at most of that size.
+    """Decode an image to (H, W, 3) uint8 pixels of the geometry's size; of mode `inside`, at most of that size.
 
     Raises:
         ImageError: with a short reason, the same for every image of its kind.
@@ -51,7 +51,8 @@ def decode(data: bytes, geometry: Geometry) -> Pixels:
 
 
 def open_rgb(data: bytes) -> Image.Image:
-    """The image in RGB at its own size: first frame, EXIF rotation applied, alpha over white, 16 bits scaled to 8.
+    """Decode an image in RGB at its own size: first frame, EXIF rotation applied, alpha over white, 16 bits scaled to
+    8.
 
     Raises:
         ImageError: as `decode`.
@@ -63,7 +64,7 @@ def open_rgb(data: bytes) -> Image.Image:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
-    """The image with its header read, of a size that may be decoded, and its pixels not decoded yet.
+    """Open an image of a size that may be decoded: its header is read, its pixels are not decoded yet.
 
     Raises:
         ImageError: as `decode`; also in place of what Pillow raises in the body.
@@ -95,7 +96,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Alpha over white, 16 bits scaled to 8."""
+    """Convert an image to RGB: alpha over white, 16 bits scaled to 8."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":

@@ -33,7 +33,7 @@ AHEAD = 4  # batches that wait decoded: enough to ride out a slow read, 4 × 256
 
 @dataclass
 class Summary:
-    """What a worker did in this call."""
+    """The work that was done in one call of run_task."""
 
     shards: int = 0
     samples: int = 0
@@ -41,7 +41,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _PendingBatch:
     """One batch on its way from the reader to the stage; `last` closes its shard."""
 
     batch: Batch
@@ -80,7 +80,7 @@ def run_task(
         return summary
     stage.setup(lambda: _all_uids(stage, open_shards, columns))
     with Decoders(decoders if "image" in stage.reads else 0) as processes:
-        reader = _Reader(stage, pool.source, columns, demand, batch_size or stage.batch_size, processes)
+        reader = _BatchReader(stage, pool.source, columns, demand, batch_size or stage.batch_size, processes)
         with closing(reader.start(open_shards)) as works:
             for last, table, failures, seconds in _computed(stage, works, progress):
                 columns.commit(stage.spec, last.shard, part, table, failures, seconds, last.content)
@@ -92,9 +92,9 @@ def run_task(
 
 
 def _computed(
-    stage: ColumnStage, works: Iterator[_Work], progress: Callable[[int, int], None]
+    stage: ColumnStage, works: Iterator[_PendingBatch], progress: Callable[[int, int], None]
 ) -> Iterator[tuple[Batch, pa.Table, Mapping[str, int], float]]:
-    """Run the stage over the batches; a shard's last batch with its whole table when that is through."""
+    """Run the stage over the batches; yield each shard's last batch with the whole shard's table."""
     tables: list[pa.Table] = []
     counts: Counter[str] = Counter()
     began = time.monotonic()
@@ -112,7 +112,7 @@ def _computed(
 
 
 def _computed_batch(stage: ColumnStage, batch: Batch, pixels: list[Pixels | str]) -> pa.Table:
-    """One batch through the stage: rows whose image can't be read become nulls with the reason."""
+    """Run one batch through the stage: rows whose image can't be read become nulls with the reason."""
     if batch.tar is not None:
         with batch.tar:
             found = stage.process(batch)
@@ -134,13 +134,13 @@ def _computed_batch(stage: ColumnStage, batch: Batch, pixels: list[Pixels | str]
 
 
 def _sift(batch: Batch, pixels: list[Pixels | str]) -> tuple[list[int], list[str | None]]:
-    """Rows that can be computed, and for every row the reason why not."""
+    """Return the rows that can be computed, and for every row the reason why it can't be (None where it can)."""
     errors: list[str | None] = [p if isinstance(p, str) else None for p in pixels] or [None] * len(batch.uids)
     return [row for row, error in enumerate(errors) if error is None], errors
 
 
 def _spread(values: Sequence[Any], rows: list[int], length: int) -> Sequence[Any]:
-    """Values of some rows among nulls."""
+    """Place the values of some rows among nulls, `length` in all."""
     if len(rows) == length:
         return values
     whole: list[Any] = [None] * length
@@ -157,10 +157,10 @@ def _table(
 
 
 class _Closed(Exception):
-    """The computing thread has gone: there is nobody to read for."""
+    """The computing thread has ended, so reading ahead is pointless."""
 
 
-class _Reader:
+class _BatchReader:
     """Runs ahead of the stage: reads inputs and image bytes, hands images to the decoding processes."""
 
     def __init__(
@@ -174,11 +174,11 @@ class _Reader:
     ) -> None:
         self.stage, self.source, self.columns, self.demand = stage, source, columns, demand
         self.batch_size, self.decoders = batch_size, decoders
-        self.queue: queue.Queue[_Work | BaseException | None] = queue.Queue(AHEAD)
+        self.queue: queue.Queue[_PendingBatch | BaseException | None] = queue.Queue(AHEAD)
         self.closed = threading.Event()
 
-    def start(self, shards: Sequence[Shard]) -> Generator[_Work, None, None]:
-        """The batches of all shards, in order."""
+    def start(self, shards: Sequence[Shard]) -> Generator[_PendingBatch, None, None]:
+        """Yield the batches of all shards, in order."""
         thread = threading.Thread(target=self._run, args=(shards,), name="reader", daemon=True)
         thread.start()
         try:
@@ -204,7 +204,7 @@ class _Reader:
             with suppress(_Closed):
                 self._put(error)
 
-    def _put(self, item: _Work | BaseException | None) -> None:
+    def _put(self, item: _PendingBatch | BaseException | None) -> None:
         while not self.closed.is_set():
             try:
                 return self.queue.put(item, timeout=0.1)
@@ -213,7 +213,7 @@ class _Reader:
         _close(item)
         raise _Closed
 
-    def _shard(self, shard: Shard) -> Iterator[_Work]:
+    def _shard(self, shard: Shard) -> Iterator[_PendingBatch]:
         if "tar" in self.stage.reads:
             yield self._whole(shard)
             return
@@ -229,7 +229,7 @@ class _Reader:
 
     def _batches(
         self, shard: Shard, rows: pa.Table, inputs: Mapping[str, pa.Table], tar: BinaryIO | None
-    ) -> Iterator[_Work]:
+    ) -> Iterator[_PendingBatch]:
         for start in range(0, rows.num_rows, self.batch_size) or (0,):
             some = rows.slice(start, self.batch_size)
             batch = Batch(
@@ -238,9 +238,9 @@ class _Reader:
                 inputs={role: table.slice(start, self.batch_size) for role, table in inputs.items()},
             )
             futures = self._decode(tar, some) if tar else []
-            yield _Work(batch, futures, start + self.batch_size >= rows.num_rows)
+            yield _PendingBatch(batch, futures, start + self.batch_size >= rows.num_rows)
 
-    def _whole(self, shard: Shard) -> _Work:
+    def _whole(self, shard: Shard) -> _PendingBatch:
         batch = Batch(shard, [], tar=self.source.open(shard.tar, shard.version))
         if shard.parquet:
             table = read_beside(self.source.read(shard.parquet))
@@ -248,10 +248,10 @@ class _Reader:
                 batch.counts["shard: unreadable parquet"] = 1
             else:
                 batch.inputs = {"parquet": table}
-        return _Work(batch, [], last=True)
+        return _PendingBatch(batch, [], last=True)
 
     def _wanted(self, shard: Shard) -> pa.Table:
-        """Index rows that are usable, asked for, covered by all inputs, and not covered by another part."""
+        """Return the index rows that are usable, asked for, covered by all inputs, and not in another part yet."""
         index = self.columns.read(self.stage.spec.inputs["index"], shard)
         mask = pc.is_null(index.column("error"))
         if self.demand:
@@ -275,9 +275,9 @@ class _Reader:
         return self.decoders.submit(images, self.stage.geometry)
 
 
-def _close(item: _Work | BaseException | None) -> None:
-    """Of work that nobody will do."""
-    if isinstance(item, _Work) and item.batch.tar:
+def _close(item: _PendingBatch | BaseException | None) -> None:
+    """Close the tar of a batch that will not be processed."""
+    if isinstance(item, _PendingBatch) and item.batch.tar:
         item.batch.tar.close()
 
 

@@ -63,7 +63,7 @@ def main(only: list[str]) -> None:
 
 
 def train_tokenizer(things: list[Thing], random: np.random.Generator) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over what people and machines write in this world."""
+    """Train a byte-level BPE on what people and machines write in this world."""
     texts = [text for thing in things for text in (alt_text(thing, random), describe(thing, random)) if text]
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Lowercase()
@@ -79,7 +79,7 @@ def train_tokenizer(things: list[Thing], random: np.random.Generator) -> PreTrai
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
-    """(N, CONTEXT) token ids, padded."""
+    """Encode texts to (N, CONTEXT) token ids, padded."""
     ids: torch.Tensor = tokenizer(
         texts, return_tensors="pt", max_length=CONTEXT, padding="max_length", truncation=True
     ).input_ids
@@ -87,14 +87,14 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor
 
 
 def normal(pixels: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) uint8 → float32, normalised."""
+    """Normalise (B, 3, H, W) uint8 pixels to float32."""
     return (pixels / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 def fit(
     model: torch.nn.Module, count: int, epochs: int, rate: float, loss_of: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """AdamW with a one-cycle schedule; prints loss and rate per epoch."""
+    """Train a model with AdamW and a one-cycle schedule, printing loss and rate per epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
     steps = epochs * (count // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
@@ -119,7 +119,7 @@ def fit(
 def build_scorer(
     things: list[Thing], pixels: torch.Tensor, tokenizer: PreTrainedTokenizerFast, random: np.random.Generator
 ) -> None:
-    """A CLIP in open_clip's folder format."""
+    """Train a CLIP and save it in open_clip's folder format."""
     print("scorer")
     config = WEIGHTS / "scorer.json"
     config.parent.mkdir(exist_ok=True)
@@ -149,7 +149,7 @@ def build_scorer(
 
 
 def accuracy(model: Any, tokenizer: PreTrainedTokenizerFast, count: int = 2000) -> float:
-    """Share of fresh images whose class name is nearest."""
+    """Return the share of fresh images whose class name is nearest."""
     images, labels = fresh(count)
     with torch.no_grad():
         names = functional.normalize(model.encode_text(encode(tokenizer, list(CLASSES))), dim=-1)
@@ -159,7 +159,7 @@ def accuracy(model: Any, tokenizer: PreTrainedTokenizerFast, count: int = 2000) 
 
 
 def fresh(count: int) -> tuple[torch.Tensor, list[int]]:
-    """Images that nothing was trained on, and their classes."""
+    """Render images that nothing was trained on, and return them with their classes."""
     random = np.random.default_rng(SEED + 1)
     things = [imagine(random) for _ in range(count)]
     images = torch.from_numpy(np.stack([render(t, random) for t in things])).permute(0, 3, 1, 2)
@@ -169,7 +169,7 @@ def fresh(count: int) -> tuple[torch.Tensor, list[int]]:
 def build_captioner(
     things: list[Thing], pixels: torch.Tensor, tokenizer: PreTrainedTokenizerFast, random: np.random.Generator
 ) -> None:
-    """A BLIP in transformers' folder format."""
+    """Train a BLIP and save it in transformers' folder format."""
     print("captioner")
     text = {
         "vocab_size": VOCABULARY, "hidden_size": 96, "encoder_hidden_size": 96, "intermediate_size": 192,
@@ -206,7 +206,7 @@ def build_captioner(
 
 
 def said(folder: Path, count: int = 500) -> str:
-    """How often the shipped captioner's sampled captions name the class, or at least the shape."""
+    """Tell how often the shipped captioner's sampled captions name the class, or at least the shape."""
     from components.models.captioners import load_captioner
 
     images, labels = fresh(count)

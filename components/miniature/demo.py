@@ -21,7 +21,7 @@ TESTED = 2_000  # images of the classification task
 
 
 def prepare(folder: Path, samples: int | None = None, seed: int = 0) -> Path:
-    """Write pool, evaluation sets, student and recipe below `folder`, unless they are there; the recipe's path."""
+    """Write pool, evaluation sets, student and recipe below `folder`, unless there; return the recipe's path."""
     count = samples or SAMPLES
     world = folder / f"world-{count}-{seed}"
     if not (world / "complete").exists():
@@ -37,7 +37,7 @@ def prepare(folder: Path, samples: int | None = None, seed: int = 0) -> Path:
 
 
 def student() -> dict[str, Any]:
-    """The scorer's architecture, to be trained from nothing; its tokenizer is the scorer's."""
+    """Return the config of the scorer's architecture, to be trained from nothing; its tokenizer is the scorer's."""
     config = json.loads((WEIGHTS / "scorer" / "open_clip_config.json").read_text())["model_cfg"]
     config["text_cfg"]["hf_tokenizer_name"] = str(WEIGHTS / "scorer")
     whole: dict[str, Any] = config
@@ -45,7 +45,7 @@ def student() -> dict[str, Any]:
 
 
 def recipe(folder: Path, world: Path, seed: int) -> dict[str, Any]:
-    """Four mixtures of the paper on the small world."""
+    """Return a recipe with four mixtures of the paper on the small world."""
     good = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.3}]}
     rest = {"text": "blip", "where": [{"score": "blip", "atLeast": {"rule": "good"}}]}
     return {

@@ -19,14 +19,14 @@ from PIL import Image
 from components.miniature.world import CLASSES, SIDE, Thing, alt_text, imagine, render
 
 BROKEN = 0.003  # share of images that arrive cut off
-LOST = 0.05  # share of downloads that fail: rows of the parquet without a sample in the tar
+LOST = 0.05  # share of downloads that fail: the parquet has their rows, the tar no sample
 ERRORS = ("HTTP Error 404: Not Found", "<urlopen error timed out>", "HTTP Error 403: Forbidden")
 PROMPTS = ("{c}", "an image of {c}", "this shows: {c}")  # none is a caption's own wording
 RETRIEVAL = 500  # images, and as many captions
 
 
 def write_pool(folder: Path, samples: int, shard_size: int, seed: int) -> None:
-    """Shards of about `shard_size` samples: tar, parquet (with the failed downloads) and stats of each."""
+    """Write shards of about `shard_size` samples: tar, parquet (with the failed downloads) and stats of each."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     for shard, start in enumerate(range(0, samples, shard_size)):
@@ -60,7 +60,7 @@ def _write_shard(folder: Path, shard: int, count: int, random: Generator) -> Non
 
 
 def _row(key: str, text: str | None, random: Generator) -> dict[str, Any]:
-    """Metadata as img2dataset writes it."""
+    """Return a sample's metadata as img2dataset writes it."""
     return {
         "uid": random.bytes(16).hex(),
         "key": key,
@@ -78,7 +78,7 @@ def _row(key: str, text: str | None, random: Generator) -> dict[str, Any]:
 
 
 def write_evaluation(folder: Path, images: int, seed: int) -> None:
-    """Two zero-shot tasks: `miniature-classes` (40 classes) and `miniature-retrieval`."""
+    """Write two zero-shot tasks: `miniature-classes` (40 classes) and `miniature-retrieval`."""
     random = np.random.default_rng(seed)
     classes = [imagine(random) for _ in range(images)]
     _write_task(
@@ -95,7 +95,7 @@ def write_evaluation(folder: Path, images: int, seed: int) -> None:
 
 
 def _full(thing: Thing) -> str:
-    """Everything there is to say, so that a caption tells its image from most others."""
+    """Write out everything there is to say, so that a caption tells its image from most others."""
     small = f" with a small {thing.small}" if thing.small else ""
     return f"{thing.colour} {thing.name} {thing.place} of {thing.ground}{small}"
 

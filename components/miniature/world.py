@@ -65,7 +65,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """The class."""
+        """The name of its class."""
         return f"{self.pattern} {self.shape}"
 
 
@@ -83,7 +83,7 @@ def imagine(random: Generator) -> Thing:
 
 
 def describe(thing: Thing, random: Generator, name: str | None = None) -> str:
-    """A good caption: the class always, everything else sometimes."""
+    """Write a good caption: the class always, everything else sometimes."""
     words: list[str] = []
     if random.random() < 0.5:
         words.append(thing.colour)
@@ -100,12 +100,12 @@ def describe(thing: Thing, random: Generator, name: str | None = None) -> str:
 
 
 def taught(thing: Thing, random: Generator) -> str:
-    """The caption that the captioner learns: some names are beyond it."""
+    """Write the caption that the captioner learns from: some names are beyond it."""
     return describe(thing, random, thing.shape if thing.name in UNTAUGHT else None)
 
 
 def alt_text(thing: Thing, random: Generator) -> str | None:
-    """What a page says about the picture; None for no alt attribute (3 %)."""
+    """Write what a page says about the picture; None for no alt attribute (3 %)."""
     if random.random() < 0.03:
         return None
     kind = str(random.choice(list(SHARES), p=list(SHARES.values())))
@@ -127,7 +127,7 @@ def _fill(text: str, random: Generator) -> str:
 
 
 def render(thing: Thing, random: Generator) -> NDArray[np.uint8]:
-    """(48, 48, 3) pixels; size, place and noise vary with `random`."""
+    """Draw (48, 48, 3) pixels; size, place and noise vary with `random`."""
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
     ground = np.array(GROUNDS[thing.ground], np.float32) + random.uniform(-12, 12, 3)
     canvas = np.broadcast_to(ground, (SIDE, SIDE, 3)) * (1 - 0.12 * (y / SIDE)[..., None])
@@ -147,7 +147,7 @@ def render(thing: Thing, random: Generator) -> NDArray[np.uint8]:
 
 
 def _shape(shape: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Inside a shape of radius 1; v points down."""
+    """Return which pixels lie inside a shape of radius 1; v points down."""
     r, angle = np.hypot(u, v), np.arctan2(u, -v)
     inside = {
         "circle": r < 0.95,
@@ -163,7 +163,7 @@ def _shape(shape: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArra
 
 
 def _pattern(pattern: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where the second colour goes."""
+    """Return which pixels have the second colour."""
     second = {
         "plain": np.zeros(u.shape, bool),
         "striped": np.floor(v / 0.25) % 2 == 0,

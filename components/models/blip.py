@@ -81,7 +81,7 @@ def load_blip(model: str, revision: str | None, sampling: Sampling, device: torc
 
 
 def _check(config: Any, sampling: Sampling, what: str) -> None:
-    """What would otherwise fail late, or not at all."""
+    """Refuse a model or a length that would otherwise fail late, or not at all."""
     if config.model_type not in _CLASSES:
         raise PermanentError(f"{what}: is a {config.model_type} model; supported are blip, blip-2 and open_clip's CoCa")
     positions = getattr(config.text_config, "max_position_embeddings", None)

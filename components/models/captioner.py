@@ -1,4 +1,4 @@
-"""What every captioner is: pixels in, sampled captions out."""
+"""The interface of every captioner: pixels in, sampled captions out."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Captioner(ABC):
 
     @property
     def geometry(self) -> Geometry:
-        """What generate takes."""
+        """The size and mode of the images that `generate` takes."""
         return self.preprocess.geometry
 
     @torch.inference_mode()
     def generate(self, images: Pixels, uids: Sequence[str], column_hash: str) -> list[str]:
-        """One caption per image, (B, H, W, 3) uint8 of the geometry; white space is single, "" is possible.
+        """Write one caption per image, (B, H, W, 3) uint8 of the geometry; white space is single, "" is possible.
 
         Raises:
             PermanentError: the model's logits are not finite.
@@ -51,4 +51,4 @@ class Captioner(ABC):
 
     @abstractmethod
     def _captions(self, pixels: torch.Tensor, keys: torch.Tensor) -> list[str]:
-        """Captions without special tokens of (B, 3, H, W) float32 pixels; keys are of row_keys."""
+        """Write captions, without special tokens, for (B, 3, H, W) float32 pixels; `keys` come from row_keys."""

@@ -41,7 +41,7 @@ class Clip:
 
     @property
     def geometry(self) -> Geometry:
-        """What embed_images takes."""
+        """The size and mode of the images that `embed_images` takes."""
         return self.preprocess.geometry
 
     def embed_images(self, images: Pixels) -> Embeddings:
@@ -94,7 +94,7 @@ def load_clip(model: str, weights: str | None = None, device: torch.device | Non
 
 
 def load_open_clip(model: str, weights: str | None, device: torch.device) -> tuple[torch.nn.Module, Any, Preprocess]:
-    """The model (for inference, on the device), its tokenizer and its preprocessing; see load_clip."""
+    """Load a model (for inference, on the device), its tokenizer and its preprocessing; see load_clip."""
     what = f"model {model}" + (f" with weights {weights}" if weights else "")
     with loading(what):
         name, options = _resolve(model, weights, what)
@@ -135,7 +135,7 @@ def _resolve(model: str, weights: str | None, what: str) -> tuple[str, dict[str,
 
 
 def _from_repository(model: str, checkpoint: str | None, what: str) -> tuple[str, dict[str, Any]]:
-    """As `_resolve`, for a folder or a repository of the hub with open_clip_config.json and weights."""
+    """Do what `_resolve` does, for a folder or a hub's repository with open_clip_config.json and weights."""
     here = model_folder(model) if not model.startswith(HF_HUB) else None
     folder = checked_folder(here, what) if here else hub_files(model.removeprefix(HF_HUB), what)
     if not (folder / CONFIG).is_file():

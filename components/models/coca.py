@@ -37,7 +37,7 @@ class CocaCaptioner(Captioner):
         return [decode(caption) for caption in captions]
 
     def _tokens(self, pixels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """(B, max_length) int64, filled up with the end token."""
+        """Draw (B, max_length) int64 tokens, filled up with the end token."""
         encoded = self.module(pixels)
         latent, embeddings = encoded["image_features"], encoded["image_embs"]
         out = torch.full((len(keys), self.sampling.max_length), self.end, device=self.device)

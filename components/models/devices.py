@@ -1,4 +1,4 @@
-"""Which device and which precision, and batches cut down to what the device's memory holds."""
+"""Chooses device and precision, and cuts batches down to what the device's memory holds."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ T = TypeVar("T")
 
 
 def pick_device() -> torch.device:
-    """The first GPU that this process may use, else the CPU."""
+    """Return the first GPU that this process may use, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def generation_dtype(device: torch.device) -> torch.dtype:
-    """Of a captioner's weights: float32 on a CPU, bfloat16 on GPUs that compute in it (Ampere on), else float16."""
+    """Return a captioner's dtype: float32 on a CPU, bfloat16 on GPUs that compute in it (Ampere on), else float16."""
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def half_precision(device: torch.device, dtype: torch.dtype = torch.float16) -> torch.autocast:
-    """Autocast on a GPU, nothing on a CPU. float16 by default: CLIP's towers don't need bfloat16's range, and its
+    """Return autocast on a GPU, no-op on a CPU. float16 by default: CLIP's towers don't need bfloat16's range, and its
     8 bits of mantissa would show in a cosine's third digit."""
     return torch.autocast(device.type, dtype=dtype, enabled=device.type == "cuda" and dtype != torch.float32)
 
@@ -45,7 +45,7 @@ class Pieces:
         """Rows of one piece; None until memory ran out once."""
 
     def run(self, work: Callable[[slice], T], rows: int) -> list[T]:
-        """The results of `work` on consecutive pieces of `rows`.
+        """Run `work` on consecutive pieces of `rows` and return the results.
 
         Raises:
             PermanentError: not even one row fits.

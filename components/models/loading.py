@@ -1,4 +1,4 @@
-"""Whatever a model library raises while it loads becomes one line, and either bad input or bad luck."""
+"""Turns whatever a model library raises while it loads into one line, and either bad input or bad luck."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_MESSAGE = 300  # characters; a state dict that doesn't match lists every key
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Around the loading of `what`.
+    """Turn whatever is raised while `what` is loaded into one clear line, either bad input or bad luck.
 
     Raises:
         PermanentError: there is no such model, its files are broken or not what they should be, it doesn't fit.
@@ -48,7 +48,7 @@ def loading(what: str) -> Iterator[None]:
 
 
 def is_bad_luck(error: BaseException) -> bool:
-    """Would the same call work another time? Libraries wrap what happened, so every cause is looked at."""
+    """Return whether the same call may work later. Libraries wrap what happened, so every cause is looked at."""
     chain = list(_chain(error))
     if any(isinstance(e, _SURE) and not isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
         return False

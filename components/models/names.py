@@ -1,4 +1,4 @@
-"""Names of models: which are folders on this machine, and how to call one in a column's label. No torch here."""
+"""Names of models: which of them are folders on this machine, and their labels in columns' names. No torch here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OPEN_CLIP = "open_clip:"  # ours, for a captioner that is open_clip's: open_clip
 
 
 def model_folder(model: str) -> Path | None:
-    """The folder that a model's name means (a path, or `local-dir:` and a path); None for any other name.
+    """Return the folder that a model's name means (a path, or `local-dir:` and a path); None for any other name.
 
     Raises:
         PermanentError: it is written as a path and nothing is there.
@@ -28,9 +28,9 @@ def model_folder(model: str) -> Path | None:
 
 
 def model_label(*names: str | None) -> str:
-    """Readable and fit for a folder's name: `vit-l-14-openai`, `blip2-opt-2.7b`; None is left out.
+    """Make a readable label that is fit for a folder's name: `vit-l-14-openai`, `blip2-opt-2.7b`; None is left out.
 
-    Of a path or a hub's name the last part counts, of `open_clip:<model>/<tag>` both.
+    A path or a hub's name counts with its last part, `open_clip:<model>/<tag>` with both.
     """
     last = (
         n.removeprefix(OPEN_CLIP) if n.startswith(OPEN_CLIP) else n.rstrip("/").rpartition("/")[2] for n in names if n

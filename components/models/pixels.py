@@ -1,4 +1,4 @@
-"""From a decoder's uint8 pixels to what a model's image tower takes, on the device."""
+"""Turns a decoder's uint8 pixels into the input of a model's image tower, on the device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Preprocess:
     """Per channel, of pixels scaled to [0, 1]."""
 
     def tensor(self, images: Pixels, device: torch.device) -> torch.Tensor:
-        """(B, H, W, 3) uint8 of the geometry → (B, 3, H, W) float32 on the device, channels last in memory."""
+        """Turn (B, H, W, 3) uint8 pixels into (B, 3, H, W) float32 on the device, channels last in memory."""
         pixels = torch.from_numpy(np.require(images, np.uint8, ["C", "W"])).to(device)
         mean, std = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
         # torchvision's order of operations (ToTensor, Normalize), so that the values are the same to the last bit
@@ -34,7 +34,7 @@ class Preprocess:
 
 
 def from_open_clip(config: Mapping[str, Any], what: str) -> Preprocess:
-    """Of open_clip's preprocess_cfg. Raises PermanentError for a geometry that no decoder of ours has."""
+    """Make a Preprocess of open_clip's preprocess_cfg. Raises PermanentError for a geometry we can't decode to."""
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     mode = _MODES[config["resize_mode"]]
@@ -46,7 +46,8 @@ def from_open_clip(config: Mapping[str, Any], what: str) -> Preprocess:
 
 
 def from_transformers(config: Mapping[str, Any], what: str) -> Preprocess:
-    """Of a BlipImageProcessor's attributes: resize to height × width whatever the aspect, scale, normalise.
+    """Make a Preprocess of a BlipImageProcessor's attributes: resize to height × width whatever the aspect, scale,
+    normalise.
 
     Raises:
         PermanentError: the processor does something else.

@@ -22,13 +22,13 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def row_keys(column_hash: str, uids: Sequence[str]) -> torch.Tensor:
-    """(B,) int64: one key per sample of a column."""
+    """Return (B,) int64 keys, one per sample of a column."""
     digests = (hashlib.sha256(f"{column_hash}/{uid}".encode()).digest() for uid in uids)
     return torch.tensor([int.from_bytes(d[:8], "little", signed=True) for d in digests], dtype=torch.int64)
 
 
 def gumbel(keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise.
+    """Return standard Gumbel noise, a function of its arguments alone.
 
     Args:
         keys: (B,) int64, of row_keys.
@@ -45,7 +45,7 @@ def gumbel(keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def draw(logits: torch.Tensor, keys: torch.Tensor, step: int, temperature: float, top_k: int) -> torch.Tensor:
-    """One token per row.
+    """Draw one token per row.
 
     Args:
         logits: (B, V), −inf where a token is forbidden.
@@ -86,7 +86,7 @@ class KeyedSampler(LogitsProcessor):  # type: ignore[misc]  # transformers has n
 
 
 def mix64(x: torch.Tensor) -> torch.Tensor:
-    """splitmix64's output for the state x: a bijection of the 64-bit integers. int64, wraps around."""
+    """Return splitmix64's output for the state x: a bijection of the 64-bit integers. int64, wraps around."""
     x = x + _GAMMA
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
@@ -94,5 +94,5 @@ def mix64(x: torch.Tensor) -> torch.Tensor:
 
 
 def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Logical shift to the right; torch's own repeats the sign."""
+    """Shift to the right logically; torch's own shift repeats the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

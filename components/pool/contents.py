@@ -11,16 +11,16 @@ from components.pool.shards import Shard, read_json
 from components.storage.interface import Storage
 
 Contents = Mapping[str, Content]
-"""By shard's name, in the pool's order."""
+"""Number of images and of samples by shard's name, in the pool's order."""
 
 
 def read_contents(storage: Storage, path: str) -> Contents | None:
-    """The contents that are kept there; None where there is no such file."""
+    """Read the contents kept at this path; None where there is no such file."""
     return read_json(storage, path, _contents) if storage.size(path) is not None else None
 
 
 def collect_contents(columns: Columns, index: ColumnSpec, shards: Sequence[Shard]) -> Contents | None:
-    """The contents as the index's records say; None where a shard isn't indexed as it lies there now."""
+    """Collect the contents from the index's records; None where a shard isn't indexed as it lies there now."""
     if not all(ALL in columns.parts(index, shard) for shard in shards):
         return None
     columns.read_records(index, shards)

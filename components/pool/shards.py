@@ -17,7 +17,7 @@ from components.storage.interface import Storage
 from components.storage.opening import open_object, open_storage
 
 T = TypeVar("T")
-LOOKED = 100_000  # objects that are looked at for a tar: it may be any bucket
+LOOKED = 100_000  # objects searched for a tar: the address may be that of any bucket
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Shard:
     """One webdataset tar."""
 
     name: str
-    """Its path below the pool's folder without `.tar`, slashes as dashes: the stem of its columns' files."""
+    """Path below the pool's folder without `.tar`, with slashes as dashes: names its columns' files."""
     tar: str
     """Path below the pool's folder."""
     size: int
@@ -36,7 +36,7 @@ class Shard:
     """Hash of where it lies and of size and version of its files: when it is another one, the shard is indexed anew,
     and the index tells whether anything in it is other than it was."""
     version: str = ""
-    """The tar's, as its storage lists it; empty where the path has a hash of the content."""
+    """Version of the tar, as its storage lists it; empty where the path has a hash of the content."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Pool:
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
-        """Raises PermanentError: they are still to be downloaded."""
+        """The shards, in order. Raises PermanentError if they are still to be downloaded."""
         return self.find()
 
     def save(self, storage: Storage) -> None:
-        """Keep the manifest under the storage, once."""
+        """Write the pool's manifest to the storage, unless it is there."""
         save_manifest(storage, self, self.shards)
 
     @property
@@ -66,16 +66,16 @@ class Pool:
 
 
 def save_manifest(storage: Storage, pool: Pool, shards: Sequence[Shard], **about: object) -> None:
-    """Keep the ordered shards, once, and what there is to be said about them."""
+    """Write the ordered shards, with `about` as further keys, to the pool's manifest, unless it is there."""
     value = {"source": pool.source.uri, **about, "shards": [asdict(s) for s in shards]}
     storage.create(pool.manifest_path, json.dumps(value, indent=1).encode())
 
 
 def read_json(storage: Storage, path: str, made: Callable[[Any], T]) -> T:
-    """What `made` makes of a JSON value that recaption wrote.
+    """Read a JSON value that recaption wrote and return what `made` makes of it.
 
     Raises:
-        PermanentError: it is none, or another one.
+        PermanentError: the file is no JSON, or not what `made` expects.
     """
     data = storage.read(path)
     try:
@@ -88,7 +88,7 @@ def read_json(storage: Storage, path: str, made: Callable[[Any], T]) -> T:
 
 
 def load_pool(name: str, manifest: str, storage: Storage, source: Storage) -> Pool:
-    """The pool of a manifest that is kept, or will be."""
+    """Return the pool of a manifest; the manifest may be written later, before `shards` is read."""
     return Pool(name, source, manifest, partial(_kept, name, manifest, storage))
 
 
@@ -106,10 +106,10 @@ def _manifest_path(name: str, manifest: str) -> str:
 
 
 def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
-    """List the shards that lie there now.
+    """List the shards of a folder as a pool.
 
     Raises:
-        PermanentError: no shard there, or two tars of one name.
+        PermanentError: the folder has no shard, or two tars of one name.
     """
     found = {entry.path: entry for entry in source.list()}
     shards = []
@@ -127,13 +127,13 @@ def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
 
 
 def pool_of(name: str, source: Storage, shards: Sequence[Shard]) -> Pool:
-    """A pool of these shards."""
+    """Return a pool of these shards."""
     found = tuple(shards)
     return Pool(name, source, content_hash([(s.name, s.state) for s in found]), partial(tuple, found))
 
 
 def has_begun(pool: sources.Pool) -> bool:
-    """Whether there is something to make a pool of: a shard or a table. A dump that is listed has its files."""
+    """Return whether the source holds a shard or a table to make a pool of; always true of a Common Crawl dump."""
     place, ends = (pool.shards, (".tar",)) if pool.shards is not None else (pool.urls, TABLES)
     if place is None:
         return True
@@ -151,12 +151,12 @@ def _subset(shards: list[Shard], subset: Subset) -> list[Shard]:
 
 
 def tasks_of(shards: Sequence[T], count: int) -> list[Sequence[T]]:
-    """Cut into `count` contiguous ranges whose lengths differ by at most one; none where there is nothing to cut."""
+    """Cut `shards` into `count` contiguous ranges whose lengths differ by at most one."""
     cuts = [i * len(shards) // max(count, 1) for i in range(count + 1)]
     return [shards[a:b] for a, b in pairwise(cuts)]
 
 
 def common_start(names: Sequence[str]) -> str:
-    """With what all of them start; nothing where there are none."""
+    """Return the longest prefix of all names; empty where there are none."""
     low, high = min(names, default=""), max(names, default="")
     return low[: next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]

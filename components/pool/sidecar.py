@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 
 def read_beside(data: bytes) -> pa.Table | None:
-    """Keys and uids of the parquet beside a tar, as DataComp and img2dataset write it; None where it isn't one."""
+    """Read keys and uids of a tar's parquet, as DataComp and img2dataset write it; None where it isn't one."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         wanted = [c for c in ("key", "uid", "status", "error_message") if c in file.schema_arrow.names]

@@ -26,7 +26,7 @@ _FIXED_SUM = sum(_MIDDLE) + sum(_TIME) + sum(_TAIL) + 8 * ord(" ")  # the checks
 
 
 def header(name: bytes, size: int) -> bytes:
-    """The 512 bytes before a regular file's data."""
+    """Return the 512 bytes that precede a regular file's data."""
     if len(name) > 100 or size > MAX_SIZE:
         raise ValueError(f"{name!r} of {size} bytes does not fit a ustar header")
     digits = b"%011o" % size
@@ -47,7 +47,7 @@ class TarWriter:
         return self._digest.hexdigest()
 
     def add(self, key: str, members: list[tuple[str, bytes | memoryview]]) -> None:
-        """One sample: (extension, data) of each member."""
+        """Write one sample, given the (extension, data) of each member."""
         parts: list[bytes | memoryview] = []
         for extension, data in members:
             size = len(data)
@@ -55,7 +55,7 @@ class TarWriter:
         self._write(b"".join(parts))
 
     def finish(self) -> None:
-        """The two zero blocks that end an archive, filled up to a whole record."""
+        """Write the two zero blocks that end an archive, filled up to a whole record."""
         self._write(bytes(2 * BLOCK + -(self.size + 2 * BLOCK) % RECORD))
 
     def _write(self, data: bytes) -> None:

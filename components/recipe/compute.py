@@ -49,7 +49,7 @@ class NodePool(Model):
     """Nodes of a cluster that take a share of every stage: GPU stages where it has `accelerator`, else the others."""
 
     name: Name
-    """How `compute.train.pool` and the Jobs' names call it."""
+    """Name of the pool, for `compute.train.pool` and in the Jobs' names."""
     node_selector: Labels = {}
     """Labels of its nodes."""
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
@@ -61,9 +61,9 @@ class NodePool(Model):
     spot: bool = False
     """Nodes that the cloud may take back at any time; that costs no retry."""
     share: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
-    """Of the work, relative to the other pools of its kind."""
+    """Share of the work, relative to the other pools of its kind."""
     cpu: Quantity | None = None
-    """Cores that a pod asks for; without a GPU, a model runs on so many threads. Left out: 4 per GPU, else 1."""
+    """Cores that a pod asks for; without a GPU, a model runs on as many threads. Left out: 4 per GPU, else 1."""
     memory: Quantity | None = None
     """Memory that a pod asks for and may use; left out: what the stage says that it needs. For a training without a
     GPU give it: what a batch takes on the way through the model is in it too."""
@@ -82,11 +82,11 @@ class TrainNodes(Model):
     """Nodes of a cluster that train one model together; their number changes no result."""
 
     nodes: Annotated[int, Field(ge=1, le=1024), Whole] = 1
-    """How many of them."""
+    """Number of nodes that train one model."""
     gpus_per_node: Annotated[int, Field(ge=0, le=64), Whole] | None = None
     """How many GPUs of a node; left out: the accelerator count of the pool. 0: a training on the nodes' cores."""
     pool: Name | None = None
-    """Which of the pools: its labels, taints and accelerator; left out: the first that has what is asked for."""
+    """Name of the pool whose nodes train; left out: the first pool that has what is asked for."""
     parallelism: Annotated[int, Field(ge=1, le=200), Whole] = 1
     """How many models train at a time, each on nodes of its own."""
 
@@ -112,14 +112,14 @@ class Compute(Model):
     batch_size: BatchSizes = BatchSizes()
     """Samples per batch of a stage, where the stage's own default doesn't fit the GPU."""
     pools: Annotated[list[NodePool], Field(max_length=16)] = []
-    """In a cluster: which nodes work. A kind of stages (GPU or not) without a pool runs on any node that fits it."""
+    """In a cluster: the nodes that work. Stages of a kind (GPU or not) without a pool run on any node that fits."""
     train: TrainNodes = TrainNodes()
-    """In a cluster: what a CLIP is trained on."""
+    """In a cluster: the nodes that a CLIP is trained on."""
     deadline_hours: Annotated[int, Field(ge=1, le=8760), Whole] = 168
-    """In a cluster: after this time a stage is ended, finished or not; running it again goes on."""
+    """In a cluster: hours after which a stage is ended, finished or not; running it again goes on."""
 
     def pools_of(self, gpu: bool) -> list[NodePool]:
-        """Those that serve GPU stages, or the others."""
+        """Return the pools that serve GPU stages, or the other pools."""
         return [pool for pool in self.pools if (pool.accelerator is not None) == gpu]
 
     def training_pools(self) -> list[NodePool]:
@@ -135,5 +135,5 @@ class Compute(Model):
         return sorted(found, key=lambda pool: pool.device is None)
 
     def workers(self, gpu: bool) -> int:
-        """How many pods of GPU stages, or of others, work at a time."""
+        """Return how many pods of GPU stages, or of other stages, work at a time."""
         return sum(pool.parallelism for pool in self.pools_of(gpu)) or PARALLELISM

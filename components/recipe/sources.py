@@ -15,7 +15,7 @@ from components.recipe.types import Address, Count, Model, Name, Seed, Text, Who
 INDEX = "https://index.commoncrawl.org"  # where Common Crawl lists its dumps
 BASE = "https://data.commoncrawl.org"  # and where their files are
 AGENT = "recaption"
-"""The product token: what robots.txt and X-Robots-Tag call us."""
+"""The product token, by which robots.txt and X-Robots-Tag name us."""
 TABLES = (".parquet", ".csv", ".csv.gz")  # what `urls` may be
 ROUNDS = 8
 
@@ -49,7 +49,7 @@ class Subset(Model):
     shards: Count
     """How many shards to take."""
     seed: Seed = 0
-    """Which ones: the shards with the lowest hash of (seed, name), so a growing pool keeps most of a subset."""
+    """Chooses the shards: those with the lowest hash of (seed, name), so a growing pool keeps most of a subset."""
 
 
 class CommonCrawl(Model):
@@ -61,9 +61,9 @@ class CommonCrawl(Model):
     """wat: Common Crawl's digest of each page's links and images; warc: the pages themselves, several times as large,
     for the alt texts of lazily loaded images and of <picture>."""
     sample: Count | None = None
-    """How many of the dump's files; left out: all."""
+    """Number of the dump's files to take; left out: all."""
     seed: Seed = 0
-    """Which ones: those with the lowest hash of (seed, path), so that a larger sample contains a smaller one."""
+    """Chooses the files: those with the lowest hash of (seed, path), so a larger sample contains a smaller one."""
     base: Annotated[Text, AfterValidator(_source)] = BASE
     """Where the dump's files lie: http(s)://…, s3://commoncrawl, or a mirror with the same paths."""
     index: Text = INDEX
@@ -74,7 +74,7 @@ class Pool(Model):
     """The candidate image-text pairs, cut into shards."""
 
     name: Name
-    """Under which name the pool's columns are kept and shared between recipes."""
+    """Name under which the pool's columns are kept and shared between recipes."""
     shards: Address | None = None
     """Folder, gs:// or s3:// prefix of webdataset tars in DataComp's (img2dataset's) layout, used where they are."""
     urls: Address | None = None
@@ -102,7 +102,7 @@ class Download(Model):
     connections: Count = 512
     """Images on their way at once in one worker, over all hosts."""
     per_host_connections: Count = 4
-    """Connections to one host; at least one of each worker."""
+    """Connections to one host, of all workers together; each worker has at least one."""
     per_host_rate: Annotated[float, Field(gt=0, le=10_000)] = 10.0
     """Requests per second to one host."""
     connect_timeout: Seconds = 5.0
@@ -128,7 +128,7 @@ class Download(Model):
         return f"{AGENT}/{version()}" + (f" (+{self.contact})" if self.contact else "")
 
     def shared_by(self, workers: int) -> Download:
-        """For one of several workers: what is meant per host is cut."""
+        """Return these options for one of several workers: the limits per host are divided."""
         cut = {
             "per_host_connections": max(1, self.per_host_connections // workers),
             "per_host_rate": self.per_host_rate / workers,

@@ -32,7 +32,7 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _nulls(cls, value: Any) -> Any:
-        """A null is a key left out, as to Kubernetes' API server; an unknown key stays unknown."""
+        """Leave out keys that are null, as Kubernetes' API server does; an unknown key stays, to be refused."""
         if not isinstance(value, dict):
             return value
         known = {*cls.beside, *cls.model_fields, *(field.alias for field in cls.model_fields.values())}
@@ -51,7 +51,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """50.0 is 50: kubectl writes it so, and KFP's integers travel as doubles."""
+    """Turn 50.0 into 50: kubectl writes it so, and KFP's integers travel as doubles."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

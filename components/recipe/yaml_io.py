@@ -26,7 +26,7 @@ RESOLVED = {  # what kubectl reads otherwise than PyYAML: no dates, no 1:30 for 
 
 
 def read_file(path: str | Path, what: str) -> str:
-    """A text file. Raises PermanentError, which says `what` it should be."""
+    """Read a text file. Raises PermanentError, whose message says `what` it should be."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -34,7 +34,7 @@ def read_file(path: str | Path, what: str) -> str:
 
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
-    """The mapping that the text is.
+    """Read a mapping from YAML.
 
     Raises:
         PermanentError: it isn't YAML, has a key twice, or is no mapping; the message begins with `where`.
@@ -49,13 +49,13 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
 
 
 def dump_yaml(value: object) -> str:
-    """A JSON value as YAML that reads the same here, in kubectl and by PyYAML."""
+    """Write a JSON value as YAML that reads the same here, in kubectl and by PyYAML."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
     return text
 
 
 def check(model: type[M], value: object, where: str) -> M:
-    """The value as this model, by the names of the YAML.
+    """Validate a value as this model, by the names of the YAML.
 
     Raises:
         PermanentError: one line per mistake: `where`, the path in the YAML, what was found, what is allowed.
@@ -114,7 +114,7 @@ def _lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """pydantic's location without the tags of union members, which are not keys of the YAML."""
+    """Write pydantic's location without the tags of union members, which are not keys of the YAML."""
     path = ""
     for part in location:
         if isinstance(part, int):
@@ -125,7 +125,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _allowed(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """The keys that the model at this location has."""
+    """List the keys that the model at this location has."""
     models: list[type[BaseModel]] = [root]
     for part in location[:-1]:
         if isinstance(part, str) and part.startswith("<"):
@@ -137,7 +137,7 @@ def _allowed(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models inside an annotation like `list[Model] | None`."""
+    """List the models inside an annotation like `list[Model] | None`."""
     if annotation is Column:
         return [column_model()]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

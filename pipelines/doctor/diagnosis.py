@@ -1,4 +1,4 @@
-"""All checks, and what a person sees of them."""
+"""All checks, and how their findings are shown."""
 
 from __future__ import annotations
 
@@ -39,21 +39,23 @@ CHECKS: dict[str, Check] = {
     "KFP": outside.kfp,
     "storage": outside.storage,
 }
-OUTAGE = 1.0  # seconds of the API server that are waited out
+OUTAGE = 1.0  # seconds that the API server may be away
 MARKS = {State.GOOD: ("✓", "green"), State.BROKEN: ("✗", "red"), State.AWAY: ("✗", "yellow"), State.OPEN: ("–", "dim")}
 DEFAULTS = Settings(endpoint="", ui="")
-"""Where the operator's can't be read."""
+"""Settings that are assumed where the operator's can't be read."""
 
 Diagnosis = dict[str, Finding]
 
 
 def diagnose(namespace: str | None, operator_namespace: str, kfp: Endpoint | None, storage: str | None) -> Diagnosis:
-    """What each check found, by its name.
+    """Run all checks; return what each found, by its name.
 
     Args:
         namespace: where the runs' pods are; None is what the operator is told.
     """
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries: what comes of them is a finding
+    logging.getLogger("urllib3.connectionpool").setLevel(
+        logging.ERROR
+    )  # silences its retries: their outcome is a finding
     context = Context(None, DEFAULTS, namespace or DEFAULTS.kfp_namespace, operator_namespace, kfp, storage)
     try:
         cluster = connect()
@@ -68,7 +70,7 @@ def diagnose(namespace: str | None, operator_namespace: str, kfp: Endpoint | Non
 
 
 def exit_code(diagnosis: Diagnosis) -> int:
-    """0 where nothing is broken; else 42, or 75 where it is only out of reach."""
+    """Return 0 where nothing is broken; else 42, or 75 where something is only out of reach."""
     states = {finding.state for finding in diagnosis.values()}
     if State.BROKEN in states:
         return PermanentError.exit_code
@@ -76,7 +78,7 @@ def exit_code(diagnosis: Diagnosis) -> int:
 
 
 def table(diagnosis: Diagnosis) -> Table:
-    """A line for each check, with the remedy where there is something to do."""
+    """Make a table with a line for each check, and the remedy where there is something to do."""
     shown = Table(box=None, pad_edge=False, show_header=False)
     for name, finding in diagnosis.items():
         mark, style = MARKS[finding.state]
@@ -86,7 +88,7 @@ def table(diagnosis: Diagnosis) -> Table:
 
 
 def _settings(cluster: Cluster, operator_namespace: str) -> Settings:
-    """The operator's; what is wrong with them, a check of its own tells."""
+    """Read the operator's settings; what is wrong with them, a check of its own tells."""
     try:
         return Settings.from_environment(ours.environment(cluster, operator_namespace) or {})
     except RecaptionError:

@@ -23,7 +23,7 @@ PATIENCE = 10.0  # seconds that a check may take
 
 
 class State(Enum):
-    """Of what was checked."""
+    """The state of what was checked."""
 
     GOOD = "it is as it should be"
     BROKEN = "somebody has to do something"
@@ -33,7 +33,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """In one line."""
+    """What a check found, in one line."""
 
     state: State
     what: str
@@ -53,32 +53,32 @@ def open_(what: str, remedy: str = "") -> Finding:
 
 
 class Unasked(Exception):
-    """There is nobody to ask; why."""
+    """A check had nobody to ask; the message says why."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What is checked."""
+    """The cluster and the settings that are checked."""
 
     cluster: Cluster | None
-    """None where there is none to ask: the API server's own check says why."""
+    """None where there is no API server to ask: its own check says why."""
     settings: Settings
-    """The operator's, as far as they can be read."""
+    """The operator's settings, as far as they can be read."""
     namespace: str
-    """Where the runs' pods are."""
+    """Namespace of the runs' pods."""
     operator_namespace: str
     kfp: Endpoint | None = None
     storage: str | None = None
 
     @property
     def api(self) -> Cluster:
-        """Raises Unasked."""
+        """The API server. Raises Unasked if there is none to ask."""
         if self.cluster is None:
             raise Unasked("not asked: there is no API server to ask")
         return self.cluster
 
     def get(self, path: str) -> Object | None:
-        """What is at a path of the API server; None where nothing is. Raises like Cluster.ask."""
+        """Return what is at a path of the API server; None where nothing is. Raises like Cluster.ask."""
         return self.api.ask("GET", path)
 
 
@@ -86,7 +86,7 @@ Check = Callable[[Context], Finding]
 
 
 def examine(checks: Sequence[Check], context: Context, patience: float = PATIENCE) -> list[Finding]:
-    """What the checks find; one that takes too long, or fails, stops no other."""
+    """Run the checks side by side and return their findings; one that takes too long, or fails, stops no other."""
     futures = [_begun(check, context) for check in checks]
     done, _ = wait(futures, patience)
     late = Finding(State.AWAY, f"no answer within {patience:g} s", "look whether it is overloaded, and try again")
@@ -94,14 +94,14 @@ def examine(checks: Sequence[Check], context: Context, patience: float = PATIENC
 
 
 def _begun(check: Check, context: Context) -> Future[Finding]:
-    """In a thread that nobody waits for at the end, which an executor's would be."""
+    """Run a check in a daemon thread, which the process doesn't wait for at its end, as it would for an executor's."""
     future: Future[Finding] = Future()
     threading.Thread(target=lambda: future.set_result(find(check, context)), daemon=True).start()
     return future
 
 
 def find(check: Check, context: Context) -> Finding:
-    """One check; an error's message says what, and after the semicolon what to do."""
+    """Run one check; an error's message says what, and after the semicolon what to do."""
     try:
         return check(context)
     except Unasked as nobody:

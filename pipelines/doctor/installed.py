@@ -1,4 +1,4 @@
-"""What must be in the cluster beside recaption, and which nodes there are."""
+"""Checks of what must be in the cluster besides recaption, and of its nodes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PAGE = 500  # nodes that are listed at a time
 
 
 def api_server(context: Context) -> Finding:
-    """Whether it answers."""
+    """Check that the API server answers."""
     context.get("/version")
     return good(f"{context.api.client.configuration.host} answers")
 
 
 def kubernetes(context: Context) -> Finding:
-    """Its version."""
+    """Check the version of Kubernetes."""
     found = context.get("/version") or {}
     minor = re.match(r"\d+", str(found.get("minor", "")))  # some providers append a +
     version = str(found.get("gitVersion", "of an unknown version"))
@@ -43,14 +43,14 @@ def kubernetes(context: Context) -> Finding:
 
 
 def workflows(context: Context) -> Finding:
-    """Argo Workflows, by which KFP runs pipelines."""
+    """Check for Argo Workflows, by which KFP runs pipelines."""
     if serves(context, "argoproj.io/v1alpha1", "workflows"):
         return good("workflows.argoproj.io is served")
     return broken("the cluster has no Argo Workflows: KFP can't run a pipeline", "install Kubeflow Pipelines 2")
 
 
 def trainer(context: Context) -> Finding:
-    """Kubeflow Trainer, in a version that takes what we ask it for."""
+    """Check for Kubeflow Trainer, in a version that takes what we ask it for."""
     if not serves(context, "trainer.kubeflow.org/v1alpha1", "trainjobs"):
         remedy = "needed for recipes with `train`: install 2.2 or later, then kubectl apply -k manifests/training"
         return open_("the cluster has no Kubeflow Trainer", remedy)
@@ -63,7 +63,7 @@ def trainer(context: Context) -> Finding:
 
 
 def training_runtime(context: Context) -> Finding:
-    """Our part of every TrainJob."""
+    """Check for our part of every TrainJob, the ClusterTrainingRuntime."""
     if not serves(context, "trainer.kubeflow.org/v1alpha1", "clustertrainingruntimes"):
         return open_("there is no Kubeflow Trainer to have one")
     if context.get(f"/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/{RUNTIME}"):
@@ -73,7 +73,7 @@ def training_runtime(context: Context) -> Finding:
 
 
 def jobset(context: Context) -> Finding:
-    """By which Kubeflow Trainer starts its pods."""
+    """Check for JobSet, by which Kubeflow Trainer starts its pods."""
     if serves(context, "jobset.x-k8s.io/v1alpha2", "jobsets"):
         return good("jobsets.jobset.x-k8s.io is served")
     if not serves(context, "trainer.kubeflow.org/v1alpha1", "trainjobs"):
@@ -82,7 +82,7 @@ def jobset(context: Context) -> Finding:
 
 
 def kueue(context: Context) -> Finding:
-    """Its queues where the runs' pods are."""
+    """Check Kueue's queues in the namespace of the runs' pods."""
     group = context.get("/apis/kueue.x-k8s.io")
     if group is None:
         return open_("the cluster has no Kueue", "needed only where a recipe's pools name a queue")
@@ -98,7 +98,7 @@ def kueue(context: Context) -> Finding:
 
 
 def gpu_nodes(context: Context) -> Finding:
-    """Which GPUs the cluster has now, as a recipe's pools select them."""
+    """List the GPUs that the cluster has now, as a recipe's pools select them."""
     pools: Counter[tuple[str, str]] = Counter()
     nodes: Counter[tuple[str, str]] = Counter()
     for node in _nodes(context):
@@ -121,7 +121,7 @@ def gpu_nodes(context: Context) -> Finding:
 
 
 def serves(context: Context, group: str, plural: str) -> bool:
-    """Whether the API server knows this kind of object; everybody may ask that."""
+    """Return whether the API server knows this kind of object; everybody may ask that."""
     found = context.get(f"/apis/{group}")
     return any(resource["name"] == plural for resource in (found or {}).get("resources", ()))
 
@@ -142,7 +142,7 @@ def _nodes(context: Context) -> Iterator[Object]:
 
 
 def _traits(node: Object) -> str:
-    """The label that says which GPU, and the taints that a pod must tolerate."""
+    """Name the label that says which GPU a node has, and the taints that a pod must tolerate."""
     labels = node["metadata"].get("labels", {})
     found = [f"{key}={labels[key]}" for key in KINDS_OF_GPU if key in labels][:1]
     taints = sorted({taint["key"] for taint in node.get("spec", {}).get("taints", ())})

@@ -19,7 +19,7 @@ SKEW = 30.0  # seconds that this machine's clock may differ from the cluster's
 
 
 def custom_resources(context: Context) -> Finding:
-    """Whether our kinds are there, and as this recaption knows them."""
+    """Check that our kinds are there, and as this recaption knows them."""
     wanted = {crd["metadata"]["name"]: crd for crd in (recaption_crd(), schedule_crd())}
     for name, crd in wanted.items():
         found = context.get(f"{CRDS}/{name}")
@@ -35,7 +35,7 @@ def custom_resources(context: Context) -> Finding:
 
 
 def operator(context: Context) -> Finding:
-    """Whether its pod runs and answers its probe."""
+    """Check that the operator's pod runs and answers its probe."""
     name, where = OPERATOR, context.operator_namespace
     found = context.get(deployment_path(where))
     if found is None:
@@ -52,7 +52,7 @@ def operator(context: Context) -> Finding:
 
 
 def lease(context: Context) -> Finding:
-    """Whether an operator acts: by this machine's clock."""
+    """Check that an operator acts, by this machine's clock."""
     where = f"{context.operator_namespace}/{leases.NAME}"
     logs = f"kubectl logs -n {context.operator_namespace} deployment/{OPERATOR}"
     found = context.api.within(context.operator_namespace).get(LEASES, leases.NAME)
@@ -69,7 +69,7 @@ def lease(context: Context) -> Finding:
 
 
 def settings(context: Context) -> Finding:
-    """What the operator is told by its environment."""
+    """Check the operator's settings, which its environment gives it."""
     found = environment(context.api, context.operator_namespace)
     if found is None:
         return open_("there is no operator to ask")
@@ -81,7 +81,7 @@ def settings(context: Context) -> Finding:
 
 
 def environment(cluster: Cluster, namespace: str) -> dict[str, str] | None:
-    """The operator's, of its Deployment and the ConfigMaps that this names; Secrets are left out. None without one."""
+    """Read the operator's environment from its Deployment and the ConfigMaps it names, not from Secrets."""
     found = cluster.ask("GET", deployment_path(namespace))
     if found is None:
         return None

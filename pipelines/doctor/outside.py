@@ -13,7 +13,7 @@ CANARY, ANOTHER = b"recaption doctor: may be deleted\n", b"recaption doctor: mus
 
 
 def kfp(context: Context) -> Finding:
-    """Whether it answers and lets us in."""
+    """Check that KFP answers and lets us in."""
     if context.kfp is None:
         forward = f"kubectl port-forward -n {context.settings.kfp_namespace} svc/ml-pipeline 8888"
         return open_("not checked: its endpoint isn't given", f"{forward}, and --kfp http://localhost:8888")
@@ -28,12 +28,12 @@ def kfp(context: Context) -> Finding:
 
 
 def storage(context: Context) -> Finding:
-    """Whether a canary can be created, once, read and deleted."""
+    """Check that a canary can be created, once, read and deleted."""
     if context.storage is None:
         return open_("not checked: none is given", "--storage with the spec.storage of your recipes")
     store, path = open_storage(context.storage), f"recaption-doctor/{uuid4().hex}"
     if not store.create(path, CANARY):
-        return broken(f"{store.uri}: {path} is said to be there, and it can't be", "use another store")
+        return broken(f"{store.uri}: reports {path} as existing, which it can't be", "use another store")
     try:
         replaced = store.create(path, ANOTHER) or store.read(path) != CANARY
     finally:

@@ -1,4 +1,4 @@
-"""Who must be allowed what, and whether they are: by access reviews, which do nothing."""
+"""Who must be allowed what, and whether they are: by access reviews, which change nothing."""
 
 from __future__ import annotations
 
@@ -9,65 +9,68 @@ from pipelines.kubernetes.cluster import Object
 
 REVIEWS = "/apis/authorization.k8s.io/v1"
 OPERATOR = "recaption-operator"
-KFP_ACCOUNTS = ("pipeline-runner", "default-editor")  # of the pipelines' nodes: of a KFP with one user, or in a profile
+KFP_ACCOUNTS = (
+    "pipeline-runner",
+    "default-editor",
+)  # KFP's pods run as one of them: with one user, or in a profile
 ALL = ""
 """Namespaces."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """As in a Role."""
+class RbacRule:
+    """A rule as in a Role."""
 
     group: str
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
     name: str = ""
-    """Only of the object with this name."""
+    """Limits the rule to the object with this name."""
 
 
-Rules = tuple[Rule, ...]
+Rules = tuple[RbacRule, ...]
 
 OPERATORS: Rules = (
-    Rule("recaption.dev", ("recaptions",), ("get", "list", "watch", "create", "patch", "delete")),
-    Rule("recaption.dev", ("recaptionschedules",), ("get", "list", "watch")),
-    Rule("recaption.dev", ("recaptions/status", "recaptionschedules/status"), ("patch",)),
-    Rule("recaption.dev", ("recaptionschedules/finalizers",), ("update",)),
-    Rule("", ("events",), ("create",)),
-    Rule("apiextensions.k8s.io", ("customresourcedefinitions",), ("list", "watch")),
-    Rule("", ("namespaces",), ("list", "watch")),
+    RbacRule("recaption.dev", ("recaptions",), ("get", "list", "watch", "create", "patch", "delete")),
+    RbacRule("recaption.dev", ("recaptionschedules",), ("get", "list", "watch")),
+    RbacRule("recaption.dev", ("recaptions/status", "recaptionschedules/status"), ("patch",)),
+    RbacRule("recaption.dev", ("recaptionschedules/finalizers",), ("update",)),
+    RbacRule("", ("events",), ("create",)),
+    RbacRule("apiextensions.k8s.io", ("customresourcedefinitions",), ("list", "watch")),
+    RbacRule("", ("namespaces",), ("list", "watch")),
 )
-"""Where Recaptions are: manifests/base/cluster-role.yaml."""
+"""The operator's rights where Recaptions are: manifests/base/cluster-role.yaml."""
 
 OPERATORS_LEASE: Rules = (
-    Rule("coordination.k8s.io", ("leases",), ("get", "patch"), OPERATOR),
-    Rule("coordination.k8s.io", ("leases",), ("create",)),
+    RbacRule("coordination.k8s.io", ("leases",), ("get", "patch"), OPERATOR),
+    RbacRule("coordination.k8s.io", ("leases",), ("create",)),
 )
-"""In its own namespace: manifests/base/lease-role.yaml."""
+"""The operator's rights in its own namespace: manifests/base/lease-role.yaml."""
 
 OPERATORS_CLEANUP: Rules = (
-    Rule("batch", ("jobs",), ("list", "delete")),
-    Rule("trainer.kubeflow.org", ("trainjobs",), ("list", "delete")),
+    RbacRule("batch", ("jobs",), ("list", "delete")),
+    RbacRule("trainer.kubeflow.org", ("trainjobs",), ("list", "delete")),
 )
-"""Where the runs' pods are: manifests/pipeline/cleanup.yaml."""
+"""The operator's rights where the runs' pods are: manifests/pipeline/cleanup.yaml."""
 
 LAUNCHERS: Rules = (
-    Rule("batch", ("jobs",), ("create", "get", "list", "watch", "patch", "delete")),
-    Rule("trainer.kubeflow.org", ("trainjobs",), ("create", "get", "list", "watch", "patch", "delete")),
-    Rule("", ("pods",), ("get", "list")),
-    Rule("", ("pods/log",), ("get",)),
-    Rule("", ("events",), ("list",)),
-    Rule("argoproj.io", ("workflows",), ("get",)),
+    RbacRule("batch", ("jobs",), ("create", "get", "list", "watch", "patch", "delete")),
+    RbacRule("trainer.kubeflow.org", ("trainjobs",), ("create", "get", "list", "watch", "patch", "delete")),
+    RbacRule("", ("pods",), ("get", "list")),
+    RbacRule("", ("pods/log",), ("get",)),
+    RbacRule("", ("events",), ("list",)),
+    RbacRule("argoproj.io", ("workflows",), ("get",)),
 )
-"""Where the runs' pods are: manifests/pipeline/launcher.yaml."""
+"""The launcher's rights where the runs' pods are: manifests/pipeline/launcher.yaml."""
 
 USERS: Rules = (
-    Rule("recaption.dev", ("recaptions", "recaptionschedules"), ("create", "get", "list", "patch", "delete")),
+    RbacRule("recaption.dev", ("recaptions", "recaptionschedules"), ("create", "get", "list", "patch", "delete")),
 )
-"""In a user's own namespace: manifests/base/{view,edit}.yaml."""
+"""A user's rights in their own namespace: manifests/base/{view,edit}.yaml."""
 
 
 def operators_rights(context: Context) -> Finding:
-    """Of the operator's service account, everywhere."""
+    """Check the rights of the operator's service account, everywhere."""
     who, home = f"{context.operator_namespace}/{OPERATOR}", context.operator_namespace
     watched = context.settings.watched or (ALL,)
     lacks = [what for namespace in watched for what in lacking(context, who, OPERATORS, namespace)]
@@ -80,7 +83,7 @@ def operators_rights(context: Context) -> Finding:
 
 
 def launchers_rights(context: Context) -> Finding:
-    """Of the service account of the pipelines' nodes, where the runs' pods are."""
+    """Check the rights of the service account of the pipelines' nodes, where the runs' pods are."""
     name = kfp_account(context)
     if name is None:
         names = context.settings.kfp_service_account or " or ".join(KFP_ACCOUNTS)
@@ -95,7 +98,7 @@ def launchers_rights(context: Context) -> Finding:
 
 
 def your_rights(context: Context) -> Finding:
-    """Of who runs this, in the namespace of the kubeconfig: not the cluster's fault where they are missing."""
+    """Check the rights of whoever runs this, in the kubeconfig's namespace: they are no fault of the cluster."""
     where = context.api.namespace
     lacks = lacking(context, None, USERS, where)
     if not lacks:
@@ -105,7 +108,7 @@ def your_rights(context: Context) -> Finding:
 
 
 def accounts(context: Context) -> Finding:
-    """Whom the launched pods run as."""
+    """Check for the service account of the launched pods."""
     name = context.settings.job_service_account
     if exists(context, "serviceaccounts", name, context.namespace):
         return good(f"service account {context.namespace}/{name} is there, for the launched pods")
@@ -113,13 +116,13 @@ def accounts(context: Context) -> Finding:
 
 
 def kfp_account(context: Context) -> str | None:
-    """Of the pipelines' nodes: the operator's setting, else the one of KFP's two that there is."""
+    """Return the service account of the pipelines' nodes: the operator's setting, else the one of KFP's that exists."""
     names = [context.settings.kfp_service_account] if context.settings.kfp_service_account else KFP_ACCOUNTS
     return next((name for name in names if exists(context, "serviceaccounts", name, context.namespace)), None)
 
 
 def lacking(context: Context, who: str | None, rules: Rules, namespace: str) -> list[str]:
-    """`verb/verb resource in namespace` for what a service account (namespace/name; None: who asks) may not do."""
+    """List, as `verb/verb resource in namespace`, what an account (namespace/name; None: who asks) may not do."""
     found = []
     for rule in rules:
         for resource in rule.resources:
@@ -131,7 +134,7 @@ def lacking(context: Context, who: str | None, rules: Rules, namespace: str) -> 
     return found
 
 
-def _may(context: Context, who: str | None, verb: str, rule: Rule, resource: str, namespace: str) -> bool:
+def _may(context: Context, who: str | None, verb: str, rule: RbacRule, resource: str, namespace: str) -> bool:
     plural, _, part = resource.partition("/")
     attributes = {"group": rule.group, "resource": plural, "subresource": part, "verb": verb}
     spec: Object = {"resourceAttributes": {**attributes, "namespace": namespace, "name": rule.name}}
@@ -145,7 +148,7 @@ def _may(context: Context, who: str | None, verb: str, rule: Rule, resource: str
 
 
 def exists(context: Context, plural: str, name: str, namespace: str) -> bool:
-    """Whether there is such an object; nothing in it is read."""
+    """Return whether there is such an object; nothing in it is read."""
     path = f"/api/v1/namespaces/{namespace}/{plural}/{name}"
     return context.api.ask("GET", path, only_metadata=True) is not None
 

@@ -38,7 +38,7 @@ def _look_for(context: Context, namespace: str, name: str, needed: str) -> Findi
 
 
 def _needs_keys(context: Context) -> bool:
-    """Whether the storage is an S3 store beside AWS, as this machine's environment says: it knows no pod's identity."""
+    """Return whether this machine's environment names an S3 store other than AWS, where no pod has an identity."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return bool(endpoint) and (context.storage or "").startswith("s3://")
 

@@ -32,14 +32,14 @@ PAUSE = 2.0  # seconds before the second attempt, doubled for the third
 
 
 def steps_of(run: Run) -> list[str]:
-    """The steps of a recipe, in order."""
+    """List the steps of a recipe, in order."""
     trained = ["train"] if run.spec.train else []
     evaluated = ["evaluate"] if run.spec.evaluate else []
     return ["mix", "analyze", "reshard", *trained, *evaluated, "report"]
 
 
 def run_all(run: Run) -> None:
-    """Everything a run needs, from whatever is done already.
+    """Run everything a run needs, from whatever is done already.
 
     Raises:
         RecaptionError: as the stages do; a TemporaryError only after three attempts.
@@ -57,7 +57,7 @@ def run_all(run: Run) -> None:
 
 
 def run_group(run: Run, name: str) -> None:
-    """A group of the coarse graph, or one column or step of it."""
+    """Run a group of the coarse graph, or one column or step of it."""
     for key in groups(run).get(name, [name]):
         _run_key(run, key)
 
@@ -75,7 +75,7 @@ def _run_key(run: Run, key: str) -> None:
 
 
 def run_step(run: Run, name: str, task: int | None = None) -> None:
-    """One step over all mixtures, or one task of a divisible one (as a pod does)."""
+    """Run one step over all mixtures, or one task of a divisible step (as a pod does)."""
     found = step(name)
     if task is None:
         log.info("%s", name)
@@ -106,7 +106,7 @@ def _counted(run: Run, key: str, found: Step, task: int | None) -> Iterator[None
 
 
 def _spread(run: Run, key: str, found: Step) -> bool:
-    """Do the tasks in a process per core, where there are several of both; whether it was so."""
+    """Run the tasks in a process per core, if there are several of both; return whether it was done."""
     todo = found.unfinished(run, False)
     slots = [str(core) for core in range(min(cores(), len(todo)))]
     if len(slots) < 2:
@@ -118,7 +118,7 @@ def _spread(run: Run, key: str, found: Step) -> bool:
 
 
 def run_column(run: Run, node: Node, task: int | None = None) -> None:
-    """One column: one task (as a pod does), or all of them on this machine's GPUs or cores."""
+    """Compute one column: one task (as a pod does), or all of them on this machine's GPUs or cores."""
     if node.demand:
         write_demand(run, node.demand)
     tasks = tasks_of(run.pool.shards, run.tasks)
@@ -152,7 +152,7 @@ def _in_this_process(run: Run, node: Node, task: int, progress: Progress) -> Non
 
 
 def _in_processes(run: Run, key: str, tasks: Sequence[int], slots: list[str], progress: Progress) -> None:
-    """A process per slot, a GPU (or core), each running one task at a time as a pod would."""
+    """Run a process per slot, a GPU (or core), each working on one task at a time as a pod would."""
     free: SimpleQueue[str] = SimpleQueue()
     for slot in slots:
         free.put(slot)
@@ -192,7 +192,7 @@ def _in_processes(run: Run, key: str, tasks: Sequence[int], slots: list[str], pr
 
 
 def _gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names; unset, all GPUs, asked of the driver so that nothing here needs torch."""
+    """List the GPUs of CUDA_VISIBLE_DEVICES; unset, all GPUs, as the driver lists them: nothing here needs torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()] or [""]

@@ -34,7 +34,7 @@ class Progress:
         self.label, self.total, self.unit, self.counts = label, total, unit, counts
         self.count = self.finished = 0
         self.skipped = 0
-        """Shards that took no samples: found done, so they say nothing about the time left."""
+        """Shards without samples: they were found done, so they say nothing about the time left."""
         self.began = self.spoke = time.monotonic()
         self.bar: Bar | None = None
         self._relays = RELAY in os.environ
@@ -59,7 +59,7 @@ class Progress:
             log.info("%s: %s", self.label, ", ".join(self._state()))
 
     def add(self, samples: int, shards: int) -> None:
-        """More samples are computed, more shards committed; from any thread."""
+        """Count more samples computed and more shards committed; may be called from any thread."""
         with self._lock:
             self.count += samples
             self.finished += shards
@@ -70,7 +70,7 @@ class Progress:
             self._speak()
 
     def take(self, line: str) -> bool:
-        """Whether a line of a child's stderr was its progress, then counted here."""
+        """Count a line of a child's stderr if it reports progress; return whether it did."""
         found = _RELAYED.fullmatch(line.strip())
         if found:
             self.add(int(found[1]), int(found[2]))
@@ -95,7 +95,7 @@ class Progress:
         print(f"progress {samples} {shards}", file=sys.stderr, flush=True)
 
     def _state(self) -> list[str]:
-        """Shards, samples, and as far as they are known rate and time left."""
+        """Describe shards, samples and, as far as they are known, rate and time left."""
         seconds = time.monotonic() - self.began
         state = [f"{self.finished:,} of {self.total:,} {self.unit}"]
         if self.unit == "shards":

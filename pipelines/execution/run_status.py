@@ -1,4 +1,4 @@
-"""What is done of a run and what a stage came to: asked of the ledger, kept in status.json."""
+"""The status of a run: what is done, by its records, and how far each stage is, kept in status.json."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from components.pool.shards import tasks_of
 
 log = logging.getLogger(__name__)
 
-LOOKS = 5  # at status.json, which another launcher may write in the same moment
+LOOKS = 5  # tries at status.json, which another launcher may write in the same moment
 SAID = 5  # reasons that a log line names
 CHANGED = (
-    "%s: %d of %d shards were written, moved or touched since they were indexed (or pool.name is another pool's), the "
+    "%s: %d of %d shards were written, moved or touched since they were indexed (or pool.name is another pool's); the "
     "first is %s; they are indexed anew, and what was made of the same images and texts is found again"
 )
 
 
 def unfinished(run: Run, node: Node) -> list[int]:
-    """Tasks with a shard that lacks this node's part, after a look at the files themselves."""
+    """List the tasks with a shard that lacks this node's part, after a look at the files themselves."""
     columns = run.open_columns()
     if not node.spec.inputs and (changed := columns.changed(node.spec, run.pool.shards)):
         log.info(CHANGED, node.key, len(changed), len(run.pool.shards), changed[0].tar)
@@ -64,7 +64,7 @@ def _put_last(run: Run, key: str, values: Mapping[str, Any]) -> None:
 
 
 def begin(run: Run) -> None:
-    """Forget how an earlier execution of this run ended: stages that aren't done are waiting again, counts kept."""
+    """Forget how an earlier execution of this run ended: unfinished stages wait again, their counts kept."""
     status = run.status()
     passing = ("error", "pods", "heartbeat", "waits_for")
 
@@ -80,7 +80,7 @@ def begin(run: Run) -> None:
 
 
 def _in_words(found: Mapping[str, Any]) -> str:
-    """What came through a step, and what most of the others were left out for."""
+    """Describe what came through a step, and what most of the others were left out for."""
     reasons = sorted(found["failures"].items(), key=lambda item: (-item[1], item[0]))
     said = [f"{reason} {count:,}" for reason, count in reasons[:SAID]]
     if others := sum(count for _, count in reasons[SAID:]):
@@ -89,15 +89,15 @@ def _in_words(found: Mapping[str, Any]) -> str:
 
 
 def entry(run: Run, key: str) -> dict[str, Any]:
-    """What status.json says of a stage; empty when nothing."""
+    """Return a stage's entry in status.json; empty when there is none."""
     found: dict[str, Any] = run.status().get("stages", {}).get(key, {})
     return found
 
 
 def put(run: Run, key: str, value: Mapping[str, Any]) -> None:
-    """Replace a stage's entry, and look whether another's write took it away.
+    """Replace a stage's entry, and check once whether another's write took it away.
 
-    Not more than a look: of two stages launched at once by hand, the later writer may still hide the other's state
+    A check is no lock: of two stages launched at once by hand, the later writer may still hide the other's state
     until that one's next beat. KFP's graph is a line, so there it has one writer.
     """
     for _ in range(LOOKS):
@@ -109,7 +109,7 @@ def put(run: Run, key: str, value: Mapping[str, Any]) -> None:
 
 
 def result(run: Run, key: str) -> dict[str, Any]:
-    """Counts of a column's node from its ledger; what a step says of itself."""
+    """Count what a column's node came to, by its records; a step counts for itself."""
     if key not in run.nodes:
         return step(key).outcome(run)
     node, columns = run.nodes[key], run.open_columns()

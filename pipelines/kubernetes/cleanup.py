@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def cleanup(cluster: Cluster, run: str) -> list[str]:
-    """Delete every Job and TrainJob of a run, whoever started them. Returns what was deleted, `kind/name`."""
+    """Delete every Job and TrainJob of a run, whoever started them; return what was deleted, `kind/name`."""
     labels = f"{RUN}={run_label(run)}"
     found = [(kind, thing) for kind in (JOBS, TRAIN_JOBS) for thing in cluster.find(kind, labels)[0]]
     return [_delete(cluster, kind, thing) for kind, thing in found]

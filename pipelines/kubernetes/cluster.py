@@ -55,14 +55,14 @@ class QuotaRefused(TemporaryError):
 
 
 class Forbidden(PermanentError):
-    """Who asks has no right to."""
+    """The account that asks has no right to do so."""
 
 
 class Conflict(TemporaryError):
     """The object has changed since the version that a patch named."""
 
 
-class _Answer(Exception):
+class _ErrorStatus(Exception):
     """The API server refused with this code."""
 
     def __init__(self, code: int, body: str) -> None:
@@ -74,27 +74,27 @@ class _Answer(Exception):
 
 
 class Cluster:
-    """One namespace of a cluster, or of "" all: then only to list. Counts its requests by verb and resource."""
+    """One namespace of a cluster; "" is all of them, only to list. Counts its requests by verb and resource."""
 
     def __init__(self, client: ApiClient, namespace: str, outage: float = OUTAGE) -> None:
         self.client, self.namespace, self.outage = client, namespace, outage
         self.requests: dict[str, int] = {}
 
     def within(self, namespace: str) -> Cluster:
-        """The same for another namespace; requests are counted together."""
+        """Return the same cluster for another namespace; requests are counted together."""
         other = Cluster(self.client, namespace, self.outage)
         other.requests = self.requests
         return other
 
     def create(self, resource: str, body: Object) -> bool:
-        """False when an object of that name is there.
+        """Create an object; return False when an object of that name is there.
 
         Raises:
             QuotaRefused: worth another attempt later.
         """
         try:
             self._ask("create", resource, "POST", "", body=body, query={"fieldValidation": "Strict"})
-        except _Answer as answer:
+        except _ErrorStatus as answer:
             if answer.code == 409 and "already exists" in answer.message:
                 return False
             if answer.code == 404:
@@ -105,7 +105,7 @@ class Cluster:
     def get(self, resource: str, name: str) -> Object | None:
         try:
             found: Object = self._ask("get", resource, "GET", f"/{name}")
-        except _Answer as answer:
+        except _ErrorStatus as answer:
             if answer.code == 404:
                 return None
             raise
@@ -114,11 +114,11 @@ class Cluster:
     def find(
         self, resource: str, selector: str = "", fields: str = "", limit: int | None = None
     ) -> tuple[list[Object], str]:
-        """Objects and the version to wait from; at most `limit` of them. An unknown kind of object has none."""
+        """List objects, at most `limit`; return also the version to watch from. An unknown kind of object has none."""
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": limit or ""}
         try:
             found = self._ask("list", resource, "GET", "", query={k: v for k, v in query.items() if v})
-        except _Answer as answer:
+        except _ErrorStatus as answer:
             if answer.code == 404:
                 return [], ""
             raise
@@ -132,11 +132,11 @@ class Cluster:
         query: Mapping[str, object] | None = None,
         only_metadata: bool = False,
     ) -> Object | None:
-        """Whatever is at a path of the API server; None where nothing is. `only_metadata` leaves a Secret unread."""
+        """Request any path of the API server; None where nothing is there. `only_metadata` leaves a Secret unread."""
         kind = "metadata" if only_metadata else "object"
         try:
             found: Object = self._ask(method.lower(), path, method, "", query=query, body=body, kind=kind)
-        except _Answer as answer:
+        except _ErrorStatus as answer:
             if answer.code == 404:
                 return None
             raise PermanentError(f"{method} {path}: {answer.message}") from answer
@@ -147,7 +147,7 @@ class Cluster:
         self.patch(resource, name, {"metadata": {"ownerReferences": owners}})
 
     def patch(self, resource: str, name: str, body: Object, part: str = "") -> Object | None:
-        """Merge into an object, or only into its `part`: `status`. The object then; None when it is gone.
+        """Merge `body` into an object, or into its `part` `status`; return the object then, None when it is gone.
 
         Raises:
             Conflict: `body` names another metadata.resourceVersion than the object has by now.
@@ -155,34 +155,34 @@ class Cluster:
         what = f"{resource}/{part}" if part else resource
         try:
             found: Object = self._ask("patch", what, "PATCH", f"/{name}/{part}".rstrip("/"), body=body)
-        except _Answer as answer:
+        except _ErrorStatus as answer:
             if answer.code == 404:
                 return None
             raise Conflict(f"{resource} {name}: {answer.message}") from answer
         return found
 
     def delete(self, resource: str, name: str, uid: str | None = None) -> None:
-        """With what it owns. No error when it is gone, or another one has that name by now."""
+        """Delete an object with what it owns. No error when it is gone, or another one has that name by now."""
         body: Object = {"propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
         try:
             self._ask("delete", resource, "DELETE", f"/{name}", body=body)
-        except _Answer as answer:
+        except _ErrorStatus as answer:
             if answer.code not in (404, 409):
                 raise
 
     def log(self, pod: str, container: str, lines: int) -> str:
-        """The end of a container's log; empty when it can't be had."""
+        """Return the end of a container's log; empty when it can't be read."""
         query = {"container": container, "tailLines": lines}
         try:
             return str(self._ask("get", "pods/log", "GET", f"/{pod}/log", query=query, kind="str"))
-        except (_Answer, PermanentError, TemporaryError) as error:
+        except (_ErrorStatus, PermanentError, TemporaryError) as error:
             log.warning("log of pod %s: %s", pod, getattr(error, "message", error))
             return ""
 
     def wait(self, resource: str, selector: str, version: str, seconds: float) -> None:
-        """Until an object changes, at most `seconds`. Only a hint: whatever goes wrong here, the caller lists anew."""
+        """Wait until an object changes, at most `seconds`. Only a hint: whatever fails here, the caller lists anew."""
         from urllib3.exceptions import HTTPError
 
         self._count("watch", resource)
@@ -192,13 +192,15 @@ class Cluster:
         try:
             with closing(self._stream(resource, query, seconds)) as response:
                 if response.status in (401, 403):
-                    raise _refusal(_Answer(response.status, response.data.decode()), "watch", resource, self.namespace)
+                    raise _refusal(
+                        _ErrorStatus(response.status, response.data.decode()), "watch", resource, self.namespace
+                    )
                 if response.status == 200 and next(iter(response.stream(1)), b""):
                     return
         except (HTTPError, OSError):
-            pass  # deaf, or away: the listing will tell
+            pass  # no event, or the API server is away: the listing will tell
         if time.monotonic() - began < 1:
-            time.sleep(min(1.0, seconds))  # refused at once: no spinning
+            time.sleep(min(1.0, seconds))  # refused at once: don't ask in a tight loop
 
     def _stream(self, resource: str, query: Mapping[str, object], seconds: float) -> Any:
         from urllib3 import Timeout
@@ -217,7 +219,7 @@ class Cluster:
 
     @contextmanager
     def hurried(self, seconds: float) -> Iterator[None]:
-        """For the last words of a process that is being ended."""
+        """Wait for the API server for `seconds` only: for the last requests of a process that is being ended."""
         before, self.outage = self.outage, seconds
         try:
             yield
@@ -235,10 +237,10 @@ class Cluster:
         body: Object | None = None,
         kind: str = "object",
     ) -> Any:
-        """One request, again while the API server is away.
+        """Make one request, again while the API server is away.
 
         Raises:
-            _Answer: 404, 409 and whatever the caller must judge.
+            _ErrorStatus: 404, 409 and whatever the caller must judge.
             PermanentError: what asking again doesn't mend; the message says what is missing.
             TemporaryError: the API server was away for too long, or a quota is used up.
         """
@@ -255,7 +257,7 @@ class Cluster:
                 log.warning("API server: %s; again in %.1f s", away, pause)
                 time.sleep(pause * random.uniform(0.5, 1))
                 pause = min(2 * pause, LONGEST_PAUSE)
-            except _Answer as answer:
+            except _ErrorStatus as answer:
                 if answer.code in (404, 409):
                     raise
                 raise _refusal(answer, verb, resource, self.namespace) from answer
@@ -282,7 +284,7 @@ class Cluster:
         except ApiException as error:
             if error.status in (0, 408, 429, 500, 502, 503, 504):
                 raise _Away(f"HTTP {error.status} {error.reason}") from error
-            raise _Answer(error.status, error.body or "") from error
+            raise _ErrorStatus(error.status, error.body or "") from error
         except (HTTPError, OSError, ValueError) as error:  # ValueError: an answer that was cut off
             raise _Away(f"{type(error).__name__}: {error}") from error
 
@@ -299,11 +301,11 @@ def _path(resource: str, namespace: str) -> str:
 
 
 class _Away(Exception):
-    """No answer, or one that says: later."""
+    """The API server did not answer, or asked to come back later."""
 
 
 def connect(namespace: str | None = None) -> Cluster:
-    """The cluster this pod runs in, or the one that KUBECONFIG or ~/.kube/config names.
+    """Connect to the cluster this pod runs in, or to the one that KUBECONFIG or ~/.kube/config names.
 
     Raises:
         PermanentError: there is none.
@@ -313,7 +315,7 @@ def connect(namespace: str | None = None) -> Cluster:
     from urllib3.exceptions import InsecureRequestWarning
 
     settings = client.Configuration()
-    settings.retries = False  # ours know when to stop
+    settings.retries = False  # our own retries end at a deadline
     settings.connection_pool_maxsize = 32  # threads that may ask at once
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -321,7 +323,7 @@ def connect(namespace: str | None = None) -> Cluster:
             return Cluster(client.ApiClient(settings), namespace or IN_POD.read_text().strip())
         config.load_kube_config(client_configuration=settings)
         if not settings.verify_ssl:  # said once, not with every request
-            log.warning("%s: its certificate isn't verified: the kubeconfig says so", settings.host)
+            log.warning("%s: its certificate isn't verified, as the kubeconfig asks", settings.host)
             disable_warnings(InsecureRequestWarning)
         _, context = config.list_kube_config_contexts()
         return Cluster(client.ApiClient(settings), namespace or context["context"].get("namespace") or "default")
@@ -330,7 +332,7 @@ def connect(namespace: str | None = None) -> Cluster:
 
 
 def own_workflow(cluster: Cluster) -> Owner | None:
-    """The KFP run's Workflow, as the pod that this runs in tells; None outside of one."""
+    """Return the KFP run's Workflow that owns the pod this runs in; None outside of one."""
     if "KUBERNETES_SERVICE_HOST" not in os.environ:
         return None
     pod = cluster.get(PODS, os.environ.get("HOSTNAME", ""))
@@ -340,7 +342,7 @@ def own_workflow(cluster: Cluster) -> Owner | None:
     return None
 
 
-def _refusal(answer: _Answer, verb: str, resource: str, namespace: str) -> Exception:
+def _refusal(answer: _ErrorStatus, verb: str, resource: str, namespace: str) -> Exception:
     place = "" if resource.startswith("/") else f"namespace {namespace}: " if namespace else "all namespaces: "
     if answer.code == 403 and "exceeded quota" in answer.message:
         return QuotaRefused(f"{place}{answer.message}")
@@ -354,7 +356,7 @@ def _refusal(answer: _Answer, verb: str, resource: str, namespace: str) -> Excep
     return PermanentError(f"{place}can't {verb} {resource}: {answer.message}")
 
 
-def _not_there(resource: str, namespace: str, answer: _Answer) -> str:
+def _not_there(resource: str, namespace: str, answer: _ErrorStatus) -> str:
     if "namespaces" in answer.message:
         return f"namespace {namespace} does not exist"
     return f"this cluster has no such kind of object; install what brings {resource}"

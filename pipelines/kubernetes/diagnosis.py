@@ -1,4 +1,4 @@
-"""What the state of Jobs, pods and events means to a person: values in, one line out."""
+"""Explains the state of Jobs, pods and events to a person: values in, one line out."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerErro
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """Why nothing runs."""
+class Blockage:
+    """The reason why nothing runs."""
 
     text: str
     bad_input: bool
-    """Somebody must change something; waiting longer doesn't help."""
+    """Whether somebody must change something: waiting longer doesn't help."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a pod ended."""
+class PodEnding:
+    """The end of a pod."""
 
     pod: str
     index: int
@@ -38,7 +38,7 @@ class Ended:
 
 
 def condition(thing: Object, kind: str) -> Object | None:
-    """A condition that holds."""
+    """Return an object's condition of this type if it is True."""
     for found in thing.get("status", {}).get("conditions") or []:
         if found["type"] == kind and found["status"] == "True":
             return dict(found)
@@ -55,7 +55,7 @@ def ran_out_of_time(job: Object) -> bool:
 
 
 def is_waiting(job: Object) -> bool:
-    """In a queue: Kueue hasn't let it start."""
+    """Return whether a Job is in a queue: Kueue hasn't let it start."""
     return bool(job["spec"].get("suspend"))
 
 
@@ -64,30 +64,30 @@ def counted(job: Object, what: str) -> int:
 
 
 def completed(job: Object) -> list[int]:
-    """Indexes that are done."""
+    """List the indexes that are done."""
     return parse_ranges(job.get("status", {}).get("completedIndexes") or "")
 
 
 def failed(job: Object) -> list[int]:
-    """Indexes that are given up."""
+    """List the indexes that are given up."""
     return parse_ranges(job.get("status", {}).get("failedIndexes") or "")
 
 
-def trouble(pods: Sequence[Object], events: Sequence[Object]) -> Trouble | None:
-    """Why these pods of a Job, or a Job without pods, don't run."""
+def find_blockage(pods: Sequence[Object], events: Sequence[Object]) -> Blockage | None:
+    """Explain why these pods of a Job, or a Job without pods, don't run; None when nothing is wrong."""
     for pod in pods:
         for status in pod.get("status", {}).get("containerStatuses") or []:
             waiting = status.get("state", {}).get("waiting") or {}
             why = f"{waiting.get('reason')}: {waiting.get('message', 'no message')}"
             if waiting.get("reason") in IMAGE:
-                return Trouble(f"image {status['image']} can't be pulled ({_line(why)})", True)
+                return Blockage(f"image {status['image']} can't be pulled ({_line(why)})", True)
             if waiting.get("reason") in SETUP:
-                return Trouble(f"pod {pod['metadata']['name']} can't start ({_line(why)})", True)
+                return Blockage(f"pod {pod['metadata']['name']} can't start ({_line(why)})", True)
     for pod in pods:
         for found in pod.get("status", {}).get("conditions") or []:
             if found["type"] == "PodScheduled" and found["status"] == "False":
                 name = pod["metadata"]["name"]
-                return Trouble(f"no node for pod {name} ({_line(found.get('message') or 'no message')})", False)
+                return Blockage(f"no node for pod {name} ({_line(found.get('message') or 'no message')})", False)
     if not pods:
         for event in reversed(events):
             if event.get("type") == "Warning":
@@ -95,14 +95,14 @@ def trouble(pods: Sequence[Object], events: Sequence[Object]) -> Trouble | None:
     return None
 
 
-def _of_event(message: str) -> Trouble:
+def _of_event(message: str) -> Blockage:
     if "exceeded quota" in message:
-        return Trouble(f"a quota leaves no room for a pod ({message})", False)
-    return Trouble(f"no pod can be created ({message})", True)
+        return Blockage(f"a quota leaves no room for a pod ({message})", False)
+    return Blockage(f"no pod can be created ({message})", True)
 
 
-def ended(pod: Object, container_name: str = CONTAINER) -> Ended:
-    """How a pod's container ended; of one that never ran, what its pod says."""
+def ended(pod: Object, container_name: str = CONTAINER) -> PodEnding:
+    """Describe how a pod's container ended; one that never ran is described by what its pod says."""
     name, status = pod["metadata"]["name"], pod.get("status", {})
     node = pod.get("spec", {}).get("nodeName") or "no node"
     labels = {**pod["metadata"].get("annotations", {}), **pod["metadata"].get("labels", {})}
@@ -112,17 +112,17 @@ def ended(pod: Object, container_name: str = CONTAINER) -> Ended:
         if container["name"] == container_name and state:
             reason = _line(state.get("reason") or "no reason")
             text = f"pod {name} on {node} ended with exit code {state['exitCode']} ({reason})"
-            return Ended(name, index, state["exitCode"], text, state.get("message") or "")
+            return PodEnding(name, index, state["exitCode"], text, state.get("message") or "")
     why = _line(f"{status.get('reason') or 'no reason'} {status.get('message') or ''}")
-    return Ended(name, index, None, f"pod {name} on {node}: {why}", "")
+    return PodEnding(name, index, None, f"pod {name} on {node}: {why}", "")
 
 
-def is_bad_input(endings: Sequence[Ended]) -> bool:
+def is_bad_input(endings: Sequence[PodEnding]) -> bool:
     return any(ending.code == PermanentError.exit_code for ending in endings)
 
 
 def workflow_ended(workflow: Object | None, uid: str) -> bool:
-    """Whether a KFP run is over or being ended: terminated (KFP sets its deadline to 0), stopped, deleted, finished."""
+    """Return whether a KFP run is over, or being ended: terminated (KFP sets its deadline to 0), stopped, deleted."""
     if workflow is None or workflow["metadata"]["uid"] != uid or workflow["metadata"].get("deletionTimestamp"):
         return True
     spec = workflow.get("spec", {})

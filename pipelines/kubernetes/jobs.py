@@ -33,7 +33,7 @@ SHARED_MEMORY = "2Gi"  # decoded batches on their way between processes (154 MB)
 RETRIES = 3  # of one index, after its first attempt; disruptions don't count
 FAILED_SHARE = 0.01  # of a Job's indexes that may fail before all is given up: one bad shard doesn't stop the rest
 GRACE = 30  # seconds: a worker drops its unfinished shard at once; spot nodes give 15 to 30
-TTL = 24 * 3600  # seconds a finished Job stays to be looked at, where nobody deletes it earlier
+TTL = 24 * 3600  # seconds that a finished Job can be looked at, if nothing deletes it earlier
 MOST_INDEXES = 100_000  # Kubernetes' limit of an Indexed Job with a backoff limit per index
 LONGEST_LIST = 4096  # characters of a list of tasks: every pod of the Job carries it
 THREADS: dict[str, Any] = {  # of a model without a GPU; torch would take the node's cores, whatever else runs there
@@ -53,20 +53,20 @@ class Owner:
 
 @dataclass(frozen=True)
 class Target:
-    """Where the Jobs go and what their pods run as."""
+    """The namespace of the Jobs, and the image, account and settings of their pods."""
 
     namespace: str
     image: str
     service_account: str | None = None
-    """None is the namespace's default; with Workload Identity it is who may read and write the storage."""
+    """Account of the pods, which (with Workload Identity) may use the storage; None is the namespace's default."""
     secret: str | None = None
     """A Secret whose keys become environment variables (HF_TOKEN, an S3 key)."""
     owner: Owner | None = None
 
 
 @dataclass(frozen=True)
-class Work:
-    """What the Jobs of one stage have in common."""
+class LaunchedStage:
+    """A stage of a run that is launched: what all its Jobs have in common."""
 
     run: str
     """URI of the run."""
@@ -76,7 +76,7 @@ class Work:
 
 
 def pools_for(compute: Compute, gpu: bool, only: str | None = None) -> list[NodePool]:
-    """The pools that serve GPU stages, or the others; where the recipe has none, any node that fits.
+    """Return the pools that serve GPU stages, or the other pools; where the recipe has none, any node that fits.
 
     Raises:
         PermanentError: `only` names no such pool.
@@ -93,36 +93,38 @@ def pools_for(compute: Compute, gpu: bool, only: str | None = None) -> list[Node
 
 
 def cut(tasks: int, pools: Sequence[NodePool]) -> list[range]:
-    """Tasks 0 to `tasks` - 1, cut contiguously by the pools' shares."""
+    """Cut tasks 0 to `tasks` - 1 contiguously by the pools' shares."""
     total = sum(pool.share for pool in pools)
     shares = [sum(pool.share for pool in pools[:i]) / total for i in range(len(pools) + 1)]
     return [range(a, b) for a, b in pairwise(round(tasks * share) for share in shares)]
 
 
-def build_job(work: Work, pool: NodePool, target: Target, tasks: Sequence[int], deadline: int) -> dict[str, Any]:
-    """The Job that works through these tasks on one pool.
+def build_job(
+    launched: LaunchedStage, pool: NodePool, target: Target, tasks: Sequence[int], deadline: int
+) -> dict[str, Any]:
+    """Build the Job that works through these tasks on one pool.
 
     Args:
         tasks: not empty, ascending; index i of the Job does the i-th of them (or, of a list too long to carry, the
             whole range is done: workers skip what is finished).
         deadline: seconds until Kubernetes ends it.
     """
-    name = job_name(work, pool)
+    name = job_name(launched, pool)
     text = ranges(tasks)
     tasks = parse_ranges(text)
     if len(tasks) > MOST_INDEXES:
         raise PermanentError(
-            f"{work.key}: {len(tasks):,} tasks for pool {pool.name}, a Job has at most {MOST_INDEXES:,}; raise "
+            f"{launched.key}: {len(tasks):,} tasks for pool {pool.name}, a Job has at most {MOST_INDEXES:,}; raise "
             "spec.compute.shardsPerTask"
         )
-    labels = {**OURS, RUN: run_label(work.run), STAGE: label_value(work.key), POOL: label_value(pool.name)}
-    spec = _spec(work, pool, target, labels, text, deadline)
-    made_from = {**_spec(work, pool, target, labels, "", deadline), "parallelism": pool.parallelism}
+    labels = {**OURS, RUN: run_label(launched.run), STAGE: label_value(launched.key), POOL: label_value(pool.name)}
+    spec = _spec(launched, pool, target, labels, text, deadline)
+    made_from = {**_spec(launched, pool, target, labels, "", deadline), "parallelism": pool.parallelism}
     metadata: dict[str, Any] = {
         "name": name,
         "namespace": target.namespace,
         "labels": {**labels, **({"kueue.x-k8s.io/queue-name": pool.queue} if pool.queue else {})},
-        "annotations": {RUN: work.run, SPEC: content_hash(made_from), TASKS: text},
+        "annotations": {RUN: launched.run, SPEC: content_hash(made_from), TASKS: text},
     }
     parallelism = min(pool.parallelism, len(tasks))
     if pool.queue and parallelism > 1:
@@ -138,9 +140,9 @@ def build_job(work: Work, pool: NodePool, target: Target, tasks: Sequence[int], 
 
 
 def _spec(
-    work: Work, pool: NodePool, target: Target, labels: dict[str, str], tasks: str, deadline: int
+    launched: LaunchedStage, pool: NodePool, target: Target, labels: dict[str, str], tasks: str, deadline: int
 ) -> dict[str, Any]:
-    """All of a Job's spec that doesn't count tasks."""
+    """Build all of a Job's spec that doesn't count tasks."""
     spec = {
         "completionMode": "Indexed",
         "backoffLimitPerIndex": RETRIES,
@@ -160,12 +162,12 @@ def _spec(
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
-        "template": {"metadata": {"labels": labels}, "spec": _pod(work, pool, target, tasks)},
+        "template": {"metadata": {"labels": labels}, "spec": _pod(launched, pool, target, tasks)},
     }
     return {**spec, "suspend": True} if pool.queue else spec  # Kueue starts it when there is quota
 
 
-def _pod(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[str, Any]:
+def _pod(launched: LaunchedStage, pool: NodePool, target: Target, tasks: str) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE,
@@ -178,7 +180,7 @@ def _pod(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[str, An
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(work, pool, target, tasks)],
+        "containers": [_container(launched, pool, target, tasks)],
         "volumes": [
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}},
             {"name": "scratch", "emptyDir": {"sizeLimit": SCRATCH_SIZE}},
@@ -196,14 +198,14 @@ def _pod(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[str, An
     return pod
 
 
-def _container(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[str, Any]:
-    memory = pool.memory or f"{math.ceil(work.needs.memory_gib)}Gi"
+def _container(launched: LaunchedStage, pool: NodePool, target: Target, tasks: str) -> dict[str, Any]:
+    memory = pool.memory or f"{math.ceil(launched.needs.memory_gib)}Gi"
     devices = {pool.device: str(pool.accelerator.count)} if pool.accelerator and pool.device else {}
     requests = {"cpu": pool.cpu or DEFAULT_CPU[bool(devices)], "memory": memory, **devices}
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": target.image,
-        "command": ["recaption", "stage", work.key, work.run, "--tasks", tasks, "--launched"],
+        "command": ["recaption", "stage", launched.key, launched.run, "--tasks", tasks, "--launched"],
         "env": [
             {"name": "HOME", "value": SCRATCH},
             {"name": "TMPDIR", "value": SCRATCH},
@@ -221,7 +223,7 @@ def _container(work: Work, pool: NodePool, target: Target, tasks: str) -> dict[s
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "scratch", "mountPath": SCRATCH}],
     }
-    if work.needs.gpu and not devices:
+    if launched.needs.gpu and not devices:
         container["env"].append(THREADS)
     if target.secret:
         container["envFrom"] = [{"secretRef": {"name": target.secret, "optional": True}}]
@@ -236,7 +238,7 @@ def node_tolerations(pool: NodePool) -> list[dict[str, Any]]:
 
 
 def owner_reference(owner: Owner) -> dict[str, Any]:
-    """Deleted with its owner, and never in its way."""
+    """Refer to an owner: what refers to it is deleted with it, and never keeps it from being deleted."""
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
@@ -247,31 +249,31 @@ def owner_reference(owner: Owner) -> dict[str, Any]:
     }
 
 
-def job_name(work: Work, pool: NodePool) -> str:
-    """A DNS label that leaves room for its pods' hostnames, `<name>-<index>`: at most 63 characters with 6 digits."""
-    words = re.sub(r"[^a-z0-9]+", "-", f"{work.key}-{pool.name}".lower())
-    return f"{words[:43].strip('-')}-{content_hash([work.run, work.key, pool.name])}"
+def job_name(launched: LaunchedStage, pool: NodePool) -> str:
+    """Make a DNS label that leaves room for its pods' hostnames, `<name>-<index>`: 63 characters with 6 digits."""
+    words = re.sub(r"[^a-z0-9]+", "-", f"{launched.key}-{pool.name}".lower())
+    return f"{words[:43].strip('-')}-{content_hash([launched.run, launched.key, pool.name])}"
 
 
 def run_label(run: str) -> str:
-    """Of everything that belongs to a run: its name, and a hash of where it lies."""
+    """Make the label of everything that belongs to a run: its name, and a hash of where it lies."""
     uri = run.rstrip("/")
     return f"{uri.rpartition('/')[2][:50].rstrip('-._')}-{content_hash(uri)}"
 
 
 def label_value(text: str) -> str:
-    """At most 63 characters that a label may have."""
+    """Make a label's value of a text: at most 63 characters that a label may have."""
     value = re.sub(r"[^A-Za-z0-9._-]", ".", text)
     return value if len(value) <= 63 else f"{value[:50].rstrip('-._')}-{content_hash(text)}"
 
 
 def selector(run: str, key: str | None = None) -> str:
-    """The label selector of a run's objects, or of one stage's."""
+    """Return the label selector of a run's objects, or of one stage's."""
     return f"{RUN}={run_label(run)}" + (f",{STAGE}={label_value(key)}" if key else "")
 
 
 def ranges(tasks: Sequence[int], longest: int = LONGEST_LIST) -> str:
-    """`0-4,7`: ascending tasks as text; where that gets too long, their whole range."""
+    """Write ascending tasks as text, `0-4,7`; where that gets too long, their whole range."""
     text = ",".join(f"{a}-{b}" if a < b else f"{a}" for a, b in _runs(tasks))
     return text if len(text) <= longest else f"{tasks[0]}-{tasks[-1]}"
 
@@ -287,7 +289,7 @@ def _runs(tasks: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def parse_ranges(text: str) -> list[int]:
-    """The tasks that `ranges` wrote; also Kubernetes' completedIndexes and failedIndexes."""
+    """Parse the tasks that `ranges` wrote; also Kubernetes' completedIndexes and failedIndexes."""
     tasks: list[int] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")

@@ -16,12 +16,12 @@ from components.recipe.nodes import train_pool
 from components.selection.demand import write_demand
 from pipelines.execution import run_status
 from pipelines.kubernetes.cluster import Cluster, Object
-from pipelines.kubernetes.jobs import Target, Work, build_job, cut, pools_for
-from pipelines.kubernetes.task_counter import Tally
-from pipelines.kubernetes.training import Trainings, train_jobs, untrained
+from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job, cut, pools_for
+from pipelines.kubernetes.task_counter import TaskCounter
+from pipelines.kubernetes.training import TrainJobFanOut, train_jobs, untrained
 from pipelines.kubernetes.trainjobs import KEY as TRAIN
 from pipelines.kubernetes.trainjobs import training_needs
-from pipelines.kubernetes.watching import FanOut, Pace, Seen
+from pipelines.kubernetes.watching import FanOut, JobStates, Pace
 from pipelines.planning.graph_nodes import groups, ingest_of
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ Counts = dict[str, Any]
 def launch(
     run: Run, name: str, cluster: Cluster, target: Target, only: str | None = None, pace: Pace | None = None
 ) -> dict[str, Counts]:
-    """Everything of a group, a stage or a node's key, one after the other.
+    """Launch everything of a group, a stage or a node's key, one after the other.
 
     Args:
         only: the one pool of nodes to use; None uses all of the recipe's.
@@ -52,7 +52,7 @@ def launch(
 
 
 def keys_of(run: Run, name: str) -> list[str]:
-    """The nodes and steps that a name stands for.
+    """List the nodes and steps that a name stands for.
 
     Raises:
         PermanentError: none of this run.
@@ -92,7 +92,7 @@ def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | No
 
 
 def _check(key: str, left: Sequence[int]) -> None:
-    """This process has not what the workers have: it can't do their work."""
+    """Fail if tasks are missing; the launcher's image cannot compute them."""
     if left:
         raise TemporaryError(f"{key}: its Jobs are through, but {len(left)} tasks lack a record; run again to go on")
 
@@ -100,31 +100,31 @@ def _check(key: str, left: Sequence[int]) -> None:
 def _fan_out(
     run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, todo: Sequence[int], count: int
 ) -> None:
-    """These of the stage's `count` tasks."""
+    """Run these tasks of the stage's `count` as Jobs."""
     needs = _needs(run, key)
-    work = Work(f"{run.storage.uri}/{run.folder}", key, needs)
+    launched = LaunchedStage(f"{run.storage.uri}/{run.folder}", key, needs)
     compute, deadline = run.spec.compute, run.spec.compute.deadline_hours * 3600
     pools = pools_for(compute, needs.gpu, only)
     wanted = set(todo)
     bodies = [
-        build_job(work, pool, target, tasks, deadline)
+        build_job(launched, pool, target, tasks, deadline)
         for pool, share in zip(pools, cut(count, pools), strict=True)
         if (tasks := [task for task in share if task in wanted])
     ]
-    _follow(run, key, FanOut(cluster, target, work, pace, deadline), bodies, todo)
+    _follow(run, key, FanOut(cluster, target, launched, pace, deadline), bodies, todo)
 
 
 def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: Pace) -> None:
-    """A TrainJob per mixture that has no model, `compute.train.parallelism` at a time; one's failure stops no other."""
+    """Train the mixtures that lack a model, `compute.train.parallelism` at a time; a failure stops no other."""
     assert run.spec.train is not None  # nothing is trained otherwise
     compute, todo = run.spec.compute, untrained(run)
     needs = training_needs(run.spec.train, compute.train, train_pool(compute, only))
-    work = Work(f"{run.storage.uri}/{run.folder}", TRAIN, needs)
-    build = train_jobs(run, work.run, work.needs, target, only)
+    launched = LaunchedStage(f"{run.storage.uri}/{run.folder}", TRAIN, needs)
+    build = train_jobs(run, launched.run, launched.needs, target, only)
     failures: list[RecaptionError] = []
     for start in range(0, len(todo), compute.train.parallelism):
         wave = todo[start : start + compute.train.parallelism]
-        jobs = Trainings(cluster, target, work, pace, compute.deadline_hours * 3600)
+        jobs = TrainJobFanOut(cluster, target, launched, pace, compute.deadline_hours * 3600)
         try:
             _follow(run, TRAIN, jobs, [build(number) for number in wave], wave)
         except RecaptionError as error:
@@ -139,12 +139,12 @@ def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: P
 
 
 def _follow(run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Sequence[int]) -> None:
-    """Until the Jobs of these tasks are through, status.json kept up to date."""
+    """Follow the Jobs of these tasks to their end, and keep status.json up to date."""
     before = run_status.entry(run, key)
     kept = {"seconds": before["seconds"]} if "seconds" in before else {}
-    with Tally(run, key, todo) as tally:
+    with TaskCounter(run, key, todo) as tally:
 
-        def beat(seen: Seen) -> None:
+        def beat(seen: JobStates) -> None:
             log.info("%s: %s", key, seen.state)
             state = {"state": "running", "pods": seen.count("ready"), "heartbeat": round(time.time())}
             run_status.put(run, key, {**kept, **tally.state(), **state, "waits_for": jobs.trouble or None})

@@ -1,4 +1,4 @@
-"""Which keys of a user's Secret become environment variables, where each must be named."""
+"""The keys of a user's Secret that become environment variables, where each must be named."""
 
 SECRET_KEYS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),

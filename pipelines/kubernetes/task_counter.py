@@ -1,4 +1,4 @@
-"""What a launched stage has done so far: the tasks that are completed, and what the ledger says of their shards."""
+"""Counts what a launched stage has done so far: its completed tasks, and the samples in their shards' records."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipelines.execution.progress import Progress
 READERS = 16  # records that are read at a time: small objects, some 20 ms each
 
 
-class Tally:
+class TaskCounter:
     """Counts tasks once each, with the shards and samples of a column's."""
 
     def __init__(self, run: Run, key: str, todo: Sequence[int]) -> None:
-        """`todo`: the tasks that are to be done, what is finished already left out."""
+        """Start counting. `todo`: the tasks that are to be done, without those finished already."""
         self.node: Node | None = run.nodes.get(key)
         self.part = run.part(self.node) if self.node else ""
         self.todo, self.began = set(todo), time.monotonic()
@@ -41,7 +41,7 @@ class Tally:
         self.progress.__exit__(kind, error, at)
 
     def take(self, completed: Iterable[int]) -> None:
-        """These tasks are through; those that were counted before don't count again."""
+        """Count these completed tasks; tasks that were counted before don't count again."""
         new = self.todo & set(completed)
         self.todo -= new
         if self.node is None:
@@ -53,7 +53,7 @@ class Tally:
             self.progress.add(samples, 1)
 
     def state(self) -> dict[str, Any]:
-        """For status.json."""
+        """Return the counts for status.json."""
         found: dict[str, Any] = {"shards": self.before + self.progress.finished, "total": self.total}
         if self.node is None:
             return {"tasks": self.progress.finished, "total": self.total}
@@ -64,5 +64,5 @@ class Tally:
         assert self.node is not None
         try:
             return self.columns.record(self.node.spec, shard, self.part).rows
-        except PermanentError:  # withdrawn since: the look at the ledger after the Jobs will tell
+        except PermanentError:  # withdrawn since: the check of the records after the Jobs will tell
             return 0

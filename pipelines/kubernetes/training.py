@@ -11,22 +11,22 @@ from components.pool.run import Run
 from components.recipe.nodes import train_pool
 from pipelines.kubernetes import diagnosis
 from pipelines.kubernetes.cluster import EVENTS, PODS, TRAIN_JOBS, Object
-from pipelines.kubernetes.diagnosis import Ended, Trouble
+from pipelines.kubernetes.diagnosis import Blockage, PodEnding
 from pipelines.kubernetes.jobs import Target
-from pipelines.kubernetes.trainjobs import NODE, RUNTIME, Training, build_train_job
-from pipelines.kubernetes.watching import EXPLAINED, FanOut, Seen
+from pipelines.kubernetes.trainjobs import NODE, RUNTIME, LaunchedTraining, build_train_job
+from pipelines.kubernetes.watching import EXPLAINED, FanOut, JobStates
 
 JOBSET = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods; the JobSet has the TrainJob's name
 
 
 def untrained(run: Run) -> list[int]:
-    """Which of the trained mixtures have no model yet."""
+    """Return the numbers of the trained mixtures that have no model yet."""
     paths = [f"{run.model_folder(mixture)}/model.json" for mixture in run.trained]
     return [number for number, path in enumerate(paths) if run.storage.size(path) is None]
 
 
 def train_jobs(run: Run, uri: str, needs: Needs, target: Target, only: str | None) -> Callable[[int], Object]:
-    """The TrainJob of a trained mixture, by its number.
+    """Return a function that builds the TrainJob of a trained mixture, by its number.
 
     Raises:
         PermanentError: there is no such pool.
@@ -36,14 +36,14 @@ def train_jobs(run: Run, uri: str, needs: Needs, target: Target, only: str | Non
     deadline = compute.deadline_hours * 3600
 
     def build(number: int) -> Object:
-        training = Training(uri, run.trained[number].name, number, needs)
+        training = LaunchedTraining(uri, run.trained[number].name, number, needs)
         return build_train_job(training, nodes, pool, target, deadline)
 
     return build
 
 
 def as_job(train_job: Object) -> Object:
-    """With the status that a Job of one index would have; a pod count is a multiple of the nodes."""
+    """Add the status that a Job of one index would have; a pod count is a multiple of the nodes."""
     status, nodes = train_job.get("status", {}), train_job["spec"]["trainer"]["numNodes"]
     children = status.get("jobsStatus") or []
     found = {key: nodes * sum(child[key] for child in children) for key in ("ready", "active")}
@@ -54,47 +54,47 @@ def as_job(train_job: Object) -> Object:
     return {**train_job, "status": {**status, **found}}
 
 
-class Trainings(FanOut):
-    """The TrainJobs that run at a time.
+class TrainJobFanOut(FanOut):
+    """The TrainJobs that run at one time.
 
     Attributes:
-        starved: nothing could run, so that others needn't be tried.
+        starved: whether nothing could run, so that others needn't be tried.
     """
 
     kind = TRAIN_JOBS
     container = NODE
     starved = False
 
-    def _start(self, body: Object, beat: Callable[[Seen], None]) -> None:
+    def _start(self, body: Object, beat: Callable[[JobStates], None]) -> None:
         try:
             super()._start(body, beat)
         except PermanentError as error:
-            if RUNTIME in str(error):  # Trainer's webhook refuses what refers to nothing
+            if RUNTIME in str(error):  # Trainer's webhook refuses a TrainJob whose runtime doesn't exist
                 raise PermanentError(f"{error}; install it with `kubectl apply -k manifests/training`") from error
             raise
 
-    def _look(self) -> Seen:
+    def _look(self) -> JobStates:
         seen = super()._look()
-        return Seen({name: as_job(job) for name, job in seen.jobs.items()}, seen.version)
+        return JobStates({name: as_job(job) for name, job in seen.jobs.items()}, seen.version)
 
     def _give_up(self, bad_input: bool, text: str) -> None:
         self.starved = True
         super()._give_up(bad_input, text)
 
-    def _trouble(self, job: Object) -> Trouble | None:
+    def _blockage(self, job: Object) -> Blockage | None:
         name = job["metadata"]["name"]
         pods, _ = self.cluster.find(PODS, f"{JOBSET}={name}", "status.phase=Pending", 10)
         if pods:
-            return diagnosis.trouble(pods, [])
-        child = f"involvedObject.kind=Job,involvedObject.name={name}-{NODE}-0"  # where a refused pod is told
+            return diagnosis.find_blockage(pods, [])
+        child = f"involvedObject.kind=Job,involvedObject.name={name}-{NODE}-0"  # its events tell of a refused pod
         for fields in (f"involvedObject.name={name}", child):
             events, _ = self.cluster.find(EVENTS, "", fields, 50)
-            if found := diagnosis.trouble([], events):
+            if found := diagnosis.find_blockage([], events):
                 return found
         return None
 
-    def _endings(self, job: Object) -> list[Ended]:
-        """The failed nodes; the others mostly end because of one of them, so bad input comes first."""
+    def _endings(self, job: Object) -> list[PodEnding]:
+        """Describe how the failed nodes ended, bad input first: most nodes end because of another one."""
         pods, _ = self.cluster.find(PODS, f"{JOBSET}={job['metadata']['name']}", "status.phase=Failed", 100)
         endings = [replace(diagnosis.ended(pod, self.container), index=0) for pod in pods]
         endings.sort(key=lambda ending: not diagnosis.is_bad_input([ending]))

@@ -39,7 +39,7 @@ RUNTIME = "recaption-torch"
 NODE = "node"  # Kubeflow Trainer's name of the replicated job and of its container
 MANAGER = "recaption.dev/launcher"  # of our entry among a TrainJob's runtimePatches
 KEY = "train"
-CPU_PER_GPU = 4  # as many as DataComp's loading processes per GPU, which are what needs it
+CPU_PER_GPU = 4  # one for each of DataComp's 4 loading processes per GPU
 GIB_PER_GPU = 8  # estimated: torch and CUDA, the model and its checkpoint, 4 loaders' 5,000 JPEGs each to shuffle
 # Of a loading process: torch prefetches 2, the next is there as samples (webdataset's batched) and as their stack.
 BATCHES = 2 + 2
@@ -47,16 +47,16 @@ SAMPLE = 3 * 224 * 224 * 4  # bytes: float32 pixels at the size that DataComp's 
 
 
 @dataclass(frozen=True)
-class Training:
+class LaunchedTraining:
     """One model to be trained."""
 
     run: str
     """URI of the run."""
     mixture: str
     number: int
-    """Of the mixture among those that the run trains."""
+    """Number of the mixture among those that the run trains."""
     needs: Needs
-    """Of one process."""
+    """What one process needs."""
 
 
 def processes_per_node(nodes: TrainNodes, pool: NodePool) -> int:
@@ -77,9 +77,9 @@ def training_needs(train: Train, nodes: TrainNodes, pool: NodePool) -> Needs:
 
 
 def build_train_job(
-    training: Training, nodes: TrainNodes, pool: NodePool, target: Target, deadline: int
+    training: LaunchedTraining, nodes: TrainNodes, pool: NodePool, target: Target, deadline: int
 ) -> dict[str, Any]:
-    """The TrainJob of one mixture. Its number of nodes is no part of its name: another number is refused beside it.
+    """Build the TrainJob of one mixture. Its name doesn't tell its number of nodes: one with another number is refused.
 
     Args:
         deadline: seconds until Kubeflow Trainer ends it.
@@ -108,7 +108,7 @@ def build_train_job(
     return {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
 
-def _trainer(training: Training, nodes: TrainNodes, pool: NodePool, target: Target) -> dict[str, Any]:
+def _trainer(training: LaunchedTraining, nodes: TrainNodes, pool: NodePool, target: Target) -> dict[str, Any]:
     gpus, processes = gpus_per_node(nodes, pool), processes_per_node(nodes, pool)
     memory = pool.memory or f"{math.ceil(training.needs.memory_gib * processes)}Gi"
     devices = {pool.device: str(gpus)} if pool.device and gpus else {}
@@ -131,7 +131,7 @@ def _trainer(training: Training, nodes: TrainNodes, pool: NodePool, target: Targ
 
 
 def _patch(labels: dict[str, str], pool: NodePool, target: Target) -> dict[str, Any]:
-    """What our runtime can't know: which nodes, and who may read and write the storage."""
+    """Build the patch of what our runtime can't know: which nodes, and who may read and write the storage."""
     pod: dict[str, Any] = {}
     if target.service_account:
         pod["serviceAccountName"] = target.service_account
@@ -145,7 +145,7 @@ def _patch(labels: dict[str, str], pool: NodePool, target: Target) -> dict[str, 
     return {"template": {"spec": {"replicatedJobs": [job]}}}
 
 
-def train_job_name(training: Training) -> str:
-    """A DNS label that starts with a letter; at most 45 characters, so that `-node-0-<index>-<5 letters>` fit."""
+def train_job_name(training: LaunchedTraining) -> str:
+    """Make a DNS label that starts with a letter, of at most 45 characters: `-node-0-<index>-<5 letters>` must fit."""
     words = re.sub(r"[^a-z0-9]+", "-", f"train-{training.mixture}")
     return f"{words[:32].strip('-')}-{content_hash([training.run, training.mixture])}"

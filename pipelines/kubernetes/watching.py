@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from components.base.errors import PermanentError, RecaptionError, TemporaryError, Terminated
 from pipelines.kubernetes import diagnosis
 from pipelines.kubernetes.cluster import EVENTS, JOBS, PODS, WORKFLOWS, Cluster, Object, QuotaRefused
-from pipelines.kubernetes.diagnosis import Ended, Trouble
+from pipelines.kubernetes.diagnosis import Blockage, PodEnding
 from pipelines.kubernetes.jobs import (
     CONTAINER,
     SPEC,
     TASKS,
+    LaunchedStage,
     Owner,
     Target,
-    Work,
     owner_reference,
     parse_ranges,
     selector,
@@ -37,21 +37,21 @@ class Pace:
     """Seconds between looks, and how long nothing may happen."""
 
     look: float = 5.0
-    """At least so long between two listings of the Jobs, however busy the watch is."""
+    """Least time between two listings of the Jobs, however busy the watch is."""
     beat: float = 60.0
-    """At most so long between two listings, however deaf the watch is; also between two writes of the status."""
+    """Most time between two listings, however silent the watch is; also between two writes of the status."""
     stuck: float = 900.0
-    """So long no pod at all may run where somebody must change something: images are pulled within minutes, or not."""
+    """Most time without any pod where somebody must change something: images are pulled within minutes, or never."""
     scarce: float = 4 * 3600.0
-    """So long no pod at all may run where nodes or quota are used up: spot nodes can be gone for hours."""
+    """Most time without any pod where nodes or quota are used up: spot nodes can be gone for hours."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A look at the Jobs."""
+class JobStates:
+    """The Jobs of a stage as listed at one moment."""
 
     jobs: Mapping[str, Object]
-    """By name."""
+    """The Jobs by name."""
     version: str
 
     @property
@@ -63,7 +63,7 @@ class Seen:
 
     @property
     def state(self) -> str:
-        """Pods in one line."""
+        """Describe the pods in one line."""
         running, active = self.count("ready"), self.count("active")
         queued = sum(diagnosis.is_waiting(job) for job in self.open)
         parts = [f"{running} pods run"]
@@ -84,21 +84,23 @@ class FanOut:
     kind = JOBS
     container = CONTAINER
 
-    def __init__(self, cluster: Cluster, target: Target, work: Work, pace: Pace, deadline: float) -> None:
-        self.cluster, self.target, self.work, self.pace, self.deadline = cluster, target, work, pace, deadline
+    def __init__(self, cluster: Cluster, target: Target, launched: LaunchedStage, pace: Pace, deadline: float) -> None:
+        self.cluster, self.target, self.launched, self.pace, self.deadline = cluster, target, launched, pace, deadline
         self.tasks: dict[str, list[int]] = {}
         self._begun: set[str] = set()
         self._finished: dict[str, Object] = {}  # kept: Kubernetes clears them away while others still run
-        self.selector = selector(work.run, work.key)
+        self.selector = selector(launched.run, launched.key)
         self._may_see_workflow = True
         self._beaten = -math.inf
         self.trouble = ""
 
-    def run(self, bodies: Sequence[Object], done: Callable[[set[int]], None], beat: Callable[[Seen], None]) -> None:
-        """Until all tasks are through.
+    def run(
+        self, bodies: Sequence[Object], done: Callable[[set[int]], None], beat: Callable[[JobStates], None]
+    ) -> None:
+        """Start the Jobs and follow them until all tasks are through.
 
         Args:
-            done: told which tasks are completed, all of them each time.
+            done: called with all tasks that are completed, each time.
             beat: called before the first Job starts and then about every `pace.beat` seconds.
 
         Raises:
@@ -114,16 +116,16 @@ class FanOut:
             raise
         self._judge(seen)
 
-    def _start(self, body: Object, beat: Callable[[Seen], None]) -> None:
+    def _start(self, body: Object, beat: Callable[[JobStates], None]) -> None:
         """Create the Job or adopt it: never a second one beside it."""
         name, since = body["metadata"]["name"], time.monotonic()
         self._begun.add(name)  # before it is there: a signal may come with the answer
         while True:
-            self._beat(beat, Seen({}, ""))
+            self._beat(beat, JobStates({}, ""))
             try:
                 if self.cluster.create(self.kind, body):
                     self.tasks[name] = parse_ranges(body["metadata"]["annotations"][TASKS])
-                    log.info("%s: Job %s started, %d tasks", self.work.key, name, len(self.tasks[name]))
+                    log.info("%s: Job %s started, %d tasks", self.launched.key, name, len(self.tasks[name]))
                     return
                 if self._adopt(body):
                     return
@@ -133,13 +135,13 @@ class FanOut:
             if time.monotonic() - since > self.pace.scarce:
                 self._delete()
                 raise TemporaryError(
-                    f"{self.work.key}: Job {name} can't be created since {self.pace.scarce:.0f} s: {why}"
+                    f"{self.launched.key}: Job {name} can't be created since {self.pace.scarce:.0f} s: {why}"
                 )
             self._tell(why)
             time.sleep(self.pace.look)
 
     def _adopt(self, body: Object) -> bool:
-        """Whether the Job of that name is ours to follow; a finished one that can be done anew is removed."""
+        """Return whether the Job of that name is ours to follow; a finished one that can be done anew is deleted."""
         meta = body["metadata"]
         job = self.cluster.get(self.kind, meta["name"])
         if job is None or job["metadata"].get("deletionTimestamp"):
@@ -153,20 +155,20 @@ class FanOut:
         annotations = found.get("annotations", {})
         if annotations.get(SPEC) != meta["annotations"][SPEC]:
             raise PermanentError(
-                f"{self.work.key}: Job {meta['name']} is there with another image or other settings; wait for its end, "
-                f"or end it with `recaption cleanup {self.work.run}`"
+                f"{self.launched.key}: Job {meta['name']} is there with another image or other settings; wait for "
+                f"its end, or end it with `recaption cleanup {self.launched.run}`"
             )
         if owner and not owned:
             self.cluster.own(self.kind, meta["name"], [owner_reference(owner)])
         self.tasks[meta["name"]] = parse_ranges(annotations[TASKS])
-        log.info("%s: Job %s is there already, followed from here on", self.work.key, meta["name"])
+        log.info("%s: Job %s is there already; following it", self.launched.key, meta["name"])
         return True
 
     def _had_bad_input(self, job: Object) -> bool:
-        """Whether a finished Job would fail again; what one that is Complete has made is lost, or nobody would ask."""
+        """Return whether a finished Job would fail again, for bad input. One that is Complete would not."""
         return bool(diagnosis.condition(job, "Failed")) and diagnosis.is_bad_input(self._endings(job))
 
-    def _follow(self, done: Callable[[set[int]], None], beat: Callable[[Seen], None]) -> Seen:
+    def _follow(self, done: Callable[[set[int]], None], beat: Callable[[JobStates], None]) -> JobStates:
         moved = looked = started = time.monotonic()
         before: tuple[int, ...] = ()
         while True:
@@ -186,14 +188,14 @@ class FanOut:
             self.cluster.wait(self.kind, self.selector, seen.version, self.pace.beat / 4)
             time.sleep(max(0.0, self.pace.look - (time.monotonic() - began)))
 
-    def _beat(self, beat: Callable[[Seen], None], seen: Seen) -> bool:
+    def _beat(self, beat: Callable[[JobStates], None], seen: JobStates) -> bool:
         if time.monotonic() - self._beaten < self.pace.beat:
             return False
         self._beaten = time.monotonic()
         beat(seen)
         return True
 
-    def _look(self) -> Seen:
+    def _look(self) -> JobStates:
         found, version = self.cluster.find(self.kind, self.selector)
         listed = {job["metadata"]["name"]: job for job in found if job["metadata"]["name"] in self.tasks}
         jobs = self._finished | listed
@@ -201,14 +203,16 @@ class FanOut:
         gone = sorted(self.tasks.keys() - jobs.keys())
         if gone:
             self._stop_if_ended()
-            raise TemporaryError(f"{self.work.key}: Job {', '.join(gone)} was deleted by someone; run again to go on")
-        return Seen(jobs, version)
+            raise TemporaryError(
+                f"{self.launched.key}: Job {', '.join(gone)} was deleted by someone; run again to go on"
+            )
+        return JobStates(jobs, version)
 
-    def _check(self, seen: Seen, still: float, since: float) -> None:
+    def _check(self, seen: JobStates, still: float, since: float) -> None:
         """Say why nothing runs, and give up after the time that this may take."""
         idle = [job for job in seen.open if not diagnosis.counted(job, "ready")]
         queued = [job["metadata"]["name"] for job in idle if diagnosis.is_waiting(job)]
-        found = next(filter(None, map(self._trouble, (job for job in idle if not diagnosis.is_waiting(job)))), None)
+        found = next(filter(None, map(self._blockage, (job for job in idle if not diagnosis.is_waiting(job)))), None)
         if found:
             self._tell(found.text)
         elif queued:
@@ -224,18 +228,18 @@ class FanOut:
 
     def _give_up(self, bad_input: bool, text: str) -> None:
         self._delete()
-        raise (PermanentError if bad_input else TemporaryError)(f"{self.work.key}: {text}; its Jobs are deleted")
+        raise (PermanentError if bad_input else TemporaryError)(f"{self.launched.key}: {text}; its Jobs are deleted")
 
-    def _trouble(self, job: Object) -> Trouble | None:
+    def _blockage(self, job: Object) -> Blockage | None:
         name = job["metadata"]["name"]
         pods, _ = self.cluster.find(PODS, f"batch.kubernetes.io/job-name={name}", "status.phase=Pending", 10)
         events: list[Object] = []
         if not pods:
             events, _ = self.cluster.find(EVENTS, "", f"involvedObject.kind=Job,involvedObject.name={name}", 50)
-        return diagnosis.trouble(pods, events)
+        return diagnosis.find_blockage(pods, events)
 
-    def _judge(self, seen: Seen) -> None:
-        """Of Jobs that ended: raises when one failed, the failed pods' last lines before it in the log."""
+    def _judge(self, seen: JobStates) -> None:
+        """Raise if a Job failed, after logging the last lines of the failed pods."""
         lost = [job for job in seen.jobs.values() if diagnosis.condition(job, "Failed")]
         if not lost:
             return
@@ -244,7 +248,7 @@ class FanOut:
         job = worst[0] if worst else lost[0]
         why = diagnosis.condition(job, "Failed") or {}
         tasks = sum(len(diagnosis.failed(job)) for job in lost)
-        text = f"{self.work.key}: {tasks} tasks failed (Job {job['metadata']['name']}: {why.get('reason')}"
+        text = f"{self.launched.key}: {tasks} tasks failed (Job {job['metadata']['name']}: {why.get('reason')}"
         text += f", {why['message']})" if why.get("message") else ")"
         kind: type[RecaptionError] = TemporaryError
         if any(diagnosis.ran_out_of_time(job) for job in lost):  # the user's own limit: another try would double it
@@ -261,8 +265,8 @@ class FanOut:
             kind = PermanentError if diagnosis.is_bad_input([ending]) else TemporaryError
         raise kind(text)
 
-    def _endings(self, job: Object) -> list[Ended]:
-        """How the last pod of some failed indexes ended."""
+    def _endings(self, job: Object) -> list[PodEnding]:
+        """Describe how the last pod of some failed indexes ended."""
         endings = []
         for index in diagnosis.failed(job)[:EXPLAINED]:
             labels = f"batch.kubernetes.io/job-name={job['metadata']['name']}"
@@ -277,31 +281,31 @@ class FanOut:
             raise Terminated
 
     def _run_ended(self) -> bool:
-        """Whether the KFP run that owns the Jobs is being ended; False where nobody can tell."""
+        """Return whether the KFP run that owns the Jobs is being ended; False where that can't be known."""
         owner: Owner | None = self.target.owner
         if owner is None or not self._may_see_workflow:
             return False
         try:
             return diagnosis.workflow_ended(self.cluster.get(WORKFLOWS, owner.name), owner.uid)
         except PermanentError as error:
-            log.warning("%s: %s; until then only the exit step ends a terminated run's Jobs", self.work.key, error)
+            log.warning("%s: %s; until then only the exit step ends a terminated run's Jobs", self.launched.key, error)
             self._may_see_workflow = False
             return False
 
     def _let_go(self) -> None:
-        """This process is to stop: evicted, and the Jobs go on for the next one; or the run is ended, and they go."""
+        """Leave the Jobs to the next launcher if this one is only evicted; delete them if their run is being ended."""
         try:
             with self.cluster.hurried(LAST_WORDS):
                 if self._run_ended():
                     self._delete()
-                    log.info("%s: the KFP run is being ended; its Jobs are deleted", self.work.key)
+                    log.info("%s: the KFP run is being ended; its Jobs are deleted", self.launched.key)
                     return
         except RecaptionError as error:
-            log.warning("%s: %s", self.work.key, error)
+            log.warning("%s: %s", self.launched.key, error)
         log.info(
             "%s: its Jobs go on; the same command follows them again, `recaption cleanup %s` ends them",
-            self.work.key,
-            self.work.run,
+            self.launched.key,
+            self.launched.run,
         )
 
     def _delete(self) -> None:
@@ -309,7 +313,7 @@ class FanOut:
             self.cluster.delete(self.kind, name)
 
     def _tell(self, text: str) -> None:
-        """A warning, once."""
+        """Log a warning, once."""
         if text != self.trouble:
-            log.warning("%s: %s", self.work.key, text)
+            log.warning("%s: %s", self.launched.key, text)
             self.trouble = text

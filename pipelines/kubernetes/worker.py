@@ -1,4 +1,4 @@
-"""In a Job's pod: stop when nobody follows the Job any more."""
+"""The part of a Job's pod that stops it when no launcher follows the Job any more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STALE = 1800.0  # seconds: an evicted launcher is back within minutes; clocks di
 
 
 def own_task(tasks: str) -> int:
-    """Of these tasks, as `jobs.ranges` wrote them, the one of this pod's index.
+    """Return the task of this pod's index among these tasks, as `jobs.ranges` wrote them.
 
     Raises:
         PermanentError: this is no pod of an Indexed Job, or of another one.
@@ -37,7 +37,7 @@ def own_task(tasks: str) -> int:
 
 @contextmanager
 def followed(run: Run, key: str, every: float = EVERY, stale: float = STALE) -> Iterator[None]:
-    """While the launcher of this stage beats; then this process gets SIGTERM, and stops as at any other.
+    """Run while the stage's launcher renews its heartbeat; when that is stale, send this process SIGTERM.
 
     Raises:
         TemporaryError: the heartbeat is stale already. The index is tried again, so a launcher that comes back in time
@@ -69,6 +69,6 @@ def followed(run: Run, key: str, every: float = EVERY, stale: float = STALE) -> 
 
 
 def _age(run: Run, key: str) -> float:
-    """Seconds since the launcher's last beat; 0 where it hasn't beaten yet."""
+    """Return the seconds since the launcher's last heartbeat; 0 before its first."""
     beat = run_status.entry(run, key).get("heartbeat")
     return 0.0 if beat is None else time.time() - float(beat)

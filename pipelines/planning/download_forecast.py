@@ -15,7 +15,7 @@ from components.pool.shards import read_json
 from components.recipe.sources import Retry
 from components.stages.download.reasons import REASONS
 from components.stages.download.rounds import Round, round_of
-from components.stages.extract.work import ROWS_OF_FILE, SHARD, Work, load_work
+from components.stages.extract.extraction import ROWS_OF_FILE, SHARD, Extraction, load_extraction
 from components.storage.tables import explained
 from components.storage.web import open_source
 
@@ -43,7 +43,11 @@ class Upcoming:
 def upcoming(run: Run) -> Upcoming:
     """As far as the storage, the recipe and the footers of tables tell."""
     assert run.ingest is not None  # else the pool was there
-    work = Work.from_json(run.ingest.plan) if run.ingest.plan else load_work(run.storage, run.ingest.candidates)
+    work = (
+        Extraction.from_json(run.ingest.plan)
+        if run.ingest.plan
+        else load_extraction(run.storage, run.ingest.candidates)
+    )
     found = _found(run)
     counted = (float(found["funnel"]["kept"]), True, "as extracted") if found else _rows(work)
     candidates, exact, origin = counted
@@ -70,14 +74,14 @@ def _found(run: Run) -> dict[str, Any]:
     return read_json(run.storage, path, lambda value: {**value}) if run.storage.size(path) is not None else {}
 
 
-def _source(run: Run, work: Work) -> str:
+def _source(run: Run, work: Extraction) -> str:
     count = f"{len(work.files):,}"
     if work.kind == "table":
         return f"{count} table{'' if len(work.files) == 1 else 's'} of {run.spec.pool.urls}"
     return f"{count} {work.kind.upper()} file{'' if len(work.files) == 1 else 's'} of {work.dump}"
 
 
-def _rows(work: Work) -> tuple[float | None, bool, str]:
+def _rows(work: Extraction) -> tuple[float | None, bool, str]:
     """Candidates before duplicates are gone, whether they were counted, and how."""
     if work.kind != "table":
         return float(len(work.files) * ROWS_OF_FILE), False, f"an estimate: {ROWS_OF_FILE:,} a file, as in 2023"
@@ -95,7 +99,7 @@ def _rows(work: Work) -> tuple[float | None, bool, str]:
     return counted, whole, "the tables' rows" if whole else f"an estimate from {len(some)} of the tables"
 
 
-def _extraction(run: Run, work: Work, finished: bool) -> Iterator[tuple[str, str]]:
+def _extraction(run: Run, work: Extraction, finished: bool) -> Iterator[tuple[str, str]]:
     paths = [e.path for e in run.storage.list(f"{work.folder}/") if e.path.endswith(".done.json")]
     for key, part, total, unit in (
         ("extract", "spills", work.tasks, "tasks"),

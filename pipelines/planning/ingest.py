@@ -9,8 +9,8 @@ from components.pool.shards import Pool, load_pool
 from components.recipe.recipe import Spec
 from components.recipe.sources import CommonCrawl, Download
 from components.stages.discover.files import find_dump, list_files
+from components.stages.extract.extraction import Extraction, partitions_for
 from components.stages.extract.table import find_tables
-from components.stages.extract.work import Work, partitions_for
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
 from components.storage.web import open_source
@@ -34,7 +34,7 @@ def plan_ingest(spec: Spec, storage: Storage) -> tuple[Pool, Ingest]:
     return pool, Ingest(work.folder, work.to_json())
 
 
-def _extraction(spec: Spec) -> Work:
+def _extraction(spec: Spec) -> Extraction:
     if spec.pool.common_crawl:
         return _of_dump(spec.pool.common_crawl)
     assert spec.pool.urls is not None  # a pool has one source
@@ -44,10 +44,10 @@ def _extraction(spec: Spec) -> Work:
         raise PermanentError(f"spec.pool.urls: {error}") from error
 
 
-def _of_dump(wanted: CommonCrawl) -> Work:
+def _of_dump(wanted: CommonCrawl) -> Extraction:
     try:
         dump = find_dump(wanted.dump, wanted.index)
         files = list_files(dump, wanted.files, wanted.base, wanted.sample, wanted.seed)
     except PermanentError as error:
         raise PermanentError(f"spec.pool.commonCrawl: {error}") from error
-    return Work(dump, open_source(wanted.base).uri, tuple(files), wanted.files, partitions_for(len(files)))
+    return Extraction(dump, open_source(wanted.base).uri, tuple(files), wanted.files, partitions_for(len(files)))

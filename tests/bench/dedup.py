@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from components.stages.extract.dedup import Dedup, finish
-from components.stages.extract.spill import Record, Spiller, commit, read_segment
-from components.stages.extract.work import BUDGET, BYTES_OF_ROW, Work
+from components.stages.extract.extraction import BUDGET, BYTES_OF_ROW, Extraction
+from components.stages.extract.spill import Spiller, TaskRecord, commit, read_segment
 from components.storage.local import LocalStorage
 from tests.bench.measure import show
 
@@ -41,12 +41,16 @@ def write(folder: Path, rows: int) -> None:
             )
         spiller.flush()
         kept = ROWS_OF_TASK
-        record = Record(spiller.spills, 1, {}, kept, {}, dict(spiller.lost), 0, {"places": 0, "bytes": 0}, [], 0.0, "")
+        record = TaskRecord(
+            spiller.spills, 1, {}, kept, {}, dict(spiller.lost), 0, {"places": 0, "bytes": 0}, [], 0.0, ""
+        )
         commit(storage, work, task, record)
 
 
-def work_of(rows: int) -> Work:
-    return Work("bench", "", tuple(map(str, range(rows // ROWS_OF_TASK))), "wat", -(-rows * BYTES_OF_ROW // BUDGET))
+def work_of(rows: int) -> Extraction:
+    return Extraction(
+        "bench", "", tuple(map(str, range(rows // ROWS_OF_TASK))), "wat", -(-rows * BYTES_OF_ROW // BUDGET)
+    )
 
 
 def ours(folder: Path, rows: int) -> int:

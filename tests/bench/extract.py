@@ -22,7 +22,7 @@ from urllib.parse import urljoin
 from fastwarc import ArchiveIterator, WarcRecordType
 
 from components.stages.extract.spill import Spiller
-from components.stages.extract.task import Tally
+from components.stages.extract.task import Extractor
 from components.storage.local import LocalStorage
 from tests.bench.measure import peak_mb, show
 from tests.components.stages.extract.archives import img, warc_page, warcinfo, wat_members, wat_page
@@ -79,9 +79,9 @@ def write_files(folder: Path) -> tuple[Path, Path]:
     return wat, warc
 
 
-def ours(path: Path, folder: Path, kind: str = "wat") -> Tally:
+def ours(path: Path, folder: Path, kind: str = "wat") -> Extractor:
     """A task without its record: read, decide, sort, spill."""
-    tally = Tally(Spiller(LocalStorage(folder / "storage"), "spill", PARTITIONS))
+    tally = Extractor(Spiller(LocalStorage(folder / "storage"), "spill", PARTITIONS))
     with open(path, "rb") as file:
         tally.read(path.name, file, kind)
     tally.spiller.flush()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.stages.reshard.layout import Segment, read_mixture
-from components.stages.reshard.write import Resharder, Work
+from components.stages.reshard.write import DatasetJob, Resharder
 from tests.bench.measure import peak_mb, seconds, show
 from tests.components.stages.reshard.conftest import all_raw, make_run, select, uid_of
 from tests.pools import write_tar
@@ -35,7 +35,7 @@ def main() -> None:
     run = make_run(root)
     selection = select(run, all_raw)
     selections = read_mixture(run.storage, selection, run.pool.shards)
-    work = Work(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, selection, "datasets/bench")
+    work = DatasetJob(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, selection, "datasets/bench")
     resharder = Resharder(work)
 
     def ours() -> None:

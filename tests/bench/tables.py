@@ -17,7 +17,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from components.stages.extract.spill import Spiller
-from components.stages.extract.task import Tally
+from components.stages.extract.task import Extractor
 from components.storage.local import LocalStorage
 from tests.bench.extract import core_seconds
 from tests.bench.measure import peak_mb, show
@@ -43,9 +43,9 @@ def write_files(folder: Path) -> tuple[Path, Path]:
     return parquet, csv
 
 
-def ours(path: Path, folder: Path) -> Tally:
+def ours(path: Path, folder: Path) -> Extractor:
     """A task without its record: read, decide, sort, spill."""
-    tally = Tally(Spiller(LocalStorage(folder / "storage"), "spill", PARTITIONS))
+    tally = Extractor(Spiller(LocalStorage(folder / "storage"), "spill", PARTITIONS))
     with open(path, "rb") as file:
         tally.read(path.name, file, "table")
     tally.spiller.flush()

@@ -11,7 +11,7 @@ from components.engine.stage import Needs
 from components.recipe.compute import NodePool
 from components.recipe.sources import ROUNDS
 from components.stages.download.addresses import REFUSED_4, REFUSED_6
-from pipelines.kubernetes.jobs import Target, Work, build_job
+from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job
 from tests.manifests.network import Pod, allowed, applying
 from tests.manifests.rendering import MANIFESTS, Object, named, one, render
 from tests.pipelines.kubernetes import test_jobs, test_trainjobs
@@ -54,7 +54,7 @@ def node() -> Pod:
 
 def downloader(step: str = "download") -> Pod:
     """As the fan-out launches it."""
-    work = Work("gs://bucket/recaption/runs/test-0123abcd", step, Needs(2))
+    work = LaunchedStage("gs://bucket/recaption/runs/test-0123abcd", step, Needs(2))
     job = build_job(work, NodePool(name="cpu"), Target("kubeflow", "cpu"), range(4), 3600)
     return Pod("kubeflow", job["spec"]["template"]["metadata"]["labels"])
 

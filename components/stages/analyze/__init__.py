@@ -1,1 +1,1 @@
-"""What the texts are like: length, diversity, alignment (paper, section 6)."""
+"""Statistics of the texts: length, diversity, alignment (paper, section 6)."""

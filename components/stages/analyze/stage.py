@@ -110,7 +110,7 @@ def _scored(run: Run, text: str) -> bool:
 
 
 def _columns(run: Run) -> Columns:
-    """With every listing read once, before the threads."""
+    """Open the columns, with every listing read once before the threads start."""
     columns = run.open_columns()
     for node in run.nodes.values():
         columns.parts(node.spec, run.pool.shards[0])

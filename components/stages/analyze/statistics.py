@@ -22,7 +22,7 @@ _WORD = re.compile(r"[\w']+")
 
 @dataclass
 class Statistics:
-    """Of `expected` captions; a word is a run of letters, digits and apostrophes, lower-cased."""
+    """Statistics of `expected` captions; a word is a run of letters, digits and apostrophes, lower-cased."""
 
     expected: int
     captions: int = 0
@@ -38,7 +38,7 @@ class Statistics:
     _keys: dict[str, int] = field(default_factory=dict)
 
     def add(self, uids: pa.Array, texts: pa.Array, cosines: Scores) -> None:
-        """More captions; a null text is counted as missing, a NaN cosine as not scored."""
+        """Count more captions; a null text is counted as missing, a NaN cosine as not scored."""
         for uid, text in zip(uids.to_pylist(), texts.to_pylist(), strict=True):
             if text is None:
                 self.missing += 1
@@ -65,14 +65,14 @@ class Statistics:
             )
 
     def _in_sample(self, uid: str) -> bool:
-        """About SAMPLE of the expected captions, the same ones whoever counts."""
+        """Return whether a caption is in the sample: about SAMPLE of the expected ones, the same for every counter."""
         if self.expected <= SAMPLE:
             return True
         digest = hashlib.blake2b(uid.encode(), digest_size=8).digest()
         return int.from_bytes(digest) * self.expected < SAMPLE << 64
 
     def _key(self, word: str) -> int:
-        """64 bits of a word; a million distinct words collide with probability 3e-8."""
+        """Hash a word to 64 bits; a million distinct words collide with probability 3e-8."""
         if word not in self._keys:
             if len(self._keys) > MERGE:
                 self._keys.clear()

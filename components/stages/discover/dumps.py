@@ -33,7 +33,7 @@ LIMIT = 8 << 20  # bytes; the real index has some 30 kB
 
 
 def list_dumps(index: str = INDEX) -> list[str]:
-    """The dumps of an index, newest first.
+    """List the dumps of an index, newest first.
 
     Args:
         index: Base address (https://…, gs://… or a folder) of collinfo.json, or the file itself.
@@ -52,14 +52,14 @@ def list_dumps(index: str = INDEX) -> list[str]:
 
 
 def unclaimed(storage: Storage, schedule: str, dumps: list[str], by: str, oldest: str = "") -> Iterator[str]:
-    """What a schedule may do now, in this order: a dump that `by` claimed already, then those nobody has.
+    """Yield the dumps a schedule may do now: first one that `by` claimed already, then those nobody has claimed.
 
     Args:
         storage: Where the schedule's claims lie.
         schedule: Name of the schedule.
         dumps: Newest first.
         by: The claimant; asked again after a crash, it is given its own dump first.
-        oldest: As of `wanted`.
+        oldest: As for `wanted`.
     """
     claims = claimed(storage, schedule)
     yield from (dump for dump in dumps if dump in claims and claimed_by(storage, claim_path(schedule, dump)) == by)
@@ -67,7 +67,7 @@ def unclaimed(storage: Storage, schedule: str, dumps: list[str], by: str, oldest
 
 
 def wanted(dumps: list[str], oldest: str = "") -> list[str]:
-    """Which dumps a schedule is there for; both newest first.
+    """Return the dumps that a schedule is to do; both lists are newest first.
 
     Args:
         oldest: Dumps before this one are never done. Empty: only the newest one of the list counts, so that a new
@@ -77,13 +77,13 @@ def wanted(dumps: list[str], oldest: str = "") -> list[str]:
 
 
 def claimed(storage: Storage, schedule: str) -> set[str]:
-    """The dumps of which somebody has the claim."""
+    """List the dumps that are claimed."""
     paths = (entry.path for entry in storage.list(f"schedules/{schedule}/"))
     return {path.rpartition("/")[2].removesuffix(".json") for path in paths}
 
 
 def claim_path(schedule: str, dump: str) -> str:
-    """Where the claim of a dump by a schedule lies; it outlives every run."""
+    """Return the path of the claim of a dump by a schedule; the claim outlives every run."""
     return f"schedules/{schedule}/{dump}.json"
 
 

@@ -1,4 +1,4 @@
-"""Which files of a dump are extracted: all that Common Crawl lists, or a sample by seed."""
+"""The files of a dump that are extracted: all that Common Crawl lists, or a sample by seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["wat", "warc"]
 
 
 def find_dump(dump: str = LATEST, index: str = INDEX) -> str:
-    """The dump a recipe means: `latest`, or an id, which needn't be in the index.
+    """Return the dump that a recipe names: `latest`, or an id, which needn't be in the index.
 
     Raises:
         PermanentError: no such id, or an index without dumps.
@@ -38,10 +38,10 @@ def find_dump(dump: str = LATEST, index: str = INDEX) -> str:
 
 
 def list_files(dump: str, kind: Kind = "wat", base: str = BASE, sample: int | None = None, seed: int = 0) -> list[str]:
-    """Paths below `base`, in the dump's order.
+    """List the paths of a dump's files below `base`, in the dump's order.
 
     Args:
-        sample: How many; those with the lowest hash of (seed, path), so that a larger sample contains a smaller one.
+        sample: Number of files; those with the lowest hash of (seed, path), so a larger sample contains a smaller one.
 
     Raises:
         PermanentError: there is no such list, or fewer files than the sample asks for.

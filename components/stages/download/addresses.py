@@ -63,7 +63,7 @@ class Refused(OSError):
 
 
 class Unresolved(OSError):
-    """The name has no address, or nobody can say."""
+    """The name has no address, or no name server could say."""
 
     def __init__(self, reason: str, host: str) -> None:
         super().__init__(f"{host}: {reason}")
@@ -71,7 +71,7 @@ class Unresolved(OSError):
 
 
 class Guard:
-    """Decides about addresses."""
+    """Decides which addresses may be connected to."""
 
     def __init__(self, allow_networks: Sequence[str] = ()) -> None:
         self.allowed = [ip_network(network) for network in allow_networks]
@@ -80,7 +80,7 @@ class Guard:
             self.cluster.add(ip_address(os.environ.get(CLUSTER, "")))
 
     def refusal(self, address: str, port: int) -> str | None:
-        """Why this address is not to be connected to; None: it may be. What is no address is refused, too."""
+        """Return why an address is not to be connected to; None if it may be. What is no address is refused, too."""
         try:
             ip = _plain(ip_address(address))
         except ValueError:
@@ -92,7 +92,7 @@ class Guard:
         return None if port in PORTS else "port"
 
     def open_socket(self, info: Any) -> socket.socket:
-        """A socket for an entry of getaddrinfo's: what connects calls this first. Raises Refused."""
+        """Open a socket for an entry of getaddrinfo's: called before each connection. Raises Refused."""
         family, kind, protocol, _, address = info
         reason = self.refusal(address[0], address[1])
         if reason:
@@ -128,7 +128,7 @@ class Resolver(AbstractResolver):
 
 
 def numeric_host(host: str) -> str | None:
-    """The address that a host of digits stands for, whatever its spelling; None: it is a name.
+    """Return the address that a host of digits stands for, whatever its spelling; None for a name.
 
     Browsers read 2130706433, 0x7f.1 and 0177.0.0.1 as 127.0.0.1, as inet_aton does: a host whose last label is a number
     is an address (WHATWG's URL standard, "ends in a number"). Raises ValueError where it is none.
@@ -143,7 +143,7 @@ def numeric_host(host: str) -> str | None:
 
 
 def _plain(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that an IPv6 address stands for where it is mapped or translated."""
+    """Return the IPv4 address that an IPv6 address embeds, if it is mapped or translated; else the address itself."""
     if isinstance(ip, IPv6Address):
         if ip.ipv4_mapped:
             return ip.ipv4_mapped
@@ -159,7 +159,7 @@ def _special(ip: IPv4Address | IPv6Address) -> bool:
 
 
 def _no_such_name(error: OSError) -> bool:
-    """Whether the answer is that there is none: c-ares' ENODATA and ENOTFOUND, getaddrinfo's EAI_NONAME."""
+    """Return whether the name has no address: c-ares' ENODATA and ENOTFOUND, getaddrinfo's EAI_NONAME."""
     cause = error.__cause__
     code = cause.args[0] if cause is not None and cause.args else error.errno
     return code in (1, 4) if cause is not None else code == socket.EAI_NONAME

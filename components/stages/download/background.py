@@ -17,9 +17,9 @@ PATIENCE = 60.0  # seconds for the loop to end once it is cancelled
 
 
 def emitted(main: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Generator[T, None, None]:
-    """What `main` hands to the function that it is called with; to close the generator early cancels it.
+    """Run `main` in a loop of its own thread and yield what it emits; closing the generator early cancels `main`.
 
-    Raises what `main` raises; of a group of exceptions the first one.
+    `main` is called with the function by which it emits. Raises what `main` raises; of a group, the first exception.
     """
     found: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     loop = asyncio.new_event_loop()

@@ -45,7 +45,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Fetched:
-    """What an address answered with status 200."""
+    """The answer of an address with status 200."""
 
     data: bytes
     status: int
@@ -55,7 +55,7 @@ class Fetcher:
     """The client of one event loop."""
 
     def __init__(self, options: Download, slots: Slots, names: AbstractResolver | None = None) -> None:
-        """`names`: who looks names up; None asks the system's name servers."""
+        """Make a client. `names` looks names up; None asks the system's name servers."""
         self.options, self.slots = options, slots
         self.hosts = Hosts(options)
         guard = Guard(options.allow_networks)
@@ -85,7 +85,7 @@ class Fetcher:
         await self._session.close()
 
     async def fetch(self, address: str, slot: Slot) -> Fetched:
-        """The bytes of an image; the slot is held when they are returned.
+        """Fetch the bytes of an image; the slot is held when they are returned.
 
         Raises:
             Failed: after the last attempt.
@@ -114,7 +114,7 @@ class Fetcher:
         raise Failed("redirects")
 
     async def _hop(self, url: URL, slot: Slot, limit: int, robots: bool) -> Fetched | URL:
-        """One request: what it answers, or where it points to."""
+        """Make one request; return its answer, or the address that it redirects to."""
         with self.hosts.use(url) as host:
             await asyncio.sleep(0)  # so that all who begin now are counted as its users
             host.check()
@@ -134,7 +134,7 @@ class Fetcher:
                 return found
 
     async def _read(self, url: URL, limit: int) -> bytes:
-        """A robots.txt."""
+        """Fetch a robots.txt."""
         with Slot(self.slots) as slot:
             return (await self._follow(url, slot, limit, robots=False)).data
 
@@ -197,7 +197,7 @@ async def _connected(_session: object, context: SimpleNamespace, _params: object
 
 
 def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
-    """What a server packed unasked; never more than `limit` bytes."""
+    """Undo a Content-Encoding that was not asked for; return at most `limit` bytes."""
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return data
@@ -214,7 +214,7 @@ def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
 
 
 def _reason_of(error: Exception, url: URL, connected: bool) -> str:
-    """What an exception of aiohttp's is in our words."""
+    """Translate an exception of aiohttp's into one of our reasons."""
     cause = getattr(error, "os_error", None)
     match error:
         case aiohttp.ClientConnectorError() if isinstance(cause, (Refused, Unresolved)):

@@ -1,4 +1,4 @@
-"""What is known of each host: its places, its pace, and whether it is worth a try.
+"""The state of each host: its places, its pace, and whether it is worth a try.
 
 Candidates wait for their host before they take a slot, so a host with many of them holds up nobody else. One that
 fails again and again is closed for a while: its other candidates get the same reason without a try. One that has not
@@ -20,7 +20,7 @@ from components.recipe.sources import Download
 from components.stages.download.reasons import Failed
 
 CLOSING = {"dns": 1, "private_address": 1, "port": 1, "tls": 1, "dns_failed": 2, "connect": 2, "timeout": 4}
-"""After how many failures of a reason, one after the other, a host is closed."""
+"""Reason → number of consecutive failures after which a host is closed."""
 CLOSED = 300.0  # seconds
 LONGEST_PAUSE = 30.0  # seconds; a server that wants us to stay away longer is closed, and left to a re-drive
 REMEMBERED = 20_000  # hosts; a shard of 10,000 candidates has some 6,000
@@ -37,19 +37,19 @@ class Host:
     """Candidates that are at this host or wait for it."""
     reached: bool = False
     failures: int = 0
-    """One after the other."""
+    """Consecutive failures by reason."""
     closed_for: str = ""
     closed_until: float = 0.0
     next_at: float = 0.0
     """When the next request may start, by the loop's clock."""
     robots: Any = None
-    """Its rules, once they have been read (robots.py)."""
+    """The host's rules, once they have been read (robots.py)."""
     robots_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     first: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """One of the host's places; the only one until it has been reached."""
+        """Hold one of the host's places; until the host has been reached there is only one."""
         async with self.places:
             if not self.reached:
                 await self.first.acquire()
@@ -62,13 +62,13 @@ class Host:
                     self.first.release()
 
     def connected(self) -> None:
-        """Somebody answers there: by the first candidate, before it gives its place back."""
+        """Note that the host was reached; called by the first candidate, before it gives its place back."""
         if not self.reached:
             self.reached = True
             self.first.release()
 
     def check(self) -> None:
-        """Raises Failed where the host is closed."""
+        """Raise Failed if the host is closed."""
         if _now() < self.closed_until:
             raise Failed(self.closed_for)
 
@@ -101,7 +101,7 @@ class Host:
 
 
 class Hosts:
-    """The hosts, of which those unused longest are forgotten."""
+    """The hosts in use and the REMEMBERED ones used last."""
 
     def __init__(self, options: Download) -> None:
         self.options = options
@@ -109,7 +109,7 @@ class Hosts:
 
     @contextmanager
     def use(self, url: URL) -> Iterator[Host]:
-        """The host of an address, kept while it is in use."""
+        """Yield the host of an address, which is not forgotten while it is in use."""
         key = (url.scheme, url.raw_host, url.port)
         host = self._hosts.pop(key, None) or self._make()
         self._hosts[key] = host

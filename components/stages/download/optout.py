@@ -16,12 +16,12 @@ _AGENT = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*|\*")  # a product token: no time 
 
 
 def opted_out(headers: Iterable[str], agent: str) -> bool:
-    """Whether one of the X-Robots-Tag headers has a directive against use that is for everybody or for this agent."""
+    """Return whether an X-Robots-Tag header has a directive against use, for every agent or for this one."""
     return any(directive in OPT_OUT for header in headers for directive in _directives(header, agent.lower()))
 
 
 def _directives(header: str, agent: str) -> Iterable[str]:
-    """What a header says to the agent, in lower case."""
+    """Yield the directives of a header that apply to the agent, in lower case."""
     ours = True
     for part in header.split(","):
         text = part.strip()

@@ -45,16 +45,16 @@ class Picture:
     width: int
     height: int
     original_width: int
-    """In pixels, after EXIF's orientation."""
+    """Width and height of the original in pixels, after EXIF's orientation."""
     original_height: int
     exif: str | None
     """A JSON object, name of the tag → text."""
     sha256: str
-    """Of the original bytes."""
+    """SHA-256 of the original bytes."""
 
 
 def make_picture(data: bytes) -> Picture | str:
-    """The picture, or the reason why there is none."""
+    """Shrink an image to a JPEG for the shard; return the reason where that can't be done."""
     try:
         with opened(data) as image:
             tags = image.getexif()
@@ -74,7 +74,7 @@ def make_picture(data: bytes) -> Picture | str:
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    """At the final size, in whatever mode and orientation it came."""
+    """Shrink an image to its final size, in the mode and orientation in which it came."""
     longest = max(image.size)
     if longest <= SIDE:
         image.load()

@@ -18,11 +18,11 @@ from components.base.cores import cores
 from components.base.errors import TemporaryError
 from components.stages.download.picture import Picture, make_picture
 
-DEADLY = 8  # images that may kill a process each; where more do, it isn't the images
+DEADLY = 8  # images that may kill a process each; where more do, the images aren't the cause
 
 
 class Pictures:
-    """So many processes; None is one per core."""
+    """A pool of `count` processes; None is one per core."""
 
     def __init__(self, count: int | None = None) -> None:
         self._count = cores() if count is None else count
@@ -37,7 +37,7 @@ class Pictures:
         self._pool.shutdown(cancel_futures=True)
 
     async def make(self, data: bytes) -> Picture | str:
-        """The picture, or the reason why there is none.
+        """Make a picture in one of the processes, or return the reason why there is none.
 
         Raises:
             TemporaryError: the processes die, whatever the image.
@@ -52,7 +52,7 @@ class Pictures:
                 return await self._make_alone(data)
 
     async def _make_alone(self, data: bytes) -> Picture | str:
-        """Anew in a process of its own: to tell the image that killed one from those that were beside it."""
+        """Try again in a process of its own, to tell the image that killed a process from those beside it."""
         pool = _processes(1)
         try:
             return await asyncio.wrap_future(pool.submit(make_picture, data))
@@ -71,7 +71,7 @@ def _processes(count: int) -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    """A signal to the process group stops the worker, which stops these; they end, too, when it is killed."""
+    """Ignore signals, which stop the worker and so this process; end this process when the worker is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()

@@ -42,7 +42,7 @@ REASONS = {
     "http_other": Reason("an HTTP status that brings no image"),
     "too_large": Reason("more bytes than the options allow, as sent or unpacked"),
     "encoding": Reason("a Content-Encoding that was not asked for and can't be undone"),
-    "error": Reason("an error of ours; the log has it", transient=True),
+    "error": Reason("an error in recaption; the log has its traceback", transient=True),
     "empty": Reason("an answer of no bytes", resize=True),
     "not_image": Reason("no JPEG, PNG, WebP, GIF, BMP or TIFF", resize=True),
     "corrupt": Reason("an image that can't be decoded", resize=True),
@@ -68,7 +68,7 @@ class Failed(Exception):
 
 
 def of_status(status: int) -> str:
-    """The reason that an HTTP status other than 200 is."""
+    """Return the reason for an HTTP status other than 200."""
     if status in FORBIDDEN:
         return "http_403"
     if status in GONE:

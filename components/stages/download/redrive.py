@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from components.base.threads import map_ahead
 from components.recipe.sources import Retry
 from components.stages.download.reasons import REASONS
-from components.stages.download.shard import LARGEST, Candidates, Record
+from components.stages.download.shard import LARGEST, Candidates, ShardRecord
 from components.storage.interface import Storage
 
 _COLUMNS = ["uid", "url", "text"]
@@ -22,9 +22,9 @@ _NONE = np.array([], "S16")
 
 
 def plan_redrive(
-    storage: Storage, finished: Sequence[Record], retry: Retry, first: int, folder: str
+    storage: Storage, finished: Sequence[ShardRecord], retry: Retry, first: int, folder: str
 ) -> list[Candidates]:
-    """Write the candidates of a re-drive, 10,000 a shard; to be downloaded beside the finished shards.
+    """Write the candidates of a re-drive, 10,000 a shard, and return them.
 
     Finished shards don't change, so the same call writes the same bytes, under the same names. A failure that an
     earlier re-drive has mended (they are among `finished`, too) is left out; the uids of those are held in memory, 16
@@ -50,7 +50,7 @@ def plan_redrive(
     return planned
 
 
-def _failures(storage: Storage, record: Record, retry: Retry, mended: np.ndarray) -> pa.Table:
+def _failures(storage: Storage, record: ShardRecord, retry: Retry, mended: np.ndarray) -> pa.Table:
     reasons = [name for name, reason in REASONS.items() if reason.transient or retry == "all"]
     table = _read(storage, record, ["uid", "url", "caption", "error_message"])
     table = table.filter(pc.is_in(table.column("error_message"), value_set=pa.array(reasons)))
@@ -62,16 +62,16 @@ def _failures(storage: Storage, record: Record, retry: Retry, mended: np.ndarray
 
 
 def _keys(table: pa.Table) -> np.ndarray:
-    """(N,) S16: the uids' bytes."""
+    """Return the uids' bytes, (N,) S16."""
     return np.array([bytes.fromhex(uid) for uid in table.column("uid").to_pylist()], _NONE.dtype)
 
 
-def _read(storage: Storage, record: Record, columns: list[str]) -> pa.Table:
+def _read(storage: Storage, record: ShardRecord, columns: list[str]) -> pa.Table:
     return pq.read_table(pa.BufferReader(storage.read(record.parquet)), columns=columns)
 
 
 def _cut(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, LARGEST at a time."""
+    """Yield the same rows, LARGEST at a time."""
     kept: pa.Table | None = None
     for table in tables:
         kept = pa.concat_tables([kept, table]) if kept is not None else table

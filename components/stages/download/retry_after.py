@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 
 def seconds_of(value: str) -> float:
-    """How long the server wants us to stay away; 0 where it doesn't say so in a way that can be read."""
+    """Return how many seconds the server wants us to stay away; 0 where its value can't be read."""
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])

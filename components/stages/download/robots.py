@@ -14,11 +14,11 @@ from components.stages.download.reasons import Failed
 LIMIT = 500 << 10  # bytes; RFC 9309 asks for this much at least
 
 Read = Callable[[URL, int], Awaitable[bytes]]
-"""(address, bytes at most) → its content; raises Failed."""
+"""Called with an address and the most bytes to read; returns its content, or raises Failed."""
 
 
 async def check_robots(url: URL, host: Host, read: Read) -> None:
-    """Raises Failed where the rules of the host disallow an address, or can't be had.
+    """Raise Failed if the host's rules disallow an address, or can't be read.
 
     Protego reads the rules as RFC 9309 says (the longest match wins; `*` and `$`); the standard library's parser knows
     no wildcards and takes the first match.
@@ -33,7 +33,7 @@ async def check_robots(url: URL, host: Host, read: Read) -> None:
 
 
 async def _rules(url: URL, read: Read) -> Protego | Failed:
-    """RFC 9309, 2.3.1: without a file (any 4xx) all is allowed; where the server fails, nothing is."""
+    """Read a host's rules (RFC 9309, 2.3.1): without a file (any 4xx) all is allowed; if the server fails, nothing."""
     try:
         text = (await read(url.origin() / "robots.txt", LIMIT)).decode("utf-8", "replace")
     except Failed as failure:

@@ -21,7 +21,7 @@ from components.pool.run import Run
 from components.pool.shards import Shard, read_json
 from components.recipe.sources import Retry
 from components.stages.download.redrive import plan_redrive
-from components.stages.download.shard import Candidates, Record, done_path, read_record
+from components.stages.download.shard import Candidates, ShardRecord, done_path, read_record
 from components.storage.interface import Storage
 
 READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
@@ -29,18 +29,18 @@ READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each
 
 @dataclass(frozen=True)
 class Round:
-    """One of them."""
+    """One pass over the candidates: round 0 tries all of them, later rounds retry failures."""
 
     storage: Storage
     pool: str
     extraction: str
     """Folder of the candidates of the first round."""
     kinds: tuple[Retry, ...]
-    """Of the re-drives up to this one; none in the first round."""
+    """Kinds of the re-drives up to and including this one; none in the first round."""
 
     @property
     def folder(self) -> str:
-        """Where its shards go."""
+        """Folder of the shards that this round writes."""
         return f"pools/{self.pool}/" + (f"retries/{self._name}" if self.kinds else "shards")
 
     @property
@@ -52,7 +52,7 @@ class Round:
 
     @cached_property
     def candidates(self) -> list[Candidates]:
-        """What it tries, a shard each; planned at the first call.
+        """The candidates that this round tries, an entry per shard; planned at the first call.
 
         Raises:
             PermanentError: what comes before isn't finished.
@@ -80,18 +80,18 @@ class Round:
         )
 
     def missing(self) -> list[Candidates]:
-        """What has no shard yet, by one look at the folder."""
+        """Return the candidates that have no shard yet, after one listing of the folder."""
         there: dict[str, set[str]] = {}
         for entry in self.storage.list(f"{self.folder}/"):
             shard, _, rest = entry.path.removeprefix(f"{self.folder}/").partition(".")
             there.setdefault(shard, set()).add(rest.rpartition(".")[2])
         return [c for c in self.candidates if not there.get(c.shard, set()) >= {"tar", "parquet", "json"}]
 
-    def records(self) -> Iterator[Record]:
-        """Raises PermanentError: a shard isn't finished."""
+    def records(self) -> Iterator[ShardRecord]:
+        """Yield the records of all its shards. Raises PermanentError if a shard isn't finished."""
         return map_ahead(self._record, [c.shard for c in self.candidates], READERS)
 
-    def _record(self, shard: str) -> Record:
+    def _record(self, shard: str) -> ShardRecord:
         path = done_path(self.folder, shard)
         try:
             return read_record(self.storage, path)
@@ -100,13 +100,13 @@ class Round:
                 raise
             raise PermanentError(f"{path}: shard {shard} is not downloaded; run the round before first") from error
 
-    def shard_of(self, record: Record) -> Shard:
-        """As the pool lists it. Its name is that of its columns' files: no other recipe's retries have it."""
+    def shard_of(self, record: ShardRecord) -> Shard:
+        """Return the shard as the pool lists it; a re-drive's has a name that no other recipe's retries have."""
         shard = record.to_shard(f"pools/{self.pool}/")
         return replace(shard, name=f"{self._name}-{shard.name}") if self.kinds else shard
 
-    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        """What became of its candidates."""
+    def summary(self, records: Sequence[ShardRecord]) -> dict[str, Any]:
+        """Summarise what became of the round's candidates."""
         failures: dict[str, int] = {}
         for record in records:
             for reason, count in record.failures.items():
@@ -121,7 +121,7 @@ class Round:
 
 
 def round_of(run: Run, number: int) -> Round:
-    """A run's round; 0 is the first, the others are its re-drives."""
+    """Return a run's round by its number; 0 is the first, the others are its re-drives."""
     assert run.ingest is not None  # no other run downloads
     kinds = tuple(run.spec.download.retry[:number]) if run.spec.download else ()
     return Round(run.storage, run.pool.name, run.ingest.candidates, kinds)

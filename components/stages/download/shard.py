@@ -49,19 +49,19 @@ IN_JSON = ("uid", "caption", "url", "key", "status", "error_message", *SCHEMA.na
 
 @dataclass(frozen=True)
 class Candidates:
-    """What one shard is made from."""
+    """The candidates that one shard is made from."""
 
     shard: str
-    """Its name: 8 digits."""
+    """Name of the shard: 8 digits."""
     path: str
     """A parquet with uid, url and text, at most 10,000 rows."""
     redrive: bool = False
-    """They are failures of other shards."""
+    """Whether they are failures of other shards."""
 
 
 @dataclass(frozen=True)
-class Record:
-    """A done.json."""
+class ShardRecord:
+    """The contents of one finished shard: its done.json."""
 
     shard: str
     tar: str
@@ -72,25 +72,25 @@ class Record:
     parquet_bytes: int
     parquet_sha256: str
     candidates: int
-    """All that were tried."""
+    """Number of candidates that were tried."""
     samples: int
     failures: Mapping[str, int]
-    """By reason; with `samples` they are all the candidates."""
+    """Failures by reason; with `samples` they account for all the candidates."""
     redrive: bool
-    """Made of failures of other shards: what failed again has no row here, it has one there."""
+    """Whether it retries other shards' failures: what failed again has a row in their parquets, not in this one."""
     user_agent: str
     seconds: float
     code: str
 
     def to_shard(self, below: str = "") -> Shard:
-        """As the pool lists it; `below` is the pool's folder, with its slash."""
+        """Return the shard as the pool lists it; `below` is the pool's folder, with its slash."""
         tar, parquet = self.tar.removeprefix(below), self.parquet.removeprefix(below)
         return Shard(self.shard, tar, self.tar_bytes, parquet, content_hash([tar, self.tar_bytes]))
 
 
 @dataclass
 class Outcome:
-    """What became of one candidate."""
+    """The outcome of one candidate: a picture, or the reason why there is none."""
 
     reason: str | None = None
     http_status: int | None = None
@@ -138,8 +138,8 @@ def commit(
     redrive: bool,
     user_agent: str,
     seconds: float,
-) -> Record:
-    """Write a shard whose candidates are all accounted for; the record that stands afterwards, ours or a rival's."""
+) -> ShardRecord:
+    """Write a shard whose candidates are all settled; return the record that stands then, ours or a rival's."""
     rows = _rows(shard, candidates, outcomes)
     with tempfile.NamedTemporaryFile(prefix="download-", suffix=".tar", buffering=1 << 20) as file:
         try:
@@ -156,7 +156,7 @@ def commit(
         parquet_sha256 = hashlib.sha256(parquet).hexdigest()
         stem = f"{folder}/{shard}.{hashlib.sha256(f'{tar.sha256}{parquet_sha256}'.encode()).hexdigest()[:16]}"
         failures = Counter(outcome.reason for outcome in outcomes if outcome.reason)
-        record = Record(
+        record = ShardRecord(
             *(shard, f"{stem}.tar", tar.size, tar.sha256, f"{stem}.parquet", len(parquet), parquet_sha256),
             candidates=len(rows),
             samples=len(rows) - failures.total(),
@@ -171,8 +171,8 @@ def commit(
     return _publish(storage, folder, record)
 
 
-def finished(storage: Storage, folder: str, shard: str) -> Record | None:
-    """The shard's record where its files are there; a record without them is withdrawn."""
+def finished(storage: Storage, folder: str, shard: str) -> ShardRecord | None:
+    """Return a shard's record if its files are there; a record without its files is withdrawn."""
     path = done_path(folder, shard)
     if storage.size(path) is None:
         return None
@@ -186,15 +186,15 @@ def finished(storage: Storage, folder: str, shard: str) -> Record | None:
     return record
 
 
-def read_record(storage: Storage, path: str) -> Record:
+def read_record(storage: Storage, path: str) -> ShardRecord:
     try:
-        return Record(**json.loads(storage.read(path)))
+        return ShardRecord(**json.loads(storage.read(path)))
     except (ValueError, TypeError) as error:
         raise PermanentError(f"{path}: not the record of a shard ({error}); delete it and run again") from error
 
 
 def read_candidates(storage: Storage, path: str) -> pa.Table:
-    """The candidates of one shard: uid, url, text.
+    """Read the candidates of one shard: uid, url, text.
 
     Raises:
         PermanentError: they are no such table, or too many.
@@ -245,8 +245,8 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     return sink.getvalue()
 
 
-def _publish(storage: Storage, folder: str, record: Record) -> Record:
-    """Create the record; whatever the shard has besides the files that the standing record names is nobody's."""
+def _publish(storage: Storage, folder: str, record: ShardRecord) -> ShardRecord:
+    """Create the record and delete the shard's files that the standing record doesn't name."""
     path = done_path(folder, record.shard)
     won = storage.create(path, json.dumps(asdict(record), indent=1).encode())
     standing = record if won else read_record(storage, path)

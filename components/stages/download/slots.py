@@ -67,13 +67,13 @@ class Slot:
         self.release()
 
     async def take(self, patience: float = PATIENCE) -> None:
-        """Before connecting, which may take `patience` seconds before the slot is lent."""
+        """Take a slot before connecting; after `patience` seconds without a connection the slot is lent."""
         await self.slots.take()
         self.held, self.connected = True, False
         self._timer = asyncio.get_running_loop().call_later(patience, self._lend)
 
     def connect(self) -> None:
-        """The connection is there."""
+        """Note that the connection is there, and take a lent slot back."""
         self.connected = True
         self._stop()
         if self.lent:
@@ -82,7 +82,7 @@ class Slot:
             self.held = True
 
     async def enlarge(self) -> None:
-        """Before more than SMALL bytes are kept."""
+        """Take one of the few LARGE places, before more than SMALL bytes are kept."""
         if not self.large:
             await self.slots.large.acquire()
             self.large = True

@@ -81,7 +81,7 @@ class DownloadStep(Step):
         return int(self.part or 0)
 
     def _round(self, run: Run) -> Round:
-        """One, that reads its candidates once. A step is made for one run."""
+        """Return the round of this step, found once: it reads its candidates once, and a step is made for one run."""
         if self._found is None:
             self._found = round_of(run, self._number)
         return self._found
@@ -90,7 +90,7 @@ class DownloadStep(Step):
         from components.stages.download.task import download
 
         if how.contact is None:
-            log.warning("spec.download.contact is not set: who runs a web server can't tell whom to ask")
+            log.warning("spec.download.contact is not set: owners of web servers can't tell whom to write to")
         download(candidates, how, run.storage, found.folder, progress=self.progress)
 
 

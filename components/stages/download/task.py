@@ -25,7 +25,7 @@ from components.stages.download.background import emitted
 from components.stages.download.fetch import Fetcher
 from components.stages.download.pictures import Pictures
 from components.stages.download.reasons import Failed
-from components.stages.download.shard import Candidates, Outcome, Record, Spool, commit, finished, read_candidates
+from components.stages.download.shard import Candidates, Outcome, ShardRecord, Spool, commit, finished, read_candidates
 from components.stages.download.slots import MAX_LENT, Slot, Slots
 from components.storage.interface import Storage
 
@@ -39,7 +39,7 @@ RESERVED = 256  # file descriptors that are not connections
 Progress = Callable[[int, int], None]
 """Called with candidates settled and shards committed since the last call."""
 Names = Callable[[], AbstractResolver]
-"""Makes, in the event loop, who looks names up."""
+"""Makes the resolver; called in the event loop."""
 
 
 def download(
@@ -52,13 +52,13 @@ def download(
     processes: int | None = None,
     names: Names | None = None,
     progress: Progress = lambda candidates, shards: None,
-) -> list[Record]:
-    """Download what is missing of these shards; the records of all of them, in order.
+) -> list[ShardRecord]:
+    """Download those of these shards that are missing; return the records of all of them, in order.
 
     Args:
         folder: Where the shards go in the storage.
         source: Where the candidates lie; None: in the same storage.
-        processes: That decode and resize; None is one per core.
+        processes: Number of processes that decode and resize; None is one per core.
         names: None asks the system's name servers.
 
     Raises:
@@ -69,7 +69,7 @@ def download(
     missing = [c for c in candidates if c.shard not in records]
     if missing:
         with ExitStack() as stack:
-            work = _Work(missing, options, source or storage, stack)
+            work = _Downloads(missing, options, source or storage, stack)
             for item in stack.enter_context(closing(emitted(partial(work.run, processes, names)))):
                 if isinstance(item, int):
                     progress(item, 0)
@@ -107,7 +107,7 @@ class _Item:
 
 
 def _refuse_silence(item: _Item) -> None:
-    """A network that is down answers nothing: what it costs isn't to be kept as the candidates' failures.
+    """Refuse a shard whose requests hardly reached any server: a network that is down isn't the candidates' failure.
 
     Raises:
         TemporaryError: of a shard's requests hardly any was answered. Of a re-drive's, that may be the servers' fault.
@@ -122,8 +122,8 @@ def _refuse_silence(item: _Item) -> None:
         )
 
 
-class _Work:
-    """What happens in the event loop."""
+class _Downloads:
+    """The shards on their way, in the event loop."""
 
     def __init__(self, candidates: Sequence[Candidates], options: Download, source: Storage, stack: ExitStack) -> None:
         self.candidates, self.options, self.source, self.stack = candidates, options, source, stack
@@ -180,7 +180,7 @@ class _Work:
 
 
 def _lendable(connections: int) -> int:
-    """How many slots may be lent: a connection is a file descriptor, two while it is tried over IPv6 and IPv4."""
+    """Return how many slots may be lent: a connection takes a file descriptor, two while it tries IPv6 and IPv4."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         soft = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)

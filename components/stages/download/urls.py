@@ -15,7 +15,7 @@ _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 
 
 def parse_url(text: str, base: URL | None = None) -> URL:
-    """The address with its host in canonical form.
+    """Parse an address and put its host in canonical form.
 
     Args:
         base: What a relative one (of a redirect) is relative to.

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from components.base.errors import PermanentError
 from components.base.threads import map_ahead
+from components.stages.extract.extraction import BUDGET, SHARD, Extraction
 from components.stages.extract.pairs import SPACE, bounds_of, cut, hexadecimal, sort_once
-from components.stages.extract.spill import Record, Segment, Spill, read_record, read_segment
-from components.stages.extract.work import BUDGET, SHARD, Work
+from components.stages.extract.spill import Spill, SpillSegment, TaskRecord, read_record, read_segment
 from components.storage.interface import Storage
 
 
@@ -40,26 +40,26 @@ class Partition:
 class Dedup:
     """Works through some partitions, or all; reads the tasks' records once.
 
-    Of them it keeps what these partitions need: of a whole dump's 25,000 spills with 25,000 segments each all would be
+    It keeps only what these partitions need: all 25,000 segments of each of a whole dump's 25,000 spills would be
     20 GB.
 
     Raises:
         PermanentError: a task isn't done.
     """
 
-    def __init__(self, storage: Storage, work: Work, tasks: int, partitions: range | None = None) -> None:
-        self.storage, self.work = storage, work
-        self.partitions = range(work.partitions) if partitions is None else partitions
+    def __init__(self, storage: Storage, extraction: Extraction, tasks: int, partitions: range | None = None) -> None:
+        self.storage, self.extraction = storage, extraction
+        self.partitions = range(extraction.partitions) if partitions is None else partitions
 
         def spills(task: int) -> list[tuple[int, str, np.ndarray]]:
-            found = read_record(storage, work, task).spills
+            found = read_record(storage, extraction, task).spills
             return [(task, spill.file, _table(spill, self.partitions)) for spill in found]
 
         self.spills = [spill for some in map_ahead(spills, range(tasks)) for spill in some]
 
     def run(self, partition: int) -> Partition:
         """Write a partition's shards, unless that is done. Their bytes don't depend on the number of tasks."""
-        path = f"{self.work.shards(partition)}.done.json"
+        path = f"{self.extraction.shards(partition)}.done.json"
         if self.storage.size(path) is not None:
             found = _read(self.storage, path)
             if all(self.storage.size(shard["file"]) == shard["bytes"] for shard in found.shards):
@@ -73,16 +73,16 @@ class Dedup:
         return done
 
     def _once(self, partition: int, lost: Counter[str]) -> Iterator[pa.Table]:
-        """The partition's rows, sorted, each uid once, a table per pass; `lost` counts the others."""
+        """Yield the partition's rows, sorted, each uid once, a table per pass; `lost` counts the other rows."""
         segments = self._segments(partition)
-        start, stop = bounds_of(0, SPACE, self.work.partitions)[partition : partition + 2]
+        start, stop = bounds_of(0, SPACE, self.extraction.partitions)[partition : partition + 2]
         passes = max(1, -(-sum(segment.memory for segment in segments) // BUDGET))
         bounds = bounds_of(start, stop, passes)
         for number in range(passes):
             some = bounds[number : number + 2]
 
-            def read(segment: Segment, some: list[int] = some) -> pa.Table:
-                table = read_segment(self.storage, self.work, segment)
+            def read(segment: SpillSegment, some: list[int] = some) -> pa.Table:
+                table = read_segment(self.storage, self.extraction, segment)
                 return table if passes == 1 else _copied(cut(table.combine_chunks(), some)[0])
 
             # Several at once only where all of them fit
@@ -93,10 +93,10 @@ class Dedup:
                 lost.update(gone)
                 yield table
 
-    def _segments(self, partition: int) -> list[Segment]:
-        """The partition's, of all tasks."""
+    def _segments(self, partition: int) -> list[SpillSegment]:
+        """Return the partition's segments in the spills of all tasks."""
         row = self.partitions.index(partition)
-        found = [Segment(task, file, *table[row].tolist()) for task, file, table in self.spills]
+        found = [SpillSegment(task, file, *table[row].tolist()) for task, file, table in self.spills]
         return [segment for segment in found if segment.rows]
 
     def _write(self, partition: int, number: int, shard: pa.Table) -> dict[str, Any]:
@@ -104,46 +104,46 @@ class Dedup:
         uids = hexadecimal(shard.column("uid").combine_chunks())
         pq.write_table(shard.set_column(0, "uid", uids), sink, compression="zstd")
         data, digest = sink.getvalue(), hashlib.sha256(sink.getvalue()).hexdigest()
-        file = f"{self.work.shards(partition)}.{number:04d}.{digest[:16]}.parquet"
+        file = f"{self.extraction.shards(partition)}.{number:04d}.{digest[:16]}.parquet"
         self.storage.write(file, data)
         return {"file": file, "rows": shard.num_rows, "bytes": len(data), "sha256": digest}
 
 
-def finish(storage: Storage, work: Work, tasks: int) -> dict[str, Any]:
+def finish(storage: Storage, extraction: Extraction, tasks: int) -> dict[str, Any]:
     """Write candidates.json: all shards in order and the whole funnel, once every partition is done.
 
     Raises:
         PermanentError: a task or partition isn't done, or a candidate is unaccounted for.
     """
-    records = [_slim(read_record(storage, work, task)) for task in range(tasks)]
-    paths = [f"{work.shards(partition)}.done.json" for partition in range(work.partitions)]
+    records = [_slim(read_record(storage, extraction, task)) for task in range(tasks)]
+    paths = [f"{extraction.shards(partition)}.done.json" for partition in range(extraction.partitions)]
     partitions = list(map_ahead(lambda path: _read(storage, path), paths))
     funnel = _funnel(records, partitions)
     accounted = funnel["kept"] + sum(funnel["dropped"].values()) + sum(funnel["lost"].values())
     if accounted != funnel["candidates"]:
         raise PermanentError(
-            f"{work.folder}: {funnel['candidates']:,} candidates were seen but {accounted:,} are accounted for; "
+            f"{extraction.folder}: {funnel['candidates']:,} candidates were seen but {accounted:,} are accounted for; "
             "records of different runs are mixed: delete the folder and run again"
         )
     shards = [shard for partition in partitions for shard in partition.shards]
-    result = {"dump": work.dump, "kind": work.kind, "funnel": funnel, "shards": shards}
-    storage.create(f"{work.folder}/candidates.json", json.dumps(result, indent=1).encode())
+    result = {"dump": extraction.dump, "kind": extraction.kind, "funnel": funnel, "shards": shards}
+    storage.create(f"{extraction.folder}/candidates.json", json.dumps(result, indent=1).encode())
     return result
 
 
-def _slim(record: Record) -> Record:
-    """Without its segments: those of a thousand tasks are a million."""
+def _slim(record: TaskRecord) -> TaskRecord:
+    """Return a record without its segments: those of a thousand tasks are a million."""
     return replace(record, spills=[])
 
 
 def _table(spill: Spill, partitions: range) -> np.ndarray:
-    """(partitions, 4) int64: start, bytes, rows, bytes in memory of each segment."""
+    """Return (partitions, 4) int64: start, bytes, rows, bytes in memory of each segment."""
     whole = np.array(spill.segments, np.int64).reshape(-1, 3)
     starts = np.cumsum(whole[:, 0]) - whole[:, 0]
     return np.column_stack([starts, whole])[partitions.start : partitions.stop].copy()
 
 
-def _funnel(records: list[Record], partitions: list[Partition]) -> dict[str, Any]:
+def _funnel(records: list[TaskRecord], partitions: list[Partition]) -> dict[str, Any]:
     seen, dropped, lost = Counter[str](), Counter[str](), Counter[str]()
     damaged = Counter[str](places=0, bytes=0)
     for partition in partitions:
@@ -167,7 +167,7 @@ def _funnel(records: list[Record], partitions: list[Partition]) -> dict[str, Any
 
 
 def _shards(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Cut anew: SHARD rows each, the last one what is left."""
+    """Cut tables into shards of SHARD rows; the last one has what is left."""
     rest: pa.Table | None = None
     for table in tables:
         table = pa.concat_tables([rest, table]) if rest is not None else table
@@ -180,7 +180,7 @@ def _shards(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _copied(table: pa.Table) -> pa.Table:
-    """Rows in memory of their own, so that the table they were cut from can go."""
+    """Copy rows into memory of their own, so that the table they were cut from can be freed."""
     return table.take(pa.array(range(table.num_rows), pa.int64()))
 
 

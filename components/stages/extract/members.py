@@ -41,7 +41,7 @@ class _Broken(Exception):
 
 
 def read_members(file: BinaryIO) -> Iterator[bytes | Damage]:
-    """Every whole member's content, and what lies between them, in the file's order.
+    """Yield every whole member's content, and the damage between them, in the file's order.
 
     Args:
         file: seekable; goes back only after damage.
@@ -67,7 +67,7 @@ def read_members(file: BinaryIO) -> Iterator[bytes | Damage]:
 
 
 def _whole_members(file: BinaryIO, at: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and content of each member from `at` on. Raises _Broken at the first that isn't whole."""
+    """Yield offset and content of each member from `at` on. Raises _Broken at the first that isn't whole."""
     file.seek(at)
     start, parts, size = at, [], 0
     decompressor = isal_zlib.decompressobj(GZIP)
@@ -94,7 +94,7 @@ def _whole_members(file: BinaryIO, at: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _next_start(file: BinaryIO, at: int) -> int | None:
-    """Where the next member may begin. A wrong guess fails and is followed by the next."""
+    """Return where the next member may begin. A wrong guess fails and is followed by the next."""
     file.seek(at)
     tail = b""
     while block := _read(file):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import webencodings
 
-from components.stages.extract.records import NO_IMAGE, UNREADABLE, Record
+from components.stages.extract.records import NO_IMAGE, UNREADABLE, WarcRecord
 from components.stages.extract.tags import BASE, IMG, PICTURE, SOURCE, read_tags
 from components.stages.extract.text_rules import Image, Page
 
@@ -31,8 +31,8 @@ _URL = re.compile(r"[\s,]*(\S+)")
 _SIZE = re.compile(r"\d{1,9}(?:\.\d{1,9})?[wx]")
 
 
-def images_of(record: Record) -> tuple[Page, list[Image]] | str:
-    """A page and its images in document order, or why there are none."""
+def images_of(record: WarcRecord) -> tuple[Page, list[Image]] | str:
+    """Return a page and its images in document order, or the reason why it has none."""
     head, _, body = record.content.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/"):
         return UNREADABLE
@@ -66,7 +66,7 @@ def _offers(attributes: dict[str, str]) -> list[Offer]:
 
 
 def _largest(offers: list[Offer]) -> Offer | None:
-    """The most pixels: by width in px (w), else by density (x); the first of equals."""
+    """Return the offer of most pixels: by width in px (w), else by density (x); the first of equals."""
     wide = [offer for offer in offers if offer[2] == "w"]
     return max(wide or offers, key=lambda offer: offer[1], default=None)
 
@@ -76,7 +76,8 @@ def _lazy(attributes: dict[str, str]) -> str | None:
 
 
 def parse_srcset(srcset: str) -> Iterator[Offer]:
-    """Without data: URIs; without descriptor 1x. HTML's algorithm "parse a srcset attribute"."""
+    """Yield the offers of a srcset, by HTML's algorithm "parse a srcset attribute".
+    Entries that are data: URIs are left out; one without a descriptor is 1x."""
     at = 0
     while found := _URL.match(srcset, at):
         url, at = found[1], found.end()
@@ -90,7 +91,7 @@ def parse_srcset(srcset: str) -> Iterator[Offer]:
 
 
 def _text(head: bytes, body: bytes) -> str:
-    """Decoded as browsers do: by byte order mark, HTTP header, <meta>; else UTF-8 if it is that, else windows-1252."""
+    """Decode as browsers do: by byte order mark, HTTP header, <meta>; else UTF-8 if it is that, else windows-1252."""
     for mark, encoding in _BOMS:
         if body.startswith(mark):
             return body[len(mark) :].decode(encoding, "replace")

@@ -17,8 +17,9 @@ SPACE = 1 << 32  # partitions are ranges of the uid's first 32 bits
 
 
 def sort_once(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
-    """Each uid once, sorted; and why other rows went. Equal pairs are the same row, whichever is kept; of two pairs
-    with one uid the lesser (URL, text) stands, so that order and grouping of the input never show."""
+    """Sort the rows by uid and keep one row per uid; return why other rows went. Equal pairs are the same row,
+    whichever is kept; of two pairs with one uid the lesser (URL, text) stands, so that order and grouping of the input
+    never show."""
     table = table.combine_chunks()
     if not table.num_rows:
         return table, Counter()
@@ -39,7 +40,7 @@ def sort_once(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
 
 
 def cut(table: pa.Table, bounds: Sequence[int]) -> list[pa.Table]:
-    """A sorted table's rows between neighbouring bounds of the uid's first 32 bits."""
+    """Cut a sorted table's rows at bounds of the uid's first 32 bits."""
     if not table.num_rows:
         return [table] * (len(bounds) - 1)
     rows = np.searchsorted(_words(table)[:, 0] >> np.uint64(32), np.array(bounds, np.uint64))
@@ -52,12 +53,12 @@ def bounds_of(start: int, stop: int, parts: int) -> list[int]:
 
 
 def hexadecimal(uids: pa.Array) -> pa.StringArray:
-    """As DataComp writes them: 32 digits."""
+    """Write uids as DataComp does: 32 digits."""
     return pa.array([uid.hex() for uid in uids.to_pylist()], pa.string())
 
 
 def _words(table: pa.Table) -> np.ndarray:
-    """(N, 2) uint64 of a table in one chunk: the uids, their order is that of the bytes."""
+    """Return a table's uids as (N, 2) uint64, in the order of their bytes."""
     uids = table.column("uid").combine_chunks()
     uids = uids.chunk(0) if isinstance(uids, pa.ChunkedArray) else uids
     words = np.frombuffer(uids.buffers()[1], ">u8").reshape(-1, 2)
@@ -65,7 +66,7 @@ def _words(table: pa.Table) -> np.ndarray:
 
 
 def _differ(table: pa.Table, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of pairs of rows: whether URL or text differ."""
+    """Return, per pair of rows, whether URL or text differ."""
     differs = np.zeros(len(one), bool)
     for name in ("url", "text"):
         column = table.column(name)
@@ -76,7 +77,7 @@ def _differ(table: pa.Table, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _lesser_first(
     table: pa.Table, order: np.ndarray, again: np.ndarray, differing: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """Within each group of one uid that has several pairs: the least first; and how many rows are another pair."""
+    """Put the least pair first within each group of one uid that has several; count the rows that are another pair."""
     order, lost = order.copy(), 0
     firsts = np.flatnonzero(~again)
     for group in np.unique(np.searchsorted(firsts, differing, side="right") - 1):

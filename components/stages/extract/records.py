@@ -15,22 +15,22 @@ OTHER_KIND = "other kind"
 
 
 @dataclass(frozen=True)
-class Record:
-    """One page: a WAT file's metadata record, or a WARC file's response."""
+class WarcRecord:
+    """A record of one page: a WAT file's metadata record, or a WARC file's response."""
 
     url: str
     content: bytes
     """JSON, or an HTTP response with its headers."""
 
 
-def read_records(file: BinaryIO, kind: bytes) -> Iterator[Record | Damage | str]:
-    """Every record of this WARC-Type; of all others a reason; and what is damaged. In the file's order."""
+def read_records(file: BinaryIO, kind: bytes) -> Iterator[WarcRecord | Damage | str]:
+    """Yield, in the file's order, each record of this WARC-Type, the damage, and for any other record the reason."""
     for member in read_members(file):
         yield member if isinstance(member, Damage) else parse(member, kind)
 
 
-def parse(member: bytes, kind: bytes) -> Record | str:
-    """WARC 1.0 (ISO 28500): a version, fields that nobody folds, an empty line, Content-Length bytes.
+def parse(member: bytes, kind: bytes) -> WarcRecord | str:
+    """Parse a WARC 1.0 record (ISO 28500): a version, fields that nobody folds, an empty line, Content-Length bytes.
 
     By hand, since FastWARC's parser panics (past `except Exception`) on some lengths that are no number of bytes.
     """
@@ -44,4 +44,4 @@ def parse(member: bytes, kind: bytes) -> Record | str:
         return OTHER_KIND
     if len(length) > 18 or int(length) > len(content):
         return UNREADABLE
-    return Record(fields.get(b"warc-target-uri", b"").decode("utf-8", "replace"), content[: int(length)])
+    return WarcRecord(fields.get(b"warc-target-uri", b"").decode("utf-8", "replace"), content[: int(length)])

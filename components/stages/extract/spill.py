@@ -1,4 +1,4 @@
-"""What a task extracted, in storage until all tasks are through: sorted, and a segment per partition.
+"""A task's candidates, kept in storage until all tasks are through: sorted, and a segment per partition.
 
 A spill is one object; a partition's segment is a range of it, which its dedup task reads alone. So a dump of 10⁹
 candidates takes a thousand objects, not a thousand times a thousand.
@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow as pa
 
 from components.base.errors import PermanentError, TemporaryError
+from components.stages.extract.extraction import Extraction
 from components.stages.extract.pairs import SCHEMA, SPACE, bounds_of, cut, sort_once
 from components.stages.extract.text_rules import uid_of
-from components.stages.extract.work import Work
 from components.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Spill:
 
 
 @dataclass(frozen=True)
-class Segment:
+class SpillSegment:
     """A partition's range of a spill."""
 
     task: int
@@ -50,36 +50,36 @@ class Segment:
     length: int
     rows: int
     memory: int
-    """Bytes it takes as a table."""
+    """Bytes it takes in memory, as a table."""
 
 
 @dataclass(frozen=True)
-class Record:
-    """A task's done.json. What it counts adds up: `candidates` = Σ `dropped` + Σ `lost` + the spills' rows."""
+class TaskRecord:
+    """The result of one task: its done.json. `candidates` = Σ `dropped` + Σ `lost` + the spills' rows."""
 
     spills: list[Spill]
     files: int
     records: Mapping[str, int]
     """Pages with images, and the reasons of records without; a table's rows."""
     candidates: int
-    """Images seen, or a table's rows."""
+    """Number of images seen, or of a table's rows."""
     dropped: Mapping[str, int]
-    """By the rules, by reason."""
+    """Candidates dropped by the rules, by reason."""
     lost: Mapping[str, int]
-    """As duplicates of others of this task."""
+    """Candidates dropped as duplicates of others of this task, by reason."""
     undecoded: int
-    """Of those kept: texts with U+FFFD, where a page's bytes were no characters."""
+    """Texts kept that have U+FFFD, where a page's bytes were no characters."""
     damaged: Mapping[str, int]
-    """Places in files, and their bytes, that could not be read."""
+    """Number of places in files, and of their bytes, that could not be read."""
     damages: list[dict[str, Any]]
-    """The first of them: file, offset, bytes, reason."""
+    """The first damaged places: file, offset, bytes, reason."""
     seconds: float
     code: str
 
 
 @dataclass
 class Spiller:
-    """Collects candidates and writes them to the storage whenever MEMORY is full. Nothing counts before a Record."""
+    """Collects candidates and writes them to the storage whenever MEMORY is full; a record makes them count."""
 
     storage: Storage
     path: str
@@ -103,7 +103,7 @@ class Spiller:
             self._flush_if_full()
 
     def add_batch(self, batch: pa.RecordBatch) -> None:
-        """Many at once, as pairs.SCHEMA, in memory of their own."""
+        """Add many candidates at once, as pairs.SCHEMA, in memory of their own."""
         self._append(batch)
         self._flush_if_full()
 
@@ -141,12 +141,12 @@ class Spiller:
             self.flush()
 
 
-def find_record(storage: Storage, work: Work, task: int) -> Record | None:
-    """The task's record, if there is one and its spills are there."""
-    path = _done(work, task)
+def find_record(storage: Storage, extraction: Extraction, task: int) -> TaskRecord | None:
+    """Return the task's record, if there is one and its spills are there; else withdraw it and return None."""
+    path = _done(extraction, task)
     if storage.size(path) is None:
         return None
-    record = read_record(storage, work, task)
+    record = read_record(storage, extraction, task)
     gone = [spill.file for spill in record.spills if storage.size(spill.file) != spill.bytes]
     if gone:
         log.warning("%s: %s is gone or has another size; withdrawn, it is made anew", path, gone[0])
@@ -155,12 +155,12 @@ def find_record(storage: Storage, work: Work, task: int) -> Record | None:
     return record
 
 
-def read_record(storage: Storage, work: Work, task: int) -> Record:
-    """Raises PermanentError when the task is not done."""
-    path = _done(work, task)
+def read_record(storage: Storage, extraction: Extraction, task: int) -> TaskRecord:
+    """Read a task's record. Raises PermanentError if the task is not done."""
+    path = _done(extraction, task)
     try:
         value = json.loads(storage.read(path))
-        return Record(**{**value, "spills": [Spill(**spill) for spill in value["spills"]]})
+        return TaskRecord(**{**value, "spills": [Spill(**spill) for spill in value["spills"]]})
     except (ValueError, TypeError, KeyError) as error:
         raise PermanentError(f"{path}: not the record of a task ({error}); delete it and run again") from error
     except PermanentError as error:
@@ -169,18 +169,18 @@ def read_record(storage: Storage, work: Work, task: int) -> Record:
         raise PermanentError(f"{path}: task {task} is not done; run extract's tasks first") from error
 
 
-def commit(storage: Storage, work: Work, task: int, record: Record) -> Record:
-    """Of two workers of one task the first one's record stands; it is returned."""
-    if storage.create(_done(work, task), json.dumps(asdict(record)).encode()):
+def commit(storage: Storage, extraction: Extraction, task: int, record: TaskRecord) -> TaskRecord:
+    """Create the task's record and return the one that stands: the first, if two workers did the task."""
+    if storage.create(_done(extraction, task), json.dumps(asdict(record)).encode()):
         return record
-    standing = read_record(storage, work, task)
+    standing = read_record(storage, extraction, task)
     for file in {s.file for s in record.spills} - {s.file for s in standing.spills}:
         storage.delete(file)
     return standing
 
 
-def read_segment(storage: Storage, work: Work, segment: Segment) -> pa.Table:
-    """A segment's rows, sorted.
+def read_segment(storage: Storage, extraction: Extraction, segment: SpillSegment) -> pa.Table:
+    """Read a segment's rows, sorted.
 
     Raises:
         TemporaryError: it is gone or altered; the task's record has been withdrawn, so its next run makes it anew.
@@ -190,7 +190,7 @@ def read_segment(storage: Storage, work: Work, segment: Segment) -> pa.Table:
     except PermanentError:
         data = b""
     if len(data) != segment.length or _digest(data[DIGEST:]) != data[:DIGEST]:
-        storage.delete(_done(work, segment.task))
+        storage.delete(_done(extraction, segment.task))
         raise TemporaryError(f"{segment.file} is gone or altered; run extract's task {segment.task} to make it anew")
     return pa.ipc.open_stream(pa.py_buffer(memoryview(data)[DIGEST:])).read_all()
 
@@ -206,5 +206,5 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:DIGEST]
 
 
-def _done(work: Work, task: int) -> str:
-    return f"{work.spills(task)}.done.json"
+def _done(extraction: Extraction, task: int) -> str:
+    return f"{extraction.spills(task)}.done.json"

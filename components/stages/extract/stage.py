@@ -10,7 +10,7 @@ from components.base.errors import PermanentError, RecaptionError
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
 from components.pool.shards import read_json
-from components.stages.extract.work import Work, load_work
+from components.stages.extract.extraction import Extraction, load_extraction
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class ExtractStep(Step):
     needs = Needs(memory_gib=2)
     divisible = True
     spread = True
-    _read: Work | None = None
+    _read: Extraction | None = None
 
     @property
     def unit(self) -> str:  # type: ignore[override]  # of either part
@@ -38,45 +38,45 @@ class ExtractStep(Step):
             self._finish(run)
 
     def count_tasks(self, run: Run) -> int:
-        work = self._work(run)
-        return work.dedup_tasks if self.part else work.tasks
+        extraction = self._extraction(run)
+        return extraction.dedup_tasks if self.part else extraction.tasks
 
     def unfinished(self, run: Run, done: bool) -> Sequence[int]:
         if _is_finished(run):
             return ()
-        work = self._work(run)
-        there = {entry.path for entry in run.storage.list(f"{work.folder}/") if entry.path.endswith(".done.json")}
-        records = [self._records(work, task) for task in range(self.count_tasks(run))]
+        extraction = self._extraction(run)
+        there = {entry.path for entry in run.storage.list(f"{extraction.folder}/") if entry.path.endswith(".done.json")}
+        records = [self._records(extraction, task) for task in range(self.count_tasks(run))]
         return [task for task, needed in enumerate(records) if not there >= needed]
 
     def count_units(self, run: Run, task: int | None) -> int:
         if _is_finished(run):
             return 0
-        work = self._work(run)
+        extraction = self._extraction(run)
         if self.part:
-            return work.partitions if task is None else len(work.partitions_of(task))
-        return len(work.files) if task is None else len(work.files_of(task, work.tasks))
+            return extraction.partitions if task is None else len(extraction.partitions_of(task))
+        return len(extraction.files) if task is None else len(extraction.files_of(task, extraction.tasks))
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:
         if _is_finished(run):
             return
         try:
-            self._work_on(run, self._work(run), task, tasks)
+            self._work_on(run, self._extraction(run), task, tasks)
         except RecaptionError as error:
             if not _is_finished(run):
                 raise
             log.info("%s; another run has finished this extraction and deleted its spills", error)
 
-    def _work_on(self, run: Run, work: Work, task: int, tasks: int) -> None:
+    def _work_on(self, run: Run, extraction: Extraction, task: int, tasks: int) -> None:
         if not self.part:
             from components.stages.extract.task import extract_task
 
-            extract_task(run.storage, work, task, tasks, lambda files: self.progress(files, files))
+            extract_task(run.storage, extraction, task, tasks, lambda files: self.progress(files, files))
             return
         from components.stages.extract.dedup import Dedup
 
-        dedup = Dedup(run.storage, work, work.tasks, work.partitions_of(task))
-        for partition in work.partitions_of(task):
+        dedup = Dedup(run.storage, extraction, extraction.tasks, extraction.partitions_of(task))
+        for partition in extraction.partitions_of(task):
             rows = dedup.run(partition).rows
             self.progress(rows, 1)
 
@@ -86,27 +86,27 @@ class ExtractStep(Step):
         funnel = _funnel(run)
         return {"samples": funnel["kept"], "failures": funnel["dropped"] | funnel["lost"]}
 
-    def _records(self, work: Work, task: int) -> set[str]:
-        """What vouches for a task."""
+    def _records(self, extraction: Extraction, task: int) -> set[str]:
+        """Return the paths of the records that vouch for a task."""
         if not self.part:
-            return {f"{work.spills(task)}.done.json"}
-        return {f"{work.shards(partition)}.done.json" for partition in work.partitions_of(task)}
+            return {f"{extraction.spills(task)}.done.json"}
+        return {f"{extraction.shards(partition)}.done.json" for partition in extraction.partitions_of(task)}
 
-    def _work(self, run: Run) -> Work:
-        """Read once: of a whole dump it has 100,000 paths. A step is made for one run."""
+    def _extraction(self, run: Run) -> Extraction:
+        """Return the extraction, read once: of a whole dump it has 100,000 paths, and a step is made for one run."""
         assert run.ingest is not None  # no other run has this step
         if self._read is None:
-            self._read = load_work(run.storage, run.ingest.candidates)
+            self._read = load_extraction(run.storage, run.ingest.candidates)
         return self._read
 
     def _finish(self, run: Run) -> None:
-        """Write what was found; then nobody needs the spills any more, which are larger than all candidates."""
+        """Write what was found; then delete the spills, which are larger than all candidates."""
         assert run.ingest is not None
         if not _is_finished(run):
             from components.stages.extract.dedup import finish
 
-            work = self._work(run)
-            finish(run.storage, work, work.tasks)
+            extraction = self._extraction(run)
+            finish(run.storage, extraction, extraction.tasks)
         funnel = _funnel(run)
         if not funnel["kept"]:
             dropped = ", ".join(f"{reason} {count:,}" for reason, count in funnel["dropped"].items())
@@ -124,11 +124,11 @@ def _result(run: Run) -> str:
 
 
 def _is_finished(run: Run) -> bool:
-    """Once the pool is there, nobody needs its candidates any more."""
+    """Return whether the candidates are found; once the pool is there, they are no longer needed."""
     return run.is_downloaded or run.storage.size(_result(run)) is not None
 
 
 def _funnel(run: Run) -> dict[str, Any]:
-    """Of a finished one."""
+    """Read the counts of a finished extraction."""
     path, key = (run.pool.manifest_path, "extraction") if run.is_downloaded else (_result(run), "funnel")
     return read_json(run.storage, path, lambda value: dict(value[key]))

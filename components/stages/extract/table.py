@@ -15,9 +15,9 @@ from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.pool.uids import canonical_uid
 from components.recipe.sources import TABLES
+from components.stages.extract.extraction import Extraction, partitions_of_tables
 from components.stages.extract.pairs import SCHEMA
 from components.stages.extract.text_rules import LONG_TEXT, LONG_URL, MOST_TEXT, MOST_URL, NO_URL, uid_of
-from components.stages.extract.work import Work, partitions_of_tables
 from components.storage.interface import Entry
 from components.storage.opening import open_object, open_storage
 from components.storage.tables import explained, open_table
@@ -27,18 +27,18 @@ URL, TEXT, UID = ("url",), ("text", "caption"), ("uid",)  # names of the fields,
 
 
 @dataclass(frozen=True)
-class Found:
-    """Some rows of a table."""
+class TableRows:
+    """Rows of a table that were looked at together."""
 
     rows: int
     kept: pa.RecordBatch
-    """As pairs.SCHEMA."""
+    """The rows that are candidates, as pairs.SCHEMA."""
     dropped: Counter[str]
-    """The others, by reason."""
+    """Number of other rows, by reason."""
 
 
-def find_tables(urls: str) -> Work:
-    """The extraction of the one file, or of all tables below a folder.
+def find_tables(urls: str) -> Extraction:
+    """Return the extraction of the one file, or of all tables below a folder.
 
     Raises:
         PermanentError: there is none.
@@ -55,7 +55,7 @@ def find_tables(urls: str) -> Work:
     return _found(storage.uri, entries)
 
 
-def candidates_of(file: BinaryIO, path: str) -> Iterator[Found]:
+def candidates_of(file: BinaryIO, path: str) -> Iterator[TableRows]:
     """Stream one file. URL and text stay as they are, as a published uid refers to them; a text may be missing.
 
     Raises:
@@ -71,14 +71,14 @@ def candidates_of(file: BinaryIO, path: str) -> Iterator[Found]:
             yield _decided(*columns)
 
 
-def _found(base: str, entries: Sequence[Entry]) -> Work:
+def _found(base: str, entries: Sequence[Entry]) -> Extraction:
     content = content_hash([base, [(entry.path, entry.size) for entry in entries]])
     partitions = partitions_of_tables(sum(entry.size for entry in entries))
-    return Work("tables", base, tuple(entry.path for entry in entries), "table", partitions, content)
+    return Extraction("tables", base, tuple(entry.path for entry in entries), "table", partitions, content)
 
 
 def _fields(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Those called as the first of `wanted` of which there are any."""
+    """Return the names equal to the first of `wanted` that occurs, in any case."""
     by_name = ([name for name in names if name.strip().lower() == one] for one in wanted)
     return next(filter(None, by_name), [])
 
@@ -92,7 +92,7 @@ def _field(names: Sequence[str], wanted: Sequence[str], path: str) -> str:
 
 
 def _strings(column: pa.Array, name: str, path: str) -> pa.Array:
-    """As valid UTF-8, which a parquet doesn't promise; U+FFFD where it is none."""
+    """Convert a column to valid UTF-8, which a parquet doesn't promise; U+FFFD stands for what is not."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
@@ -107,8 +107,8 @@ def _strings(column: pa.Array, name: str, path: str) -> pa.Array:
         return pa.array([None if v is None else v.decode("utf-8", "replace") for v in data.to_pylist()], pa.string())
 
 
-def _decided(urls: pa.Array, texts: pa.Array, uids: pa.Array | None = None) -> Found:
-    """Each row is kept or has a reason, the first that holds."""
+def _decided(urls: pa.Array, texts: pa.Array, uids: pa.Array | None = None) -> TableRows:
+    """Decide on each row: it is kept, or has a reason, the first that holds."""
     urls, texts = (pc.fill_null(column, "") for column in (urls, texts))
     left, dropped = np.ones(len(urls), bool), Counter[str]()
     for reason, holds in (
@@ -122,7 +122,7 @@ def _decided(urls: pa.Array, texts: pa.Array, uids: pa.Array | None = None) -> F
     mask = pa.array(left)
     urls, texts, given = (column if column is None else column.filter(mask) for column in (urls, texts, uids))
     kept = pa.record_batch([_uids(given, urls, texts), urls, texts], SCHEMA)
-    return Found(len(left), kept, +dropped)
+    return TableRows(len(left), kept, +dropped)
 
 
 def _blank(column: pa.Array) -> pa.Array:
@@ -130,7 +130,7 @@ def _blank(column: pa.Array) -> pa.Array:
 
 
 def _uids(given: pa.Array | None, urls: pa.Array, texts: pa.Array) -> pa.Array:
-    """16 bytes each: the one given, or of a row without one that of its text and URL."""
+    """Return 16 bytes per row: the uid it has, or, where it has none, that of its text and URL."""
     if given is None:
         return pa.array(map(uid_of, urls.to_pylist(), texts.to_pylist()), pa.binary(16))
     data = _bytes_of(given)
@@ -145,7 +145,7 @@ def _uid(given: str | None, url: str, text: str) -> bytes:
 
 
 def _bytes_of(uids: pa.Array) -> bytes | None:
-    """Of DataComp's uids, at once; None where one isn't 32 hexadecimal digits."""
+    """Convert DataComp's uids to bytes, all at once; None where one isn't 32 hexadecimal digits."""
     if uids.null_count or not pc.all(pc.equal(pc.binary_length(uids), 32)).as_py():
         return None
     digits = pc.binary_join(pa.ListArray.from_arrays([0, len(uids)], uids), "")[0].as_py()

@@ -28,9 +28,9 @@ _ATTRIBUTE = re.compile(r"""([^\s/>=][^\s/>=]*+)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']
 
 
 def read_tags(page: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Name and attributes of <img>, <source>, <base> and <picture>, in order; entities are left as they are.
+    """Yield name and attributes of <img>, <source>, <base> and <picture>, in order; entities are left as they are.
 
-    The first of attributes of one name counts, as in HTML.
+    Where several attributes have one name, the first counts, as in HTML.
     """
     for token in _TOKEN.finditer(page):
         name = token["name"]

@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 
 from components.base.version import version
 from components.stages.extract import page, wat
+from components.stages.extract.extraction import Extraction
 from components.stages.extract.members import Damage
-from components.stages.extract.records import Record as Page
-from components.stages.extract.records import read_records
-from components.stages.extract.spill import Record, Spiller, commit, find_record
+from components.stages.extract.records import WarcRecord, read_records
+from components.stages.extract.spill import Spiller, TaskRecord, commit, find_record
 from components.stages.extract.table import candidates_of
 from components.stages.extract.text_rules import candidate
-from components.stages.extract.work import Work
 from components.storage.interface import Storage
 from components.storage.web import open_source
 
@@ -33,8 +32,12 @@ REPLACEMENT = "\ufffd"
 
 
 def extract_task(
-    storage: Storage, work: Work, task: int, tasks: int, progress: Callable[[int], None] = lambda files: None
-) -> Record:
+    storage: Storage,
+    extraction: Extraction,
+    task: int,
+    tasks: int,
+    progress: Callable[[int], None] = lambda files: None,
+) -> TaskRecord:
     """Extract a task's files, unless that is done. The same files give the same bytes, however often it is killed.
 
     Args:
@@ -44,23 +47,26 @@ def extract_task(
         PermanentError: a file that the dump lists is not there, or a table isn't what its name says.
         TemporaryError: it can't be read now.
     """
-    files = work.files_of(task, tasks)
-    if done := find_record(storage, work, task):
+    files = extraction.files_of(task, tasks)
+    if done := find_record(storage, extraction, task):
         progress(len(files))
         return done
     began = time.monotonic()
-    source, tally = open_source(work.base), Tally(Spiller(storage, work.spills(task), work.partitions))
+    source, extractor = (
+        open_source(extraction.base),
+        Extractor(Spiller(storage, extraction.spills(task), extraction.partitions)),
+    )
     for name in files:
         with source.open(name) as file:
-            tally.read(name, file, work.kind)
+            extractor.read(name, file, extraction.kind)
         progress(1)
-    tally.spiller.flush()
-    record = Record(**tally.counts(), files=len(files), seconds=time.monotonic() - began, code=version())
-    return commit(storage, work, task, record)
+    extractor.spiller.flush()
+    record = TaskRecord(**extractor.counts(), files=len(files), seconds=time.monotonic() - began, code=version())
+    return commit(storage, extraction, task, record)
 
 
-class Tally:
-    """What became of every record and of every image."""
+class Extractor:
+    """Extracts a task's files and counts what became of every record and every image."""
 
     def __init__(self, spiller: Spiller) -> None:
         self.spiller = spiller
@@ -71,7 +77,7 @@ class Tally:
         self.candidates = self.undecoded = 0
 
     def read(self, name: str, file: Any, kind: str) -> None:
-        """All of one file."""
+        """Extract all of one file."""
         if kind == "table":
             self._table(name, file)
             return
@@ -84,7 +90,7 @@ class Tally:
             else:
                 self._page(found, images_of)
 
-    def _page(self, record: Page, images_of: Callable[[Page], Any]) -> None:
+    def _page(self, record: WarcRecord, images_of: Callable[[WarcRecord], Any]) -> None:
         found = images_of(record)
         if isinstance(found, str):
             self.records[found] += 1

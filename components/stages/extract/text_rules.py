@@ -45,7 +45,7 @@ class Image(NamedTuple):
 
 @dataclass
 class Page:
-    """Where relative URLs start."""
+    """A page's address, from which its relative URLs start."""
 
     url: str
     base: str | None = None
@@ -64,13 +64,13 @@ class Page:
 
     @cached_property
     def origin(self) -> str:
-        """Of `start`: https://host:port. Empty where it has none."""
+        """Return `https://host:port` of `start`; empty where it has none."""
         found = _HOST.match(self.start)
         return found[0] if found else ""
 
 
 def candidate(page: Page, image: Image) -> tuple[str, str] | str:
-    """The absolute URL and the text, or why the image is no candidate."""
+    """Return the absolute URL and the text of an image, or the reason why it is no candidate."""
     url = resolve(page, image.url or "")
     if not url.startswith("http"):  # a reason
         return url
@@ -83,7 +83,7 @@ def candidate(page: Page, image: Image) -> tuple[str, str] | str:
 
 
 def resolve(page: Page, url: str) -> str:
-    """The absolute http(s) URL, without its fragment, or the reason why there is none.
+    """Return the absolute http(s) URL, without its fragment, or the reason why there is none.
 
     An absolute URL stays as it is, as in cc2dataset; a relative one is joined as RFC 3986 and urllib.parse.urljoin
     do, a backslash in its path counting as a slash, as browsers take it.
@@ -107,7 +107,7 @@ def resolve(page: Page, url: str) -> str:
 
 
 def _join(page: Page, url: str) -> str:
-    """Quick where urljoin would say the same (though it drops a ? or ; with nothing after it)."""
+    """Join as urljoin does, but quickly where the result is the same (urljoin drops a ? or ; with nothing after it)."""
     if "\\" in url:
         path, mark, query = url.partition("?")
         url = path.replace("\\", "/") + mark + query
@@ -123,7 +123,7 @@ def _join(page: Page, url: str) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Entities decoded, runs of white space and control characters one space.
+    """Decode entities, and turn runs of white space and control characters into one space.
 
     Letters that were decoded with the wrong charset stay as they are, and so does U+FFFD.
     """
@@ -134,11 +134,11 @@ def clean_text(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """Decodes complete entities (`&copy=1` in a URL is none). Common Crawl's WAT files have them since July 2019
-    decoded already; what is left there was escaped twice."""
+    """Decode complete entities (`&copy=1` in a URL is none). Common Crawl's WAT files have them decoded since July
+    2019; what is left there was escaped twice."""
     return _ENTITY.sub(lambda found: html.unescape(found[0]), text) if "&" in text else text
 
 
 def uid_of(url: str, text: str) -> bytes:
-    """16 bytes: MD5 of text and URL, in hexadecimal the uid of cc2dataset and so of CommonPool."""
+    """Return the 16 bytes of the MD5 of text and URL, in hexadecimal the uid of cc2dataset and so of CommonPool."""
     return hashlib.md5((text + url).encode("utf-8", "replace"), usedforsecurity=False).digest()

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from components.stages.extract.records import NO_IMAGE, UNREADABLE, Record
+from components.stages.extract.records import NO_IMAGE, UNREADABLE, WarcRecord
 from components.stages.extract.text_rules import Image, Page
 
 PATH = "IMG@/src"
@@ -52,8 +52,8 @@ class _Wat(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Wat)  # fields that are not asked for are skipped, not built
 
 
-def images_of(record: Record) -> tuple[Page, list[Image]] | str:
-    """A page and its images in document order, or why there are none."""
+def images_of(record: WarcRecord) -> tuple[Page, list[Image]] | str:
+    """Return a page and its images in document order, or the reason why it has none."""
     if _TRACE not in record.content:
         return NO_IMAGE
     try:
@@ -69,7 +69,7 @@ def images_of(record: Record) -> tuple[Page, list[Image]] | str:
 
 
 def _decode(content: bytes) -> _Wat:
-    """Broken UTF-8, lone surrogates and raw control characters become U+FFFD or stay; they don't cost the page."""
+    """Decode a record's JSON; broken UTF-8, lone surrogates and raw control characters don't cost the page."""
     try:
         return _decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError):

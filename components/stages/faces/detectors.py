@@ -22,11 +22,11 @@ CONFIDENCE, OVERLAP, MOST = 0.6, 0.3, 5000  # YuNet's: rather a box too many, si
 Boxes = list[list[float]]
 """[x0, y0, x1, y1] each, in [0, 1] of width and height, sorted."""
 Detector = Callable[[Pixels], Boxes]
-"""Of (H, W, 3) uint8 RGB."""
+"""Finds the faces in (H, W, 3) uint8 RGB pixels."""
 
 
 def cascade() -> Detector:
-    """Frontal faces by Viola and Jones' cascade: needs no download.
+    """Return a detector of frontal faces by Viola and Jones' cascade: needs no download.
 
     Raises:
         PermanentError: OpenCV brings another cascade than the one that columns are named by.
@@ -45,7 +45,7 @@ def cascade() -> Detector:
 
 
 def yunet(weights: str) -> Detector:
-    """YuNet (opencv_zoo's face_detection_yunet): also faces that are turned, covered or small.
+    """Return a detector by YuNet (opencv_zoo's face_detection_yunet): also finds faces turned, covered or small.
 
     Raises:
         PermanentError: the file is no YuNet.
@@ -68,7 +68,7 @@ def yunet(weights: str) -> Detector:
 
 
 def _relative(found: np.ndarray, pixels: Pixels) -> Boxes:
-    """Of (N, 4) x, y, width, height in pixels."""
+    """Convert (N, 4) x, y, width, height in pixels to boxes."""
     height, width = pixels.shape[:2]
     corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1) / (width, height, width, height)
     return sorted(corners.clip(0, 1).astype(np.float32).tolist())

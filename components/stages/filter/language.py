@@ -13,7 +13,7 @@ BUNDLED = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"  # 
 
 
 def english(model: str | None) -> Callable[[str], bool]:
-    """A test of whether English is the likeliest language of a text.
+    """Return a test of whether English is the likeliest language of a text.
 
     Args:
         model: a fastText file (DataComp's is lid.176.bin); None is lid.176.ftz, its quantised form of 0.9 MB.

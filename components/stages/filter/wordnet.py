@@ -26,7 +26,7 @@ class WordNet:
     """Reads index.{noun,verb,adj,adv} and {noun,verb,adj,adv}.exc."""
 
     def __init__(self, folder: str) -> None:
-        """Raises PermanentError: a file is missing or of another version."""
+        """Read the files. Raises PermanentError if a file is missing or of another version."""
         self.first: dict[str, dict[str, int]] = {}
         self.irregular: dict[str, dict[str, list[str]]] = {}
         self.rules = {part: [rule.split(":") for rule in rules.split()] for part, rules in RULES.items()}
@@ -36,7 +36,7 @@ class WordNet:
             self.irregular[part] = {form: lemmas for form, *lemmas in map(str.split, lines) if lemmas}
 
     def first_synset(self, word: str) -> int | None:
-        """Offset of the most frequent meaning; of a word that is several parts of speech, of its first in RULES."""
+        """Return the offset of the most frequent meaning, of the first part of speech in RULES that has the word."""
         for part, first in self.first.items():
             lemma = self._lemma(word.lower(), part)
             if lemma is not None:
@@ -67,7 +67,7 @@ class Entities:
     """
 
     def __init__(self, wordnet: str, wnids: str) -> None:
-        """`wnids` is a file with an id a line, such as n02084071. Raises PermanentError: a line that is none."""
+        """Read the ids from `wnids`, one a line, such as n02084071. Raises PermanentError for another line."""
         self.wordnet, self.offsets = WordNet(wordnet), set[int]()
         for line in map(str.strip, _lines(Path(wnids).expanduser())):
             if line[:1] != "n" or not line[1:].isdecimal():
@@ -82,7 +82,7 @@ class Entities:
 
 
 def _index(path: Path) -> Iterator[tuple[str, int]]:
-    """(lemma, offset of its first synset): a line is `lemma pos n … offset×n`, the license's begin with a space."""
+    """Yield (lemma, offset of its first synset): `lemma pos n … offset×n` a line, the license's begin with a space."""
     lines = _lines(path)
     if not any(VERSION in line for line in lines[:40]):
         raise PermanentError(f"filter: {path} is not of WordNet 3.0, whose offsets ImageNet's ids are")

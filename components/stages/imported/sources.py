@@ -27,17 +27,17 @@ Found = tuple[int, list[str], Sequence[Any]]
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the values come from."""
+class ImportSource:
+    """The files that the values come from."""
 
     address: str
-    """The same from every working directory."""
+    """Address of the files, the same from every working directory."""
     storage: Storage
     files: list[Entry]
 
 
-def find_source(source: str) -> Source:
-    """The one file, or all tables below a folder.
+def find_source(source: str) -> ImportSource:
+    """Find the one file, or all tables below a folder.
 
     Raises:
         PermanentError: nothing is there that could be read.
@@ -46,15 +46,15 @@ def find_source(source: str) -> Source:
         storage, name = open_object(source)
         size = storage.size(name)
         if size is not None:
-            return Source(f"{storage.uri}/{name}", storage, [Entry(name, size)])
+            return ImportSource(f"{storage.uri}/{name}", storage, [Entry(name, size)])
     storage = open_storage(source)
     found = [entry for entry in storage.list() if entry.path.endswith(TABLES)]
     if not found:
         raise PermanentError(f"import {source}: no .parquet, .csv or .npy there")
-    return Source(storage.uri, storage, found)
+    return ImportSource(storage.uri, storage, found)
 
 
-def check_fields(source: Source, field: str) -> None:
+def check_fields(source: ImportSource, field: str) -> None:
     """Look into the first file, so that a wrong field is found before hours of work; the others when they are read.
 
     Raises:
@@ -90,7 +90,7 @@ def _table(batches: Iterable[pa.RecordBatch], path: str, field: str, wanted: set
 
 
 def _subset(file: BinaryIO, path: str, wanted: set[str]) -> Iterator[Found]:
-    """DataComp's subset files: the 128 bits of every listed uid in two halves."""
+    """Read one of DataComp's subset files: the 128 bits of every listed uid in two halves."""
     try:
         shape, _, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
     except (ValueError, KeyError) as error:
@@ -112,7 +112,7 @@ def _subset(file: BinaryIO, path: str, wanted: set[str]) -> Iterator[Found]:
 
 
 def _canonical(uids: pa.Array, path: str) -> pa.Array:
-    """Strings as `canonical_uid` gives them; null stays null."""
+    """Return uids as `canonical_uid` gives them; null stays null."""
     kind = uids.type.value_type if pa.types.is_dictionary(uids.type) else uids.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise PermanentError(f"import {path}: uid has dtype {kind}, expected string or integer")

@@ -44,7 +44,7 @@ EMPTY = "no image matched any rule: the mixture is empty, and nothing can be tra
 
 
 @dataclass
-class Tally:
+class MixtureCounts:
     """The pairs that one mixture has chosen so far, and the samples it dropped."""
 
     mixture: Mixture
@@ -52,7 +52,7 @@ class Tally:
     usable: int = 0
     images: int = 0
     pairs: Counter[int] = field(default_factory=Counter)
-    """By rule."""
+    """Number of pairs, by rule."""
     scored: Counter[int] = field(default_factory=Counter)
     """Pairs whose text has a cosine, by rule."""
     cosines: dict[int, float] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class MixStep(Step):
     needs = Needs(memory_gib=1)
 
     def run(self, run: Run) -> None:
-        tallies = [Tally(m, run.mixture_folder(m)) for m in run.spec.mixtures]
+        tallies = [MixtureCounts(m, run.mixture_folder(m)) for m in run.spec.mixtures]
         tallies = [t for t in tallies if run.storage.size(f"{t.folder}/mixture.json") is None]
         if not tallies:
             return
@@ -129,7 +129,7 @@ def _keys(run: Run, texts: set[str], scores: set[str], flags: set[str]) -> list[
     return [key for key, node in run.nodes.items() if node.spec.hash in specs]
 
 
-def _write(run: Run, tally: Tally, shard: Shard, uids: pa.Array, chosen: Selection) -> None:
+def _write(run: Run, tally: MixtureCounts, shard: Shard, uids: pa.Array, chosen: Selection) -> None:
     table = pa.table(
         {
             "uid": uids.take(pa.array(chosen.rows)),
@@ -146,7 +146,7 @@ def _write(run: Run, tally: Tally, shard: Shard, uids: pa.Array, chosen: Selecti
     tally.shards.append({"name": shard.name, "rows": table.num_rows, "sha256": digest})
 
 
-def _count(tally: Tally, values: Values, chosen: Selection, thresholds: Thresholds) -> None:
+def _count(tally: MixtureCounts, values: Values, chosen: Selection, thresholds: Thresholds) -> None:
     tally.usable += values.rows
     dropped = np.ones(values.rows, bool)
     dropped[chosen.rows] = False
@@ -165,7 +165,7 @@ def _count(tally: Tally, values: Values, chosen: Selection, thresholds: Threshol
         tally.cosines[number] = tally.cosines.get(number, 0.0) + float(cosines[there].sum())
 
 
-def _result(run: Run, tally: Tally, thresholds: Thresholds) -> dict[str, Any]:
+def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str, Any]:
     mixture = tally.mixture
     rules = [
         {
@@ -198,7 +198,7 @@ def _result(run: Run, tally: Tally, thresholds: Thresholds) -> dict[str, Any]:
     }
 
 
-def _mean(tally: Tally, rules: Iterable[int]) -> float | None:
+def _mean(tally: MixtureCounts, rules: Iterable[int]) -> float | None:
     """Return the mean cosine of these rules' pairs; None where a rule's text (a concatenation, say) never has one."""
     rules = [r for r in rules if tally.pairs[r]]
     if not rules or not all(tally.scored[r] for r in rules):

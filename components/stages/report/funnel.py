@@ -19,14 +19,14 @@ FILES = {"wat": "WAT", "warc": "WARC"}
 
 @dataclass(frozen=True)
 class Level:
-    """So many came that far."""
+    """How many candidates came this far."""
 
     name: str
     count: int
     lost: Mapping[str, int] = field(default_factory=dict)
-    """By reason, on the way to the next level."""
+    """Losses by reason, on the way to the next level."""
     won: Mapping[str, int] = field(default_factory=dict)
-    """What comes back before the next level."""
+    """Regained before the next level, by how."""
     counts_others: bool = False
     """The next level counts something else: images, say, instead of pages."""
 
@@ -37,13 +37,13 @@ class Funnel:
 
     levels: Sequence[Level]
     shards: int
-    """That are indexed."""
+    """Number of shards that are indexed."""
     notes: Mapping[str, int]
-    """Of texts, files and shards: no sample is lost to them."""
+    """Defects of texts, files and shards that cost no sample, by reason."""
     source: Sequence[str] = ()
-    """Where the images were found and how they were fetched; nothing of shards that were there."""
+    """Sentences on where the images were found and how they were fetched; none for shards that were there."""
     differences: Sequence[str] = ()
-    """What doesn't agree between the stages' own counts."""
+    """Disagreements between the stages' own counts."""
 
     @property
     def usable(self) -> int:
@@ -51,7 +51,7 @@ class Funnel:
 
     @property
     def doubts(self) -> list[str]:
-        """What doesn't add up."""
+        """List what doesn't add up."""
         broken = [
             f"{a.name} {a.count:,} − {sum(a.lost.values()):,} + {sum(a.won.values()):,} ≠ {b.name} {b.count:,}"
             for a, b in pairwise(self.levels)
@@ -61,7 +61,7 @@ class Funnel:
 
 
 def funnel(run: Run, columns: Columns) -> Funnel:
-    """Of a downloaded pool from its manifest, which knows every candidate, and the index; else from the index."""
+    """Count a pool's levels from the index and, if it was downloaded, from its manifest, which has every candidate."""
     counts, rows = failures_of(run, columns, run.nodes["index"])
     shards = shards_of(run, columns, run.nodes["index"])
     failed = _by_size({reason: n for reason, n in counts.items() if reason.startswith(DOWNLOAD)})
@@ -85,7 +85,7 @@ def funnel(run: Run, columns: Columns) -> Funnel:
 
 
 def _found(extraction: Mapping[str, Any]) -> list[Level]:
-    """From records or rows to images with a text."""
+    """Return the levels from records or rows to images with a text."""
     records, lost = extraction["records"], _by_size(extraction["dropped"] | extraction["lost"])
     if extraction["kind"] == "table":
         return [Level("rows of the tables", sum(records.values()), lost)]
@@ -98,7 +98,7 @@ def _found(extraction: Mapping[str, Any]) -> list[Level]:
 
 
 def _fetched(rounds: Sequence[Mapping[str, Any]], meanings: Mapping[str, str]) -> Level:
-    """The first round's failures, and what later rounds mended of them."""
+    """Return the level with the first round's failures, and what later rounds mended of them."""
     first, *again = rounds
     lost = {f"{DOWNLOAD}{reason} ({meanings[reason]})": n for reason, n in first["failures"].items()}
     won = {}

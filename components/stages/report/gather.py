@@ -1,4 +1,4 @@
-"""What the report says: read from the ledger and the artifacts of a run, never computed twice."""
+"""Gathers the report's numbers from the records and results of a run; nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THUMBNAIL = 192  # pixels of the longest side
 
 
 def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
-    """Per column: samples asked for, computed, failed by reason."""
+    """Return, per column, the samples asked for, computed, and failed by reason."""
     found = []
     for node in run.nodes.values():
         if node.key == "index":
@@ -53,12 +53,12 @@ def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
 
 
 def shards_of(run: Run, columns: Columns, node: Node) -> int:
-    """How many have this run's part."""
+    """Count the shards that have this run's part."""
     return len(run.pool.shards) - len(run.lacking(columns, node))
 
 
 def failures_of(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], int]:
-    """(reasons, rows) of all parts of a column."""
+    """Count (failures by reason, rows) of all parts of a column."""
     counts: Counter[str] = Counter()
     rows = 0
     for shard in run.pool.shards:
@@ -69,7 +69,7 @@ def failures_of(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], i
 
 
 def histograms(run: Run) -> list[Histogram]:
-    """Cosines of every text that was scored (Figure 4)."""
+    """Return the cosines of every text that was scored (Figure 4)."""
     found = []
     for name in run.spec.texts if run.is_indexed else ():
         analysis = read(run, analysis_path(run, name))
@@ -86,7 +86,7 @@ def share(part: int, whole: int) -> str:
 
 
 def circles(run: Run) -> list[Circle]:
-    """Noise against diversity of every mixture whose pairs all have a cosine (Figure 5)."""
+    """Return noise against diversity of every mixture whose pairs all have a cosine (Figure 5)."""
     found = []
     for mixture in run.spec.mixtures:
         analysis = read_of(run, run.mixture_folder, mixture, "analysis.json")
@@ -98,7 +98,7 @@ def circles(run: Run) -> list[Circle]:
 
 
 def gallery(run: Run, columns: Columns) -> list[dict[str, Any]]:
-    """A few images with all their texts and cosines: first those whose raw text no rule of ours took."""
+    """Pick a few images with all their texts and cosines: first those whose raw text no rule of ours took."""
     found: list[dict[str, Any]] = []
     for shard in run.pool.shards[:LOOKED_AT]:
         if len(found) < PICTURES and columns.parts(run.index, shard):
@@ -150,7 +150,7 @@ def _score(run: Run, columns: Columns, shard: Shard, name: str, uids: pa.Array) 
 
 
 def _column(columns: Columns, shard: Shard, spec: ColumnSpec, field: str, uids: pa.Array) -> pa.ChunkedArray | None:
-    """None where it was not computed yet."""
+    """Read a column's field for these uids; None where it was not computed yet."""
     if not columns.parts(spec, shard):
         return None
     return align(columns.read(spec, shard, [field]), uids).column(field)
@@ -161,7 +161,7 @@ def _short(text: str | None) -> str | None:
 
 
 def _thumbnail(data: bytes) -> str | None:
-    """A data URI, or None for an image that can't be read."""
+    """Make a data URI of an image; None for an image that can't be read."""
     try:
         image = open_rgb(data)
     except ImageError:

@@ -34,7 +34,7 @@ class Circle:
 
 
 def histograms(series: Sequence[Histogram], label: str) -> str:
-    """Overlaid densities (paper, Figure 4); each sums to 1, so that parts of a pool compare."""
+    """Draw overlaid densities (paper, Figure 4); each sums to 1, so that parts of a pool compare."""
     shown = [s for s in series if sum(s.counts)]
     if not shown:
         return ""
@@ -68,7 +68,7 @@ def histograms(series: Sequence[Histogram], label: str) -> str:
 
 
 def scatter(circles: Sequence[Circle], x_label: str, y_label: str) -> str:
-    """Circles whose area is a size (paper, Figure 5), numbered as in the legend: names would overlap."""
+    """Draw circles whose area is a size (paper, Figure 5), numbered as in the legend: names would overlap."""
     if not circles:
         return ""
     xs, ys = [c.x for c in circles], [c.y for c in circles]
@@ -125,7 +125,7 @@ class _Axes:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About five round values inside the range."""
+    """Choose about five round values inside the range."""
     raw = (high - low) / 5
     step = 10 ** floor(log10(raw))
     step *= next(m for m in (1, 2, 5, 10) if m * step >= raw)

@@ -97,7 +97,7 @@ def _result(run: Run, mixture: Mixture) -> dict[str, Any]:
 
 
 def _doubts(funnel: Funnel, results: list[dict[str, Any]]) -> Iterator[str]:
-    """Of the mixtures: what was chosen and what was dropped is what there was."""
+    """Yield the mixtures in which the images chosen and those dropped are not all the usable ones."""
     for name, chosen in ((r["name"], r["chosen"]) for r in results if r["chosen"]):
         settled = chosen["images"] + sum(chosen["dropped"].values())
         if not settled == chosen["usable"] == funnel.usable:
@@ -114,7 +114,7 @@ def _headline(table: list[dict[str, object]]) -> str:
 
 
 def _best(table: list[dict[str, object]]) -> dict[str, object]:
-    """The highest value of each column that has a better end."""
+    """Return the highest value of each column that has a better end."""
     titles = ("mean cosine", "unique trigrams", "classification", "retrieval", "average")
     best: dict[str, object] = {}
     for title in titles:
@@ -125,7 +125,7 @@ def _best(table: list[dict[str, object]]) -> dict[str, object]:
 
 
 def _unfinished(run: Run, funnel: Funnel, done: list[dict[str, Any]], results: list[dict[str, Any]]) -> list[str]:
-    """What is missing on a page that was asked for before the run's end."""
+    """Say what is missing on a page that was asked for before the run's end."""
     shards, trained = len(run.pool.shards), {m.name for m in run.trained}
     missing = {
         "columns": [c["key"] for c in done if c["shards"] < shards],
@@ -142,7 +142,7 @@ def _unfinished(run: Run, funnel: Funnel, done: list[dict[str, Any]], results: l
 
 
 def _arrived(run: Run, funnel: Funnel) -> list[str]:
-    """How much of the web was there, of a pool that was downloaded."""
+    """Say how much of the web was there, for a pool that was downloaded."""
     if run.ingest is None:
         return []
     counts = {level.name: level.count for level in funnel.levels}
@@ -174,7 +174,7 @@ def _stages(run: Run) -> list[dict[str, Any]]:
 
 
 def _notes(run: Run, results: list[dict[str, Any]]) -> list[str]:
-    """What a reader must know before believing a number."""
+    """List what a reader must know before believing a number."""
     notes = [f"{r['name']}: {w}" for r in results for w in r["chosen"].get("warnings", ())]
     gaps = {(g["task"], g["reason"]) for r in results for g in r["results"].get("gaps", ())}
     notes += [f"{task} was not evaluated: {reason}" for task, reason in sorted(gaps)]

@@ -11,14 +11,14 @@ from components.recipe.mixtures import Mixture
 
 
 def result_table(run: Run) -> list[dict[str, object]]:
-    """One row per mixture, column title → value; None where there is nothing (yet)."""
+    """Return one row per mixture, column title → value; None where there is nothing (yet)."""
     rows = [_row(run, mixture) for mixture in run.spec.mixtures]
     empty = {title for title in (rows[0] if rows else ()) if all(row[title] is None for row in rows)}
     return [{title: value for title, value in row.items() if title not in empty} for row in rows]
 
 
 def results(run: Run) -> dict[str, Any]:
-    """results.json: the rows of the result table, and of each mixture's training set the place and the pairs."""
+    """Return results.json: the table's rows, and the place and number of pairs of each mixture's training set."""
     rows = result_table(run)
     pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
     sets = [
@@ -49,12 +49,12 @@ def _row(run: Run, mixture: Mixture) -> dict[str, object]:
 
 
 def read_of(run: Run, folder: Callable[[Mixture], str], mixture: Mixture, name: str) -> dict[str, Any]:
-    """A JSON object of what is made of a mixture; empty when it isn't there, or the pool isn't indexed yet."""
+    """Read a JSON object of what is made of a mixture; empty when it isn't there, or the pool isn't indexed yet."""
     return read(run, f"{folder(mixture)}/{name}") if run.is_indexed else {}
 
 
 def read(run: Run, path: str) -> dict[str, Any]:
-    """A JSON object of the storage; empty when it isn't there."""
+    """Read a JSON object of the storage; empty when it isn't there."""
     if run.storage.size(path) is None:
         return {}
     value: dict[str, Any] = json.loads(run.storage.read(path))

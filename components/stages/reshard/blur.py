@@ -25,7 +25,7 @@ QUALITY = 95  # of the JPEG: img2dataset's
 
 
 def blurred(image: bytes, boxes: Sequence[Sequence[float]]) -> bytes:
-    """A JPEG of the upright image with these boxes blurred: [x0, y0, x1, y1] in [0, 1] of its width and height.
+    """Return a JPEG of the upright image with these boxes blurred: [x0, y0, x1, y1] in [0, 1] of its width and height.
 
     Raises:
         ImageError: it can't be read.
@@ -37,7 +37,7 @@ def blurred(image: bytes, boxes: Sequence[Sequence[float]]) -> bytes:
 
 
 def blur(pixels: Pixels, boxes: Sequence[Sequence[float]]) -> Pixels:
-    """(H, W, 3) uint8, the boxes blurred."""
+    """Blur the boxes of (H, W, 3) uint8 pixels."""
     height, width = pixels.shape[:2]
     mask = np.zeros((height, width), np.float32)
     longest = 0
@@ -60,6 +60,6 @@ def blur(pixels: Pixels, boxes: Sequence[Sequence[float]]) -> Pixels:
 
 
 def _reached(mask: NDArray[np.float32], reach: int) -> tuple[slice, slice]:
-    """Rows and columns of the mask, and so many beside them: a small face in a large image costs little."""
+    """Return rows and columns of the mask, and `reach` more around them: a small face in a large image costs little."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return tuple(slice(max(0, at[0] - reach), at[-1] + reach + 1) for at in (rows, columns))  # type: ignore[return-value]

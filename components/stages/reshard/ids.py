@@ -19,7 +19,7 @@ _CHUNK = 1 << 20  # uids sorted at once while they are dealt out: 16 MB
 
 
 def parse(uids: pa.StringArray) -> NDArray[np.void]:
-    """(N,) u8,u8 of uids of 32 lower-case hexadecimal digits."""
+    """Parse uids of 32 lower-case hexadecimal digits to (N,) u8,u8."""
     digits = _DIGIT[np.frombuffer("".join(uids.to_pylist()).encode(), np.uint8).reshape(-1, 32)]
     if (digits == 255).any():
         raise ValueError("a uid is not 32 lower-case hexadecimal digits")

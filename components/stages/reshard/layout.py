@@ -1,4 +1,4 @@
-"""Which rows of which selections make up each tar of the training set: known before anything is written."""
+"""The rows that make up each tar of the training set: known before anything is written."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ SHARD_SAMPLES = 10_000  # DataComp's resharder and img2dataset: at most so many 
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What a mixture takes from one pool shard."""
+class ShardSelection:
+    """The rows that a mixture takes from one pool shard."""
 
     shard: Shard
     rows: int
     sha256: str
-    """Of its parquet file."""
+    """SHA-256 of its parquet file."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """Consecutive rows of one selection."""
 
-    selection: Selection
+    selection: ShardSelection
     start: int
     stop: int
 
@@ -40,8 +40,8 @@ def tar_name(number: int) -> str:
     return f"{number:08d}.tar"
 
 
-def read_mixture(storage: Storage, mixture: str, shards: Sequence[Shard]) -> list[Selection]:
-    """The selections that mixture.json names, in the pool's order.
+def read_mixture(storage: Storage, mixture: str, shards: Sequence[Shard]) -> list[ShardSelection]:
+    """List the selections that mixture.json names, in the pool's order.
 
     Raises:
         PermanentError: there is no mixture, or not of these shards.
@@ -52,11 +52,11 @@ def read_mixture(storage: Storage, mixture: str, shards: Sequence[Shard]) -> lis
     found = {s["name"]: s for s in json.loads(storage.read(path))["shards"]}
     if found.keys() != {shard.name for shard in shards}:
         raise PermanentError(f"{storage.uri}/{path} names other shards than the pool has; delete it and run mix again")
-    return [Selection(shard, found[shard.name]["rows"], found[shard.name]["sha256"]) for shard in shards]
+    return [ShardSelection(shard, found[shard.name]["rows"], found[shard.name]["sha256"]) for shard in shards]
 
 
-def read_selection(storage: Storage, mixture: str, selection: Selection, fields: Sequence[str]) -> pa.Table:
-    """The fields of a selection's rows.
+def read_selection(storage: Storage, mixture: str, selection: ShardSelection, fields: Sequence[str]) -> pa.Table:
+    """Read these fields of a selection's rows.
 
     Raises:
         PermanentError: the file is not the one that mixture.json names.
@@ -70,8 +70,8 @@ def read_selection(storage: Storage, mixture: str, selection: Selection, fields:
     return pq.read_table(pa.BufferReader(data), columns=list(fields))
 
 
-def lay_out(selections: Sequence[Selection], most: int = SHARD_SAMPLES) -> list[list[Segment]]:
-    """The segments of every output tar, in the pool's order.
+def lay_out(selections: Sequence[ShardSelection], most: int = SHARD_SAMPLES) -> list[list[Segment]]:
+    """Divide the selections' rows among the output tars, in the pool's order; return each tar's segments.
 
     The fewest tars of at most `most` samples, all within one sample of the same size: trainers draw tars with equal
     chances (open_clip's --dataset-resampled), so a last tar of three samples would show those three far too often.

@@ -22,8 +22,8 @@ from components.pool.run import Run
 from components.recipe.mixtures import Mixture
 from components.stages.reshard.card import card
 from components.stages.reshard.ids import write_sample_ids
-from components.stages.reshard.layout import Segment, Selection, lay_out, read_mixture, read_selection, tar_name
-from components.stages.reshard.write import Record, Resharder, Work, begin, done_name, read_record, write_tar
+from components.stages.reshard.layout import Segment, ShardSelection, lay_out, read_mixture, read_selection, tar_name
+from components.stages.reshard.write import DatasetJob, Resharder, TarRecord, begin, done_name, read_record, write_tar
 from components.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class ReshardStep(Step):
             layout = lay_out(read_mixture(run.storage, run.mixture_folder(mixture), run.pool.shards))
             numbers = range((task - before) % tasks, len(layout), tasks)
             before += len(layout)
-            work = _work(run, mixture)
-            _write_tars(work, run.storage, layout, numbers, _looked_up(run.storage, work.dataset, numbers))
+            job = _job(run, mixture)
+            _write_tars(job, run.storage, layout, numbers, _looked_up(run.storage, job.dataset, numbers))
 
 
 def _mixtures(run: Run) -> list[Mixture]:
@@ -80,20 +80,20 @@ def reshard(run: Run, mixture: Mixture) -> None:
             f"condition ({storage.uri}/{run.mixture_folder(mixture)}/mixture.json has the thresholds)"
         )
     numbers = range(len(layout))
-    records = _write_tars(_work(run, mixture), storage, layout, numbers, _finished(storage, folder, sizes, numbers))
+    records = _write_tars(_job(run, mixture), storage, layout, numbers, _finished(storage, folder, sizes, numbers))
     _write_rest(run, mixture, folder, records, selections)
     samples, tars = sum(record.samples for record in records), len(records)
     log.info("mixture %s: %s in %s", mixture.name, f"{samples:,} samples", f"{tars:,} tar{'s' if tars != 1 else ''}")
 
 
-def _work(run: Run, mixture: Mixture) -> Work:
+def _job(run: Run, mixture: Mixture) -> DatasetJob:
     folders = run.mixture_folder(mixture), run.dataset_folder(mixture)
     blur = tuple(run.boxes(name) for name in run.spec.training_sets.blur)
-    return Work(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, *folders, blur)
+    return DatasetJob(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, *folders, blur)
 
 
 def _is_whole(storage: Storage, folder: str, sizes: Mapping[str, int]) -> bool:
-    """Whether dataset.json is there and every tar it lists has its size."""
+    """Return whether dataset.json is there and every tar it lists has its size."""
     if "dataset.json" not in sizes:
         return False
     tars = json.loads(storage.read(f"{folder}/dataset.json"))["shards"]
@@ -103,8 +103,8 @@ def _is_whole(storage: Storage, folder: str, sizes: Mapping[str, int]) -> bool:
     return not missing
 
 
-def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], numbers: Sequence[int]) -> dict[int, Record]:
-    """The tars that a record vouches for and that are there in full."""
+def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], numbers: Sequence[int]) -> dict[int, TarRecord]:
+    """Return the tars that a record vouches for and that are there in full."""
     found = {}
     for number in numbers:
         if done_name(number) in sizes:
@@ -114,44 +114,44 @@ def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], numbers: 
     return found
 
 
-def _looked_up(storage: Storage, folder: str, numbers: Sequence[int]) -> dict[int, Record]:
-    """As _finished, without a listing: a task has few of the folder's tars."""
+def _looked_up(storage: Storage, folder: str, numbers: Sequence[int]) -> dict[int, TarRecord]:
+    """Return what _finished does, without a listing: a task has few of the folder's tars."""
     names = [name for number in numbers for name in (done_name(number), tar_name(number))]
     sizes = {name: storage.size(f"{folder}/{name}") for name in names}
     return _finished(storage, folder, {name: size for name, size in sizes.items() if size is not None}, numbers)
 
 
 def _write_tars(
-    work: Work, storage: Storage, layout: Layout, numbers: Sequence[int], records: dict[int, Record]
-) -> list[Record]:
-    """The records of these tars, those that `records` lacks written now."""
+    job: DatasetJob, storage: Storage, layout: Layout, numbers: Sequence[int], records: dict[int, TarRecord]
+) -> list[TarRecord]:
+    """Write those of these tars that `records` lacks, and return the records of all of them."""
     todo = [number for number in numbers if number not in records]
     processes = min(cores(), len(todo))
     samples = sum(record.samples for record in records.values())
 
-    def done(number: int, record: Record) -> None:
+    def done(number: int, record: TarRecord) -> None:
         nonlocal samples
         records[number] = record
         samples += record.samples
-        log.info("%s: tar %d of %d, %d samples", work.dataset, len(records), len(numbers), samples)
+        log.info("%s: tar %d of %d, %d samples", job.dataset, len(records), len(numbers), samples)
 
     if processes > 1:
-        _in_processes(work, layout, todo, processes, done)
+        _in_processes(job, layout, todo, processes, done)
     elif todo:
-        resharder = Resharder(work)
+        resharder = Resharder(job)
         for number in todo:
             done(number, resharder.write(number, layout[number]))
     return [records[number] for number in numbers]
 
 
 def _in_processes(
-    work: Work, layout: Layout, todo: Sequence[int], processes: int, done: Callable[[int, Record], None]
+    job: DatasetJob, layout: Layout, todo: Sequence[int], processes: int, done: Callable[[int, TarRecord], None]
 ) -> None:
-    """A tar per process; never more than two per process are handed out, so that stopping is quick."""
+    """Write a tar per process; at most two per process are handed out at a time, so that stopping is quick."""
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=begin, initargs=(work,))
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=begin, initargs=(job,))
     waiting = iter(todo)
-    pending: dict[Future[Record], int] = {}
+    pending: dict[Future[TarRecord], int] = {}
     try:
         while True:
             for number in _some(waiting, 2 * processes - len(pending)):
@@ -162,7 +162,7 @@ def _in_processes(
                 done(pending.pop(future), future.result())
     except BrokenProcessPool as error:
         raise TemporaryError(
-            f"{work.dataset}: a writing process died (out of memory?); run again, finished tars are kept"
+            f"{job.dataset}: a writing process died (out of memory?); run again, finished tars are kept"
         ) from error
     finally:
         if pending:
@@ -179,16 +179,16 @@ def _some(numbers: Iterator[int], count: int) -> Iterator[int]:
 
 
 def _kill(executor: ProcessPoolExecutor) -> None:
-    """Stop at once: half-written temporary files are nobody's, and what they would become is made anew."""
+    """Stop the processes at once: what they left half-written is ignored and made anew."""
     for process in list((executor._processes or {}).values()):
         with suppress(OSError, ValueError):
             process.kill()
 
 
 def _write_rest(
-    run: Run, mixture: Mixture, folder: str, records: Sequence[Record], selections: Sequence[Selection]
+    run: Run, mixture: Mixture, folder: str, records: Sequence[TarRecord], selections: Sequence[ShardSelection]
 ) -> None:
-    """What describes the tars; dataset.json last, since readers trust only what it names."""
+    """Write what describes the tars; dataset.json last, since readers trust only what it names."""
     storage = run.storage
     uids = _uids(storage, run.mixture_folder(mixture), selections)
     distinct = write_sample_ids(uids, storage, f"{folder}/sample_ids.npy")
@@ -200,7 +200,7 @@ def _write_rest(
     storage.create(f"{folder}/dataset.json", _json(dataset))
 
 
-def _dataset(run: Run, mixture: Mixture, records: Sequence[Record], distinct: int) -> dict[str, Any]:
+def _dataset(run: Run, mixture: Mixture, records: Sequence[TarRecord], distinct: int) -> dict[str, Any]:
     samples = sum(record.samples for record in records)
     sources, formats = Counter[str](), Counter[str]()
     for record in records:
@@ -222,7 +222,7 @@ def _dataset(run: Run, mixture: Mixture, records: Sequence[Record], distinct: in
     }
 
 
-def _uids(storage: Storage, mixture: str, selections: Sequence[Selection]) -> Iterator[pa.StringArray]:
+def _uids(storage: Storage, mixture: str, selections: Sequence[ShardSelection]) -> Iterator[pa.StringArray]:
     for selection in selections:
         if selection.rows:
             yield read_selection(storage, mixture, selection, ["uid"]).column("uid").combine_chunks()

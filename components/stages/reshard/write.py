@@ -31,25 +31,25 @@ INDEX_FIELDS = ("text", "offset", "size", "json_offset", "json_size", "error")
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one finished tar is; its `.done.json`, and its entry in dataset.json."""
+class TarRecord:
+    """One finished tar: its `.done.json`, and its entry in dataset.json."""
 
     name: str
     samples: int
     bytes: int
     sha256: str
     sources: Mapping[str, int]
-    """Pairs by the text they got."""
+    """Number of pairs by the text they got."""
     formats: Mapping[str, int]
-    """Pairs by the image's extension."""
+    """Number of pairs by the image's extension."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Work:
-    """Where to read and write: the same for every tar."""
+class DatasetJob:
+    """Where the tars of one data set are read from and written to: the same for every tar."""
 
     storage: str
     pool: str
@@ -65,12 +65,12 @@ class Work:
 class Resharder:
     """Writes tars. One per process: it keeps connections and the index's listing."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.storage, self.source = open_storage(work.storage), open_storage(work.source)
-        self.columns = Columns(self.storage, work.pool)
+    def __init__(self, job: DatasetJob) -> None:
+        self.job = job
+        self.storage, self.source = open_storage(job.storage), open_storage(job.source)
+        self.columns = Columns(self.storage, job.pool)
 
-    def write(self, number: int, segments: Sequence[Segment]) -> Record:
+    def write(self, number: int, segments: Sequence[Segment]) -> TarRecord:
         """Make one tar and its record; the bytes depend on the selection and the pool only."""
         sources: Counter[str] = Counter()
         formats: Counter[str] = Counter()
@@ -86,9 +86,9 @@ class Resharder:
             except OSError as error:
                 raise TemporaryError(f"{file.name}: {error.strerror or error}; free space, or set TMPDIR") from error
             name = tar_name(number)
-            record = Record(name, sources.total(), tar.size, tar.sha256, _sorted(sources), _sorted(formats))
-            self.storage.upload(Path(file.name), f"{self.work.dataset}/{name}")
-        _commit(self.storage, f"{self.work.dataset}/{done_name(number)}", record)
+            record = TarRecord(name, sources.total(), tar.size, tar.sha256, _sorted(sources), _sorted(formats))
+            self.storage.upload(Path(file.name), f"{self.job.dataset}/{name}")
+        _commit(self.storage, f"{self.job.dataset}/{done_name(number)}", record)
         return record
 
     def _samples(self, segments: Sequence[Segment]) -> Iterator[tuple[dict[str, Any], list[tuple[str, Any]]]]:
@@ -104,21 +104,21 @@ class Resharder:
     def _rows(self, segment: Segment) -> list[dict[str, Any]]:
         """Selected rows with their places in the tar, in the tar's order so that it is read forwards."""
         shard = segment.selection.shard
-        chosen = read_selection(self.storage, self.work.mixture, segment.selection, ("uid", "text", "rule", "source"))
+        chosen = read_selection(self.storage, self.job.mixture, segment.selection, ("uid", "text", "rule", "source"))
         chosen = chosen.slice(segment.start, segment.stop - segment.start)
-        index = self.columns.read(self.work.index, shard, INDEX_FIELDS)
+        index = self.columns.read(self.job.index, shard, INDEX_FIELDS)
         index = index.filter(pc.is_null(index.column("error"))).rename_columns({"text": "caption"})
         at = pc.index_in(chosen.column("uid"), value_set=index.column("uid").combine_chunks())
         if at.null_count:
             uid = chosen.column("uid").filter(pc.is_null(at))[0].as_py()
             raise PermanentError(
-                f"{self.work.mixture}/{shard.name}.parquet: uid {uid} is no usable sample of shard {shard.name}; "
+                f"{self.job.mixture}/{shard.name}.parquet: uid {uid} is no usable sample of shard {shard.name}; "
                 "the mixture was made from another index: delete it and run mix again"
             )
         places = index.take(at)
         for name in ("caption", "offset", "size", "json_offset", "json_size"):
             chosen = chosen.append_column(name, places.column(name))
-        if self.work.blur:
+        if self.job.blur:
             chosen = chosen.append_column("boxes", self._boxes(shard, chosen.column("uid").combine_chunks()))
         order = pa.table({"offset": chosen.column("offset"), "row": pa.array(range(chosen.num_rows))})
         rows: list[dict[str, Any]] = chosen.take(
@@ -127,10 +127,9 @@ class Resharder:
         return rows
 
     def _boxes(self, shard: Shard, uids: pa.Array) -> pa.Array:
-        """Of each sample the boxes of all columns, in their order."""
+        """Return the boxes of each sample, joined from all columns in their order."""
         columns = [
-            align(self.columns.read(spec, shard, ["boxes"]), uids).column("boxes").to_pylist()
-            for spec in self.work.blur
+            align(self.columns.read(spec, shard, ["boxes"]), uids).column("boxes").to_pylist() for spec in self.job.blur
         ]
         return pa.array(
             [[box for boxes in row for box in boxes] for row in zip(*columns, strict=True)], DTYPES["boxes"]
@@ -142,7 +141,7 @@ def done_name(number: int) -> str:
 
 
 def _members(tar: BinaryIO, shard: Shard, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Extension and bytes of image, metadata and text, read in the tar's order."""
+    """Return extension and bytes of image, metadata and text, read in the tar's order."""
     places = {"image": (row["offset"], row["size"])}
     if row["json_offset"] is not None:
         places["json"] = (row["json_offset"], row["json_size"])
@@ -169,7 +168,7 @@ def _blurred(image: memoryview, shard: Shard, row: Mapping[str, Any]) -> memoryv
 
 
 def _read(tar: BinaryIO, shard: Shard, uid: str, offset: int, size: int) -> memoryview:
-    """A member's bytes, after a look at the header before them: a tar changed in place must not go unnoticed."""
+    """Read a member's bytes and check the header before them: a tar changed in place must not go unnoticed."""
     tar.seek(offset - BLOCK)
     block = memoryview(tar.read(BLOCK + size))
     if len(block) < BLOCK + size:
@@ -190,7 +189,7 @@ def _changed(shard: Shard, what: str) -> PermanentError:
 
 
 def _extension(image: memoryview) -> str:
-    """By content, one of those that open_clip looks for; other formats are called jpg, readers look at the content."""
+    """Name the image's format by its content, as one that open_clip looks for; other formats are called jpg."""
     start = bytes(image[:12])
     if start.startswith(b"\x89PNG"):
         return "png"
@@ -200,7 +199,7 @@ def _extension(image: memoryview) -> str:
 
 
 def _metadata(original: memoryview | None, row: Mapping[str, Any]) -> bytes:
-    """The sample's own metadata with its uid, the text's source, and the text that came with the image."""
+    """Return the sample's own metadata with its uid, the text's source, and the text that came with the image."""
     value: Any = None
     if original is not None:
         try:
@@ -219,8 +218,8 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _commit(storage: Storage, path: str, record: Record) -> None:
-    """Of two writers of one tar the first one's record stands; both wrote the same bytes."""
+def _commit(storage: Storage, path: str, record: TarRecord) -> None:
+    """Create the tar's record; if another writer was first, its record stands, and must be of the same bytes."""
     if storage.create(path, json.dumps(record.to_json(), indent=1).encode()):
         return
     other = read_record(storage, path)
@@ -231,9 +230,9 @@ def _commit(storage: Storage, path: str, record: Record) -> None:
         )
 
 
-def read_record(storage: Storage, path: str) -> Record:
+def read_record(storage: Storage, path: str) -> TarRecord:
     try:
-        return Record(**json.loads(storage.read(path)))
+        return TarRecord(**json.loads(storage.read(path)))
     except (ValueError, TypeError) as error:
         raise PermanentError(f"{path}: not a record of a tar ({error}); delete it and run again") from error
 
@@ -241,14 +240,14 @@ def read_record(storage: Storage, path: str) -> Record:
 _resharder: Resharder
 
 
-def begin(work: Work) -> None:
+def begin(job: DatasetJob) -> None:
     """Set a worker process up; it ends when its parent is gone, however that died."""
     global _resharder  # noqa: PLW0603  # what a process pool's initializer is for
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pa.set_cpu_count(1)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _resharder = Resharder(work)
+    _resharder = Resharder(job)
 
 
 def _follow_parent() -> None:
@@ -258,6 +257,6 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def write_tar(number: int, segments: Sequence[Segment]) -> Record:
-    """One tar, in a process that `begin` has set up."""
+def write_tar(number: int, segments: Sequence[Segment]) -> TarRecord:
+    """Write one tar, in a process that `begin` has set up."""
     return _resharder.write(number, segments)

@@ -29,7 +29,7 @@ class Classifier:
         self.pieces = Pieces(name)
 
     def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(B,) probabilities of the label, each text cut to the model's length.
+        """Return (B,) probabilities of the label, each text cut to the model's length.
 
         Softmax over the labels; a sigmoid where the model says that its labels don't exclude each other.
         """

@@ -40,7 +40,7 @@ class Head:
         network.to(self.device).eval().requires_grad_(False)
 
     def score(self, embeddings: NDArray[np.float16]) -> NDArray[np.float32]:
-        """(B,) scores of (B, D) unit vectors.
+        """Return (B,) scores of (B, D) unit vectors.
 
         Raises:
             PermanentError: the head was made for another CLIP, or a score is not finite.
@@ -81,7 +81,7 @@ def load_head(path: str) -> Head:
 
 
 def _network(tensors: Mapping[str, torch.Tensor], path: str) -> tuple[nn.Module, int]:
-    """The network, and how many numbers it takes."""
+    """Build the network; return it, and how many numbers it takes."""
     found = [LAYER.fullmatch(key) for key in tensors]
     kinds = {match["kind"] for match in found if match}
     others = {key for key, match in zip(tensors, found, strict=True) if not match} - {"norm.mean", "norm.variance"}

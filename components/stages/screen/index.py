@@ -21,13 +21,13 @@ from components.storage.fingerprint import path_fingerprint
 from components.storage.interface import Storage
 from components.storage.opening import open_object, open_storage
 
-ROWS = 16_384  # that are looked at together
+ROWS = 16_384  # rows checked at once
 KINDS = (".npy", ".parquet")
 FIELD = "embedding"
 
 
 def index_fingerprint(index: str, where: str) -> str:
-    """Of local files their content, of a bucket's their names and sizes. Raises PermanentError: nothing is there."""
+    """Hash local files by content, a bucket's by names and sizes. Raises PermanentError if nothing is there."""
     scheme, place = parse_address(index)
     if scheme == "file":
         return path_fingerprint(place, where)
@@ -36,7 +36,7 @@ def index_fingerprint(index: str, where: str) -> str:
 
 
 def read_index(index: str, scorer: Mapping[str, Any]) -> NDArray[Any]:
-    """The embeddings, (N, D) float16 or float32.
+    """Read the embeddings, (N, D) float16 or float32.
 
     A .npy is a matrix (N, D) of float16 or float32; a .parquet has a field `embedding`, a list of such numbers (nulls
     are left out). A folder holds several; an embed column's folder says in column.json by which scorer it was made.

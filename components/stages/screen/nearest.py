@@ -27,7 +27,7 @@ class Nearest:
         self.vectors = torch.from_numpy(vectors).to(self.device)
 
     def cosines(self, embeddings: NDArray[np.float16]) -> NDArray[np.float32]:
-        """(B,) highest cosines of (B, D) embeddings, in [-1, 1].
+        """Return (B,) highest cosines of (B, D) embeddings, in [-1, 1].
 
         Raises:
             PermanentError: the index has vectors of another length.

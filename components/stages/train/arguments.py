@@ -1,9 +1,9 @@
-"""What open_clip's trainer is told: DataComp's arguments, on a CPU without those that need a GPU."""
+"""The command line of open_clip's trainer: DataComp's arguments, on a CPU without those that need a GPU."""
 
 from __future__ import annotations
 
 from components.recipe.training import ScaleConfig
-from components.stages.train.batch_plan import Plan
+from components.stages.train.batch_plan import BatchPlan
 from components.stages.train.scales import WORKERS
 
 CPU_WORKERS = 2
@@ -11,9 +11,9 @@ LOG_EVERY = 100  # steps, as DataComp
 
 
 def trainer_arguments(
-    scale: ScaleConfig, plan: Plan, *, model: str, seed: int, data: str, logs: str, name: str, gpu: bool
+    scale: ScaleConfig, plan: BatchPlan, *, model: str, seed: int, data: str, logs: str, name: str, gpu: bool
 ) -> list[str]:
-    """The trainer's command line.
+    """Return the trainer's command line.
 
     Args:
         model: the name under which open_clip knows the architecture.

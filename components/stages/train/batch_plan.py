@@ -9,7 +9,7 @@ from components.recipe.training import ScaleConfig
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """Steps and batches. Steps and samples depend on the scale alone."""
 
     world_size: int
@@ -37,7 +37,7 @@ class Plan:
         return self.samples_per_checkpoint * self.checkpoints
 
 
-def make_plan(scale: ScaleConfig, world_size: int, accumulation: int = 1, multiple: int = 1) -> Plan:
+def make_plan(scale: ScaleConfig, world_size: int, accumulation: int = 1, multiple: int = 1) -> BatchPlan:
     """Divide a scale's batch among the GPUs and round its samples up to whole steps.
 
     Args:
@@ -56,10 +56,10 @@ def make_plan(scale: ScaleConfig, world_size: int, accumulation: int = 1, multip
         )
     steps = -(-(scale.samples // scale.checkpoints) // scale.batch_size)
     steps = max(1, -(-steps // multiple)) * multiple
-    return Plan(world_size, accumulation, scale.batch_size // parts, steps, scale.checkpoints)
+    return BatchPlan(world_size, accumulation, scale.batch_size // parts, steps, scale.checkpoints)
 
 
 def next_accumulation(scale: ScaleConfig, world_size: int, accumulation: int) -> int | None:
-    """The next smaller batch per GPU: the least larger number of passes that divides the batch; None at one sample."""
+    """Return the next number of passes that divides the batch, for a smaller batch per GPU; None at one sample."""
     share = scale.batch_size // world_size
     return next((n for n in range(accumulation + 1, share + 1) if share % n == 0), None)

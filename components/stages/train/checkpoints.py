@@ -25,7 +25,7 @@ _LAST_WORDS = 10.0  # seconds for a copy under way when the training is stopped:
 
 
 def number_of(path: Path) -> int | None:
-    """How many checkpoint intervals lie behind it; None where the file is missing, cut or altered."""
+    """Return how many checkpoint intervals lie behind a checkpoint; None where the file is missing, cut or altered."""
     import torch
 
     try:
@@ -41,7 +41,7 @@ def number_of(path: Path) -> int | None:
 
 
 def restore(storage: Storage | None, prefix: str, folder: Path) -> int:
-    """Put the newest whole checkpoint where open_clip looks for it and say its number; 0 is from the beginning.
+    """Put the newest whole checkpoint where open_clip looks for it; return its number, 0 where there is none.
 
     Args:
         storage: where copies lie below `prefix`; None where `folder` is all there is.
@@ -66,7 +66,7 @@ def restore(storage: Storage | None, prefix: str, folder: Path) -> int:
 
 
 def copies(storage: Storage, prefix: str) -> dict[int, str]:
-    """Number → path of the checkpoints in the storage."""
+    """List the checkpoints in the storage: number → path."""
     found = {}
     for entry in storage.list(f"{prefix}/"):
         if match := _NUMBERED.fullmatch(entry.path.rpartition("/")[2]):
@@ -75,7 +75,7 @@ def copies(storage: Storage, prefix: str) -> dict[int, str]:
 
 
 class Copier:
-    """While open: copies every new checkpoint to the storage and deletes the one before it."""
+    """While open, copies every new checkpoint to the storage and deletes the one before it."""
 
     def __init__(self, storage: Storage, prefix: str, folder: Path, since: int) -> None:
         self.storage, self.prefix, self.latest, self.done = storage, prefix, folder / LATEST, since
@@ -97,7 +97,7 @@ class Copier:
                 self._seen = self._stamp()
                 try:
                     self.copy()
-                except RecaptionError as error:  # a later one may arrive; the last one is copied in the open
+                except RecaptionError as error:  # a later copy may succeed; for the last one an error is raised
                     log.warning("checkpoint not copied: %s", error)
 
     def _stamp(self) -> tuple[int, int] | None:

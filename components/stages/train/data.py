@@ -32,7 +32,7 @@ from components.storage.opening import open_storage
 
 log = logging.getLogger(__name__)
 
-SILENCE = 900.0  # seconds for a batch: a bucket that is away is told after 120; a batch that is lost, never
+SILENCE = 900.0  # seconds for a batch: a bucket that is away raises after 120; a batch that is lost never does
 LONGEST_TEMP = 107 - len("/pymp-12345678/listener-12345678")  # of a Unix socket's path, what Python adds to it
 IMAGES = ("jpg", "png", "jpeg", "webp")
 
@@ -52,7 +52,8 @@ class TrainingSet(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         transform: Callable[[Any], torch.Tensor],
         tokenizer: Callable[[str], torch.Tensor],
     ) -> None:
-        """seed: the training's seed and the rank. batches: per epoch, over all workers of this rank."""
+        """Load the list of tars. `seed`: the training's and the rank; `batches`: per epoch, of all this rank's
+        workers."""
         super().__init__()
         self.uri, self.batches, self.batch_size, self.seed, self.epoch = uri, batches, batch_size, seed, epoch
         self.transform, self.tokenizer = transform, tokenizer
@@ -73,7 +74,7 @@ class TrainingSet(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             yield torch.stack(images), torch.stack(texts)
 
     def _raw(self, rng: random.Random) -> Iterator[Sample]:
-        """Samples without end, from tars drawn by their number of samples."""
+        """Yield samples without end, from tars drawn by their number of samples."""
         storage = open_storage(self.uri)
         names, cumulative = list(self.sizes), list(accumulate(self.sizes.values()))
         while True:
@@ -87,7 +88,7 @@ class TrainingSet(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
                 for sample in group_by_keys(files, handler=reraise_exception):
                     found += 1
                     yield sample
-            except TemporaryError as error:  # the bucket's; webdataset has added to its arguments
+            except TemporaryError as error:  # raised by the bucket; webdataset has added to its arguments
                 raise TemporaryError(
                     f"training set {self.uri}/{name} after {found} samples: {error.args[0]}"
                 ) from error
@@ -102,7 +103,7 @@ class TrainingSet(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         return f"training set {self.uri}/{name} (delete that tar and run reshard again):"
 
     def _pair(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """None for an image that no decoder reads: said once, counted, and another sample takes its place."""
+        """Decode a sample; return None for an image that can't be decoded, which is counted and logged once."""
         data = next((sample[name] for name in IMAGES if name in sample), b"")
         try:
             image = open_rgb(data)
@@ -117,8 +118,9 @@ class TrainingSet(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class WholeLoader(DataLoader[tuple[torch.Tensor, torch.Tensor]]):
-    """An epoch ends with its last batch, not when the loading processes say so: one that can't hand a batch over (no
-    room for a socket or shared memory) prints a traceback and goes on with the next."""
+    """Loads whole epochs: an epoch ends with its last batch, not when the loading processes say so. A process that
+    can't hand a batch over (no room for a socket or shared memory) prints a traceback and goes on with the next batch.
+    """
 
     num_batches: int
     num_samples: int
@@ -135,11 +137,11 @@ class WholeLoader(DataLoader[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def get_data(args: Any, transforms: tuple[Any, Any], epoch: int = 0, tokenizer: Any = None) -> dict[str, DataInfo]:
-    """What open_clip's trainer calls for its data; `args` are its parsed arguments."""
+    """Return the training data; open_clip's trainer calls this with its parsed arguments."""
     shared = SharedEpoch(epoch)
     batches, rest = divmod(args.train_num_samples, args.batch_size * args.world_size)
     if rest:
-        raise PermanentError(f"{args.train_num_samples} samples are no whole number of batches; a mistake of ours")
+        raise PermanentError(f"{args.train_num_samples} samples are no whole number of batches; a bug in recaption")
     dataset = TrainingSet(
         args.train_data, batches, args.batch_size, (args.seed, args.rank), shared, transforms[0], tokenizer
     )

@@ -1,4 +1,4 @@
-"""What torchrun starts on every GPU: open_clip's trainer, with our data and with errors a parent process can read.
+"""The program that torchrun starts on every GPU: open_clip's trainer, with our data and with errors a parent can read.
 
 python -m torch.distributed.run --nproc-per-node 8 -m components.stages.train.launch JOB.json
 
@@ -65,7 +65,7 @@ def _follow_stdin() -> None:
 
 
 def _kind(error: Exception) -> str:
-    """A GPU out of memory wants smaller batches; a lost peer, a sick GPU or I/O may be gone next time."""
+    """Classify an error: memory wants smaller batches; temporary (a lost peer, a sick GPU, I/O) may pass by itself."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -81,7 +81,7 @@ def _kind(error: Exception) -> str:
 
 
 def _message(error: Exception) -> str:
-    """One line. An error of a loading process arrives as a whole traceback, whose last line says it."""
+    """Return an error's message in one line: of a loading process's traceback the last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     last = lines[-1] if lines[0].startswith("Caught ") else lines[0]
     name = type(error).__name__

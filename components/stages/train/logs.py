@@ -1,4 +1,4 @@
-"""What the trainer said on every node, kept in the storage: a pod that is gone takes its disk with it."""
+"""The trainer's output on every node, kept in the storage: a pod that is gone takes its disk with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.base.errors import RecaptionError
 from components.stages.train.nodes import Nodes
-from components.stages.train.trainer import Progress, read_log
+from components.stages.train.trainer import TrainerLog, read_log
 from components.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def log_name(rank: int) -> str:
 
 @contextmanager
 def kept_log(storage: Storage, folder: str, nodes: Nodes, path: Path) -> Iterator[None]:
-    """Go on with this node's log of earlier attempts, and keep it however this one ends; not when killed."""
+    """Continue this node's log of earlier attempts, and save it however this attempt ends, unless by SIGKILL."""
     name = f"{folder}/{log_name(nodes.rank)}"
     if not path.exists() and storage.size(name) is not None:
         path.write_bytes(storage.read(name))
@@ -40,8 +40,8 @@ def kept_log(storage: Storage, folder: str, nodes: Nodes, path: Path) -> Iterato
     storage.upload(path, name)
 
 
-def everyones(storage: Storage, folder: str, nodes: Nodes, path: Path) -> Progress:
-    """The leader's log at `path`, with the images that any node could not decode."""
+def read_logs(storage: Storage, folder: str, nodes: Nodes, path: Path) -> TrainerLog:
+    """Read the leader's log at `path`, with the images that any node could not decode."""
     whole, end = read_log(path), time.monotonic() + WAIT
     for rank in range(1, nodes.count):
         name = f"{folder}/{log_name(rank)}"
@@ -50,8 +50,8 @@ def everyones(storage: Storage, folder: str, nodes: Nodes, path: Path) -> Progre
         if storage.size(name) is None:
             log.warning("train: node %d left no log; images that only it could not decode are not counted", rank)
             continue
-        other = Progress()
+        other = TrainerLog()
         for line in storage.read(name).decode(errors="replace").splitlines():
-            other.hear(line)
+            other.add_line(line)
         whole.undecodable |= other.undecodable
     return whole

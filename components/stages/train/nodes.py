@@ -1,4 +1,4 @@
-"""Which of how many nodes this is, in the variables that Kubeflow Trainer sets and that torchrun itself reads."""
+"""Which node this is, of how many, in the variables that Kubeflow Trainer sets and that torchrun itself reads."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Nodes:
     rank: int = 0
     """0 is the one that copies checkpoints and writes the model's record."""
     processes: int | None = None
-    """On each node; None is one per GPU."""
+    """Number of processes on each node; None is one per GPU."""
     together: bool = False
-    """Whether somebody starts them together and torchrun must meet the others; False is this machine alone."""
+    """Whether the nodes are started together and torchrun must meet the others; False on a machine alone."""
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
 
     def workers(self, gpus: int) -> int:
-        """Processes on this node.
+        """Return the number of training processes on this node.
 
         Raises:
             TemporaryError: there are too few GPUs; another node may have them.
@@ -46,7 +46,7 @@ ALONE = Nodes()
 
 
 def this_node(environment: Mapping[str, str] = os.environ) -> Nodes:
-    """As PET_NNODES and the others say; without PET_NNODES this machine is all there is.
+    """Read which node this is from PET_NNODES and its kin; without PET_NNODES this machine is the only node.
 
     Raises:
         PermanentError: a variable is missing or no number.

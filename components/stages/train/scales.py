@@ -23,5 +23,5 @@ WORKERS = 4  # DataComp's data loading processes per GPU; its numbers of steps a
 
 
 def scale_of(train: Train) -> tuple[ScaleConfig, int]:
-    """The hyperparameters, and what a checkpoint's number of steps is a multiple of."""
+    """Return the hyperparameters, and the number that a checkpoint's steps are a multiple of."""
     return (SCALES[train.scale], WORKERS) if isinstance(train.scale, str) else (train.scale, 1)

@@ -33,11 +33,11 @@ from components.recipe.mixtures import Mixture
 from components.recipe.training import ScaleConfig, Train
 from components.stages.train import checkpoints
 from components.stages.train.arguments import trainer_arguments
-from components.stages.train.batch_plan import Plan, make_plan, next_accumulation
-from components.stages.train.logs import everyones, kept_log
+from components.stages.train.batch_plan import BatchPlan, make_plan, next_accumulation
+from components.stages.train.logs import kept_log, read_logs
 from components.stages.train.nodes import ALONE, Nodes, this_node
 from components.stages.train.scales import scale_of
-from components.stages.train.trainer import OutOfMemory, Progress, torchrun
+from components.stages.train.trainer import OutOfMemory, TrainerLog, torchrun
 from components.storage.interface import Storage
 from components.storage.local import LocalStorage
 from components.storage.opening import open_object
@@ -74,9 +74,9 @@ class Training:
     storage: Storage
     dataset: str
     folder: str
-    """Of the model, below the storage."""
+    """The model's folder, below the storage."""
     work: Path
-    """Of the model, on this machine: open_clip's experiment."""
+    """The model's folder on this machine: open_clip's experiment."""
     nodes: Nodes = ALONE
 
     @property
@@ -85,12 +85,12 @@ class Training:
 
     @property
     def log(self) -> Path:
-        """What the trainer said, in all attempts."""
+        """The log of the trainer's output, over all attempts."""
         return self.work / "train.log"
 
     @property
     def remote(self) -> Storage | None:
-        """Where checkpoints are copied to; None where open_clip itself writes into the storage."""
+        """The storage that checkpoints are copied to; None where open_clip itself writes into the storage."""
         return None if isinstance(self.storage, LocalStorage) and not self.nodes.together else self.storage
 
     @property
@@ -126,10 +126,10 @@ def train(run: Run, mixture: Mixture) -> None:
 
 
 def _to_its_end(training: Training) -> dict[str, Any]:
-    """Train what is missing; model.json's account of it, where this node leads."""
+    """Train what is missing; where this node leads, return the account of it for model.json."""
     settings, scale, nodes = training.settings, training.scale, training.nodes
     name, architecture, files = _architecture(scale.model, training.work)
-    if nodes.together:  # what only this disk has is not what the other nodes go on from
+    if nodes.together:  # the other nodes can't resume from a checkpoint that only this disk has
         (training.checkpoints / checkpoints.LATEST).unlink(missing_ok=True)
     began, start = time.monotonic(), checkpoints.restore(training.remote, training.copies, training.checkpoints)
     if start:
@@ -141,7 +141,7 @@ def _to_its_end(training: Training) -> dict[str, Any]:
         plan, progress = _train(training, name, files)
         if copier:
             copier.copy()
-    whole = everyones(training.storage, training.folder, nodes, training.log)
+    whole = read_logs(training.storage, training.folder, nodes, training.log)
     return {
         "model": name,
         "architecture": architecture,
@@ -156,7 +156,7 @@ def _to_its_end(training: Training) -> dict[str, Any]:
 
 
 def check_dataset(storage: Storage, folder: str) -> dict[str, Any]:
-    """dataset.json, once every tar that it names is there in its size.
+    """Read dataset.json and check that every tar it names is there, in its size.
 
     Raises:
         PermanentError: there is no training set, or it isn't whole.
@@ -177,7 +177,7 @@ def check_dataset(storage: Storage, folder: str) -> dict[str, Any]:
 
 
 def hyperparameters(scale: ScaleConfig, model: str, gpu: bool) -> dict[str, Any]:
-    """What decides the training, open_clip's own defaults spelled out."""
+    """Return what decides the training, with open_clip's own defaults spelled out."""
     from open_clip_train.params import get_default_params
 
     defaults = get_default_params(model)
@@ -192,7 +192,7 @@ def hyperparameters(scale: ScaleConfig, model: str, gpu: bool) -> dict[str, Any]
     }
 
 
-def _train(training: Training, model: str, files: list[str]) -> tuple[Plan, Progress]:
+def _train(training: Training, model: str, files: list[str]) -> tuple[BatchPlan, TrainerLog]:
     """Call torchrun; on a GPU that is too small again with half the samples at once, which changes no result."""
     gpus = _gpus()
     processes = training.nodes.workers(gpus)
@@ -219,7 +219,7 @@ def _train(training: Training, model: str, files: list[str]) -> tuple[Plan, Prog
                 raise TemporaryError(f"{error}: run again, in {accumulation} passes") from error
 
 
-def _call(training: Training, plan: Plan, model: str, files: list[str], processes: int, gpu: bool) -> Progress:
+def _call(training: Training, plan: BatchPlan, model: str, files: list[str], processes: int, gpu: bool) -> TrainerLog:
     arguments = trainer_arguments(
         training.scale,
         plan,
@@ -242,7 +242,7 @@ def _call(training: Training, plan: Plan, model: str, files: list[str], processe
 
 
 def _known_passes(training: Training, world: int) -> int:
-    """How many passes an earlier attempt of all nodes found necessary."""
+    """Return how many passes an earlier attempt of all nodes found necessary."""
     path = f"{training.folder}/{PASSES}"
     if not training.nodes.together or training.storage.size(path) is None:
         return 1
@@ -250,8 +250,8 @@ def _known_passes(training: Training, world: int) -> int:
     return int(known["passes"]) if known["world"] == world else 1
 
 
-def _course(plan: Plan, whole: Progress, last: Progress, start: int, seconds: float) -> dict[str, Any]:
-    """How the training went. `seconds` and `resumed_after` are of the last call, loss and images of all of them."""
+def _course(plan: BatchPlan, whole: TrainerLog, last: TrainerLog, start: int, seconds: float) -> dict[str, Any]:
+    """Describe how the training went. `seconds` and `resumed_after` are of the last call, loss and images of all."""
     return {
         **{key: value for key, value in asdict(plan).items() if key != "checkpoints"},
         "steps": plan.steps,
@@ -265,7 +265,7 @@ def _course(plan: Plan, whole: Progress, last: Progress, start: int, seconds: fl
 
 
 def _keep_last(training: Training, number: int) -> dict[str, Any]:
-    """The finished checkpoint's path and hash.
+    """Keep the finished checkpoint under its final name; return its path and hash.
 
     Raises:
         TemporaryError: it isn't there or isn't whole; the next call makes it.
@@ -310,7 +310,7 @@ def _architecture(model: str, work: Path) -> tuple[str, dict[str, Any] | None, l
 
 @contextmanager
 def _alone(training: Training) -> Iterator[None]:
-    """No two trainings of one model in one folder; the lock goes with its process, however that ends."""
+    """Lock out a second training of one model in one folder; the lock ends with its process."""
     try:
         training.checkpoints.mkdir(parents=True, exist_ok=True)
         lock = open(training.work / ".lock", "w")  # noqa: SIM115  # closed below
@@ -331,7 +331,7 @@ def _copying(training: Training, start: int) -> Any:
 
 
 def _scratch(storage: Storage, nodes: Nodes) -> Path:
-    """The same folder for the same storage, so that a restart on this machine finds its checkpoint."""
+    """Return the local folder for a storage, always the same: a restart on this machine finds its checkpoint."""
     node = f"-node-{nodes.rank}" if nodes.together else ""
     return Path(tempfile.gettempdir(), f"recaption-{content_hash(storage.uri)}{node}")
 

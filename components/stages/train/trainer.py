@@ -1,4 +1,4 @@
-"""One call of torchrun: started, listened to, stopped with us, and its end turned into one clear line."""
+"""One call of torchrun: starts it, reads its output, stops it with us, and turns its end into one clear line."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class OutOfMemory(RecaptionError):
 
 
 @dataclass
-class Progress:
-    """What the trainer said."""
+class TrainerLog:
+    """Rates, losses and failures read from the trainer's output."""
 
     loss: float | None = None
-    """Of the last logged step."""
+    """The loss of the last logged step."""
     rates: list[float] = field(default_factory=list)
     """Samples per second over all GPUs, per logged step."""
     undecodable: dict[str, str] = field(default_factory=dict)
@@ -63,8 +63,8 @@ class Progress:
         """The first step of a process includes its warming up."""
         return median(self.rates[1:] or self.rates) if self.rates else None
 
-    def hear(self, line: str) -> bool:
-        """Take one line; True where it tells how far the training is."""
+    def add_line(self, line: str) -> bool:
+        """Take one line; return whether it tells how far the training is."""
         if line.startswith(FAILURE):
             self.failures.append(json.loads(line.removeprefix(FAILURE)))
         elif step := _PROGRESS.search(line):
@@ -80,17 +80,17 @@ class Progress:
         return False
 
 
-def read_log(path: Path) -> Progress:
-    """What all attempts at this training said, from the log that they share."""
-    progress = Progress()
+def read_log(path: Path) -> TrainerLog:
+    """Read the log that all attempts at this training share."""
+    progress = TrainerLog()
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                progress.hear(line)
+                progress.add_line(line)
     return progress
 
 
-def torchrun(job: Path, processes: int, log_file: Path, together: bool = False) -> Progress:
+def torchrun(job: Path, processes: int, log_file: Path, together: bool = False) -> TrainerLog:
     """Train until it ends.
 
     Args:
@@ -115,7 +115,7 @@ def torchrun(job: Path, processes: int, log_file: Path, together: bool = False) 
         text=True,
         errors="replace",
     )
-    progress = Progress()
+    progress = TrainerLog()
     try:
         assert process.stdout is not None
         with open(log_file, "a", encoding="utf-8") as file:
@@ -130,11 +130,11 @@ def torchrun(job: Path, processes: int, log_file: Path, together: bool = False) 
     return progress
 
 
-def _listen(lines: Iterable[str], file: IO[str], progress: Progress) -> None:
+def _listen(lines: Iterable[str], file: IO[str], progress: TrainerLog) -> None:
     for line in lines:
         file.write(line)
         file.flush()
-        if progress.hear(line):
+        if progress.add_line(line):
             log.info("%s", line.partition("|")[2].partition("|")[2].strip() or line.strip())
 
 
@@ -154,8 +154,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
             time.sleep(0.05)
 
 
-def _failure(progress: Progress, code: int, log_file: Path) -> RecaptionError:
-    """The cause among what every rank said: the first that explains the others."""
+def _failure(progress: TrainerLog, code: int, log_file: Path) -> RecaptionError:
+    """Find the cause among what every rank reported: the first that explains the others."""
     where = f"(all of it: {log_file})"
     for kind, error in (("memory", OutOfMemory), ("permanent", PermanentError), ("temporary", TemporaryError)):
         for failure in progress.failures:

@@ -1,4 +1,4 @@
-"""open_clip's trainer as it is needed here: our data, nodes with a disk each, several processes on a CPU."""
+"""Patches of open_clip's trainer: our data, nodes with a disk each, several processes on a CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def adapt(trainer: Any) -> None:
     broadcast = trainer.broadcast_object
 
     def own_checkpoint(args: Any, path: str | None) -> str | None:
-        """open_clip sends everyone the first rank's path; every node has its own copy in a folder of its own."""
+        """Return the path of this node's own copy: open_clip would send everyone the first rank's path."""
         return os.path.join(args.checkpoint_path, LATEST) if broadcast(args, path) else None
 
     trainer.broadcast_object = own_checkpoint
@@ -30,10 +30,10 @@ def adapt(trainer: Any) -> None:
 
 
 def get_data(args: Any, transforms: tuple[Any, Any], epoch: int = 0, tokenizer: Any = None) -> dict[str, DataInfo]:
-    """As data.get_data, once all ranks agree on where they are; others would wait for each other for ever.
+    """Do what data.get_data does, once all ranks agree on where they are; else they would wait for each other for ever.
 
     Raises:
-        TemporaryError: they don't. They read the storage again before the next attempt.
+        TemporaryError: the ranks disagree. They read the storage again before the next attempt.
     """
     if args.distributed:
         mine = {"checkpoint": epoch, "samples at once": args.batch_size, "passes": args.accum_freq}
@@ -47,7 +47,7 @@ def get_data(args: Any, transforms: tuple[Any, Any], epoch: int = 0, tokenizer: 
 
 
 class OnCpu(DistributedDataParallel):
-    """open_clip names the device of every model; torch wants none for a CPU."""
+    """Drops the device that open_clip names for every model: on a CPU torch wants none."""
 
     def __init__(self, module: torch.nn.Module, device_ids: Any = None, **options: Any) -> None:
         super().__init__(module, **options)

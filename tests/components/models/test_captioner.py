@@ -20,8 +20,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from components.base.errors import PermanentError
 from components.engine.images import Geometry, decode
-from components.models import captioner as module
-from components.models import coca
+from components.models import blip, coca
 from components.models.captioner import Captioner, Sampling
 from components.models.captioners import load_captioner
 from components.models.sampling import draw, row_keys
@@ -199,7 +198,7 @@ def test_half_precision_runs_and_keeps_to_the_batch_rule(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     """What a GPU does, run on the CPU: mostly the float32 caption up to where two logits are close."""
-    monkeypatch.setattr(module, "generation_dtype", lambda device: dtype)
+    monkeypatch.setattr(blip, "generation_dtype", lambda device: dtype)
     monkeypatch.setattr(coca, "half_precision", lambda device, _: torch.autocast("cpu", dtype))
     for folder in folders.values():
         found = load_captioner(str(folder), sampling=SHORT)

@@ -22,9 +22,9 @@ from components.base.errors import PermanentError
 from components.engine.stage import Needs
 from components.recipe.compute import Accelerator, Compute, NodePool, Toleration
 from pipelines.kubernetes.jobs import (
+    LaunchedStage,
     Owner,
     Target,
-    Work,
     build_job,
     cut,
     job_name,
@@ -38,8 +38,8 @@ from pipelines.kubernetes.jobs import (
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = ("1.33", "1.35", "1.37")
 RUN = "gs://bucket/recaption/runs/medium-blip2-0123abcd"
-CAPTION = Work(RUN, "caption:blip2", Needs(24, gpu=True))
-INDEX = Work(RUN, "index", Needs(1))
+CAPTION = LaunchedStage(RUN, "caption:blip2", Needs(24, gpu=True))
+INDEX = LaunchedStage(RUN, "index", Needs(1))
 TARGET = Target("research", "registry.example/recaption-gpu@sha256:0000")
 A100 = NodePool(name="a100", accelerator=Accelerator(), parallelism=64)
 CORES_ONLY = NodePool(name="models", accelerator=Accelerator(count=0), cpu="6", parallelism=2)
@@ -69,7 +69,7 @@ def objects() -> dict[str, dict[str, Any]]:
         "spot_with_everything": build_job(CAPTION, SPOT, WHOLE, range(400, 1600), WEEK),
         "what_is_left": build_job(CAPTION, A100, TARGET, [3, 17, 200, 201, 202], WEEK),
         "gpu_stage_without_gpus": build_job(CAPTION, CORES_ONLY, TARGET, range(4), WEEK),
-        "step": build_job(Work(RUN, "reshard", Needs(2)), NodePool(name="cpu"), TARGET, range(160), WEEK),
+        "step": build_job(LaunchedStage(RUN, "reshard", Needs(2)), NodePool(name="cpu"), TARGET, range(160), WEEK),
     }
 
 
@@ -183,7 +183,7 @@ def test_the_specs_hash_says_what_a_pod_would_be_and_not_which_tasks_are_left() 
 
 
 def test_names_are_labels_and_leave_room_for_an_index() -> None:
-    work = Work(f"gs://bucket/runs/{'r' * 63}-01234567", f"caption:{'c' * 60}.x", Needs(24, gpu=True))
+    work = LaunchedStage(f"gs://bucket/runs/{'r' * 63}-01234567", f"caption:{'c' * 60}.x", Needs(24, gpu=True))
     pool = NodePool(name="p" * 60 + ".p", accelerator=Accelerator())
     job = build_job(work, pool, TARGET, range(100_000), WEEK)
     assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job["metadata"]["name"])
@@ -194,10 +194,14 @@ def test_names_are_labels_and_leave_room_for_an_index() -> None:
 
 
 def test_names_differ_with_run_stage_and_pool_and_nothing_else() -> None:
-    works = [Work(RUN, "caption:a-b", CAPTION.needs), Work(RUN, "caption:a.b", CAPTION.needs), CAPTION]
-    works += [Work(RUN.replace("bucket", "other"), "caption:blip2", CAPTION.needs)]
+    works = [
+        LaunchedStage(RUN, "caption:a-b", CAPTION.needs),
+        LaunchedStage(RUN, "caption:a.b", CAPTION.needs),
+        CAPTION,
+    ]
+    works += [LaunchedStage(RUN.replace("bucket", "other"), "caption:blip2", CAPTION.needs)]
     assert len({job_name(work, pool) for work in works for pool in (A100, SPOT)}) == 8
-    assert job_name(CAPTION, A100) == job_name(Work(RUN, "caption:blip2", Needs(1)), A100.model_copy())
+    assert job_name(CAPTION, A100) == job_name(LaunchedStage(RUN, "caption:blip2", Needs(1)), A100.model_copy())
     assert run_label(RUN) == run_label(RUN + "/") != run_label(RUN.replace("bucket", "other"))
 
 

@@ -145,7 +145,7 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_adopts(
         work.free.set()
         with caplog.at_level(logging.INFO):
             world.launch()
-    assert "is there already, followed from here on" in caplog.text
+    assert "is there already; following it" in caplog.text
     assert world.api.requests["create jobs"] == 2  # the second was answered: it is there
     assert sorted((pod.index, pod.attempt) for pod in controller.started) == [(i, 0) for i in range(TASKS)]
 
@@ -204,12 +204,11 @@ def test_an_owner_is_set_and_a_later_run_takes_over(world: World) -> None:
 def body_of(world: World, **changed: Any) -> dict[str, Any]:
     """The Job that `launch` makes of this run's index."""
     from components.engine.registry import column_stage
-    from pipelines.kubernetes.jobs import Target, build_job, pools_for
-    from pipelines.kubernetes.jobs import Work as What
+    from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job, pools_for
 
     compute = world.run.spec.compute
     target = Target(world.cluster.namespace, changed.get("image", world.image), owner=changed.get("owner"))
-    work = What(uri(world.run), "index", column_stage("index").needs)
+    work = LaunchedStage(uri(world.run), "index", column_stage("index").needs)
     return build_job(work, pools_for(compute, gpu=False)[0], target, range(TASKS), compute.deadline_hours * 3600)
 
 

@@ -22,7 +22,7 @@ from components.recipe.compute import Accelerator, NodePool, Toleration
 from components.storage.local import LocalStorage
 from pipelines.execution import run_status
 from pipelines.execution.local import run_column
-from pipelines.kubernetes.jobs import MOST_INDEXES, Target, Work, build_job, cut, parse_ranges, ranges
+from pipelines.kubernetes.jobs import MOST_INDEXES, LaunchedStage, Target, build_job, cut, parse_ranges, ranges
 from pipelines.kubernetes.watching import Pace
 from tests.pipelines.kubernetes.conftest import TASKS, World
 from tests.pipelines.kubernetes.conftest import Work as Pods
@@ -31,7 +31,7 @@ from tests.pipelines.kubernetes.controller import controlled
 ETCD = 1_500_000  # bytes: etcd's default limit of a request
 SHARDS_PER_TASK = 8  # the recipe's default
 PAGE = 1000  # objects that a bucket lists in one request
-WORK = Work("gs://bucket/recaption/runs/commonpool-xlarge-0123abcd", "caption:blip2", Needs(24, gpu=True))
+WORK = LaunchedStage("gs://bucket/recaption/runs/commonpool-xlarge-0123abcd", "caption:blip2", Needs(24, gpu=True))
 TARGET = Target("research", "registry.example/recaption-gpu@sha256:" + "0" * 64, "recaption-worker", "recaption")
 POOLS = [
     NodePool(

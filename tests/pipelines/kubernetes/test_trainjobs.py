@@ -25,7 +25,13 @@ from components.recipe.nodes import gpus_per_node, train_pool
 from components.recipe.training import Train
 from components.stages.train import nodes as train_nodes
 from pipelines.kubernetes.jobs import CONTAINER, SCRATCH, USER, Target, build_job
-from pipelines.kubernetes.trainjobs import Training, build_train_job, processes_per_node, train_job_name, training_needs
+from pipelines.kubernetes.trainjobs import (
+    LaunchedTraining,
+    build_train_job,
+    processes_per_node,
+    train_job_name,
+    training_needs,
+)
 from tests.pipelines.kubernetes.test_jobs import A100, CAPTION, CORES_ONLY, RUN, SPOT, TARGET, WEEK, WHOLE
 
 HERE = Path(__file__).parent
@@ -38,7 +44,7 @@ def objects() -> dict[str, dict[str, Any]]:
     """By golden file."""
 
     def made(train: Train, nodes: TrainNodes, pool: NodePool, target: Target) -> dict[str, Any]:
-        training = Training(RUN, "raw30-blip2", 2, training_needs(train, nodes, pool))
+        training = LaunchedTraining(RUN, "raw30-blip2", 2, training_needs(train, nodes, pool))
         return build_train_job(training, nodes, pool, target, WEEK)
 
     return {
@@ -148,17 +154,20 @@ def test_labels_and_names_are_what_kubernetes_takes() -> None:
 @given(st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", fullmatch=True))
 def test_pods_of_any_mixture_have_a_name(mixture: str) -> None:
     """JobSet refuses one whose pods' names would exceed 63 characters; Trainer wants RFC 1035."""
-    name = train_job_name(Training(RUN, mixture, 0, Needs(16)))
+    name = train_job_name(LaunchedTraining(RUN, mixture, 0, Needs(16)))
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
     assert len(f"{name}-node-0-1023-abcde") <= 63
 
 
 def test_names_differ_by_run_and_mixture_only() -> None:
     names = {
-        train_job_name(Training(run, m, n, Needs(n + 1))) for run in (RUN, f"{RUN}x") for m in "ab" for n in (0, 1)
+        train_job_name(LaunchedTraining(run, m, n, Needs(n + 1)))
+        for run in (RUN, f"{RUN}x")
+        for m in "ab"
+        for n in (0, 1)
     }
     assert len(names) == 4
-    assert len({train_job_name(Training(RUN, m, 0, Needs(16))) for m in ("a.b", "a-b")}) == 2
+    assert len({train_job_name(LaunchedTraining(RUN, m, 0, Needs(16))) for m in ("a.b", "a-b")}) == 2
 
 
 def test_kubeflow_knows_what_the_step_expects() -> None:

@@ -24,7 +24,7 @@ from components.engine.registry import step
 from components.pool.run import Run, load_run
 from components.recipe.recipe import parse_recipe
 from components.stages.extract import dedup
-from components.stages.extract.work import load_work
+from components.stages.extract.extraction import load_extraction
 from pipelines.execution.local import run_all, run_group
 from pipelines.planning.graph_nodes import ingest_of
 from pipelines.planning.plan import plan_run
@@ -360,7 +360,7 @@ def test_another_run_that_deletes_the_spills_does_no_harm(
         return read_segment(*args)
 
     monkeypatch.setattr(dedup, "read_segment", late)
-    work = load_work(found.storage, str(found.ingest and found.ingest.candidates))
+    work = load_extraction(found.storage, str(found.ingest and found.ingest.candidates))
     for task in range(work.dedup_tasks):
         step("extract:dedup").run_task(found, task, work.dedup_tasks)
     run_group(found, "ingest")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.recipe.sources import Download
-from components.stages.download.shard import Candidates, Record
+from components.stages.download.shard import Candidates, ShardRecord
 from components.stages.download.task import download
 from components.storage.local import LocalStorage
 from tests.components.stages.download.web import Web
@@ -50,7 +50,7 @@ class Pool:
         names: Callable[[], Any] | None = None,
         progress: Any = None,
         **options: Any,
-    ) -> list[Record]:
+    ) -> list[ShardRecord]:
         todo = []
         for number, urls in enumerate(shards):
             name = f"{number:08d}"
@@ -60,14 +60,14 @@ class Pool:
         more = {"progress": progress} if progress else {}
         return download(todo, wanted, self.storage, "shards", processes=1, names=names, **more)
 
-    def rows(self, record: Record) -> list[dict[str, Any]]:
+    def rows(self, record: ShardRecord) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(self.folder / record.parquet).to_pylist()
         return rows
 
-    def reasons(self, record: Record) -> list[str | None]:
+    def reasons(self, record: ShardRecord) -> list[str | None]:
         return [row["error_message"] for row in self.rows(record)]
 
-    def members(self, record: Record) -> dict[str, bytes]:
+    def members(self, record: ShardRecord) -> dict[str, bytes]:
         with tarfile.open(self.folder / record.tar) as tar:
             return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 

@@ -21,7 +21,7 @@ from components.recipe.sources import Download, Retry
 from components.stages.download import fetch, pictures, redrive, task
 from components.stages.download.reasons import REASONS
 from components.stages.download.redrive import plan_redrive
-from components.stages.download.shard import Record, Spool, finished, read_candidates
+from components.stages.download.shard import ShardRecord, Spool, finished, read_candidates
 from components.stages.download.task import OPEN, download
 from components.stages.index.stage import IndexStage
 from components.storage.local import LocalStorage
@@ -145,7 +145,7 @@ def test_a_shard_whose_files_are_gone_or_cut_is_downloaded_anew(images: Web, poo
 def test_of_two_workers_the_first_one_s_shard_stands(images: Web, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The web has changed between them: nothing of the loser's remains."""
     url = images.url("/0")
-    rival: list[Record] = []
+    rival: list[ShardRecord] = []
 
     class Late(LocalStorage):
         def create(self, path: str, data: bytes) -> bool:
@@ -273,7 +273,7 @@ def test_a_re_drive_appends_what_succeeds_now(web: Web, pool: Pool, retry: Retry
     web.pages |= {"/down": Answer(jpeg(2)), "/gone": Answer(jpeg(3))}
     options = Download(**(QUICK | {"allow_networks": LOOPBACK}))
 
-    def drive(number: int) -> list[Record]:
+    def drive(number: int) -> list[ShardRecord]:
         planned = plan_redrive(pool.storage, records, retry, number, "candidates")
         records.extend(made := download(planned, options, pool.storage, "shards"))
         return made

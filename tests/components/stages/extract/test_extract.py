@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 
 from components.base.errors import PermanentError, TemporaryError
 from components.stages.extract import dedup as dedup_module
-from components.stages.extract import spill, work
+from components.stages.extract import extraction, spill
 from components.stages.extract.dedup import Dedup, finish
+from components.stages.extract.extraction import Extraction, load_extraction, partitions_for
 from components.stages.extract.spill import find_record, read_record
 from components.stages.extract.task import extract_task
 from components.stages.extract.text_rules import Image, Page, candidate, uid_of
-from components.stages.extract.work import Work, load_work, partitions_for
 from components.storage.local import LocalStorage
 from tests.components.stages.extract.archives import img, warc_page, warcinfo, wat_file, wat_members, wat_page
 from tests.components.storage.web_server import mirror
@@ -78,12 +78,12 @@ def make_small(set_to: Any) -> None:
     set_to(dedup_module, "BUDGET", 5000)
 
 
-def work_on(base: str, partitions: int = 3, **more: Any) -> Work:
-    return Work(**{"dump": "CC-MAIN-2026-43", "base": base, "files": tuple(NAMES), "kind": "wat",
+def work_on(base: str, partitions: int = 3, **more: Any) -> Extraction:
+    return Extraction(**{"dump": "CC-MAIN-2026-43", "base": base, "files": tuple(NAMES), "kind": "wat",
                    "partitions": partitions, **more})  # fmt: skip
 
 
-def run(storage: LocalStorage, job: Work, tasks: int) -> dict[str, Any]:
+def run(storage: LocalStorage, job: Extraction, tasks: int) -> dict[str, Any]:
     storage.create(f"{job.folder}/plan.json", job.to_json())
     for task in range(tasks):
         extract_task(storage, job, task, tasks)
@@ -278,7 +278,7 @@ def test_a_missing_spill_and_a_missing_shard_are_seen(tmp_path: Path, base: str)
 def test_what_was_planned_is_found_again(tmp_path: Path, base: str) -> None:
     storage, job = LocalStorage(tmp_path / "storage"), work_on(base)
     storage.create(f"{job.folder}/plan.json", job.to_json())
-    assert load_work(storage, job.folder) == job
+    assert load_extraction(storage, job.folder) == job
 
 
 @pytest.mark.parametrize("partitions", [1, 255, 256, 257, 25_000])
@@ -293,7 +293,7 @@ def test_a_task_keeps_of_all_segments_only_those_of_its_partitions(tmp_path: Pat
     storage, job, each = LocalStorage(tmp_path), work_on("", 2000), 5
     spills = [spill.Spill(f"{n}", 0, [[0, 0, 0]] * job.partitions) for n in range(each)]
     nothing: dict[str, Any] = {key: {} for key in ("records", "dropped", "lost", "damaged")}
-    record = spill.Record(spills, 1, candidates=0, undecoded=0, damages=[], seconds=0.0, code="", **nothing)
+    record = spill.TaskRecord(spills, 1, candidates=0, undecoded=0, damages=[], seconds=0.0, code="", **nothing)
     for task in range(8):
         spill.commit(storage, job, task, record)
     tracemalloc.start()
@@ -346,7 +346,7 @@ def test_the_same_extraction_has_the_same_folder(base: str) -> None:
 
 def test_partitions_fit_into_memory() -> None:
     assert [partitions_for(n) for n in (1, 4, 5, 5000)] == [1, 1, 2, 1250]
-    assert work.BUDGET * 1250 >= 10**9 * work.BYTES_OF_ROW
+    assert extraction.BUDGET * 1250 >= 10**9 * extraction.BYTES_OF_ROW
 
 
 class Killed(BaseException):

@@ -13,7 +13,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from components.stages.extract import page, wat
 from components.stages.extract.page import parse_srcset
-from components.stages.extract.records import NO_IMAGE, UNREADABLE, Record
+from components.stages.extract.records import NO_IMAGE, UNREADABLE, WarcRecord
 from components.stages.extract.tags import read_tags
 from components.stages.extract.text_rules import Image, unescape
 from tests.components.stages.extract.archives import envelope, img, wat_page
@@ -22,12 +22,12 @@ URL = "https://site.example/blog/"
 
 
 def of_wat(content: bytes) -> Any:
-    return wat.images_of(Record(URL, content))
+    return wat.images_of(WarcRecord(URL, content))
 
 
 def of_html(body: bytes | str, mime: str = "text/html") -> list[Image]:
     data = body.encode() if isinstance(body, str) else body
-    found = page.images_of(Record(URL, f"HTTP/1.1 200 OK\r\ncontent-type: {mime}\r\n\r\n".encode() + data))
+    found = page.images_of(WarcRecord(URL, f"HTTP/1.1 200 OK\r\ncontent-type: {mime}\r\n\r\n".encode() + data))
     return [] if found == NO_IMAGE else found[1]  # type: ignore[return-value]
 
 
@@ -106,7 +106,7 @@ def test_an_html_page() -> None:
     <img src="a.jpg" alt="Tom &amp; Jerry"><IMG SRC=b.jpg ALT='b'><noscript><img src="c.jpg" alt="c"></noscript>
     <img src="data:image/gif;base64,R0lG" data-src="lazy.jpg" alt="lazy"><img alt="nothing"><img src alt>
     <img src="p.gif" width="1" height=" 1px " alt="pixel"><img src="w.gif" width="1" height="200" alt="line">"""
-    found = page.images_of(Record(URL, b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body.encode()))
+    found = page.images_of(WarcRecord(URL, b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body.encode()))
     assert not isinstance(found, str)
     assert found[0].start == "https://site.example/root/"
     assert found[1] == [
@@ -218,10 +218,10 @@ def test_charsets(body: bytes, mime: str, text: str) -> None:
 
 
 def test_pages_that_are_none() -> None:
-    assert page.images_of(Record(URL, b"")) == UNREADABLE
-    assert page.images_of(Record(URL, b"HTTP/1.1 200 OK\r\n\r\n" + gzip.compress(b"<img>"))) == UNREADABLE
-    assert page.images_of(Record(URL, b"HTTP/1.1 200 OK\r\n\r\n<p>text")) == NO_IMAGE
-    assert page.images_of(Record(URL, b"HTTP/1.1 200 OK\r\n\r\n<!-- <img src=a> -->")) == NO_IMAGE
+    assert page.images_of(WarcRecord(URL, b"")) == UNREADABLE
+    assert page.images_of(WarcRecord(URL, b"HTTP/1.1 200 OK\r\n\r\n" + gzip.compress(b"<img>"))) == UNREADABLE
+    assert page.images_of(WarcRecord(URL, b"HTTP/1.1 200 OK\r\n\r\n<p>text")) == NO_IMAGE
+    assert page.images_of(WarcRecord(URL, b"HTTP/1.1 200 OK\r\n\r\n<!-- <img src=a> -->")) == NO_IMAGE
 
 
 @given(st.lists(st.one_of(st.binary(max_size=30), st.sampled_from(

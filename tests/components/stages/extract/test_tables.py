@@ -24,10 +24,10 @@ from components.base.errors import PermanentError, TemporaryError
 from components.pool.uids import canonical_uid
 from components.stages.extract import dedup as dedup_module
 from components.stages.extract import spill, table
+from components.stages.extract.extraction import Extraction
 from components.stages.extract.table import candidates_of, find_tables
 from components.stages.extract.task import extract_task
 from components.stages.extract.text_rules import MOST_TEXT, MOST_URL, uid_of
-from components.stages.extract.work import Work
 from components.storage.local import LocalStorage
 from tests.components.stages.extract.test_extract import Killed, Mortal, read, run
 from tests.components.storage.web_server import mirror
@@ -36,7 +36,7 @@ Row = tuple[str | None, str | None, str | None]
 """URL, text, uid."""
 
 
-def work_on(urls: Path | str, partitions: int = 2) -> Work:
+def work_on(urls: Path | str, partitions: int = 2) -> Extraction:
     return replace(find_tables(str(urls)), partitions=partitions)
 
 
@@ -210,7 +210,7 @@ def test_over_http_through_failures(tmp_path: Path) -> None:
     job = work_on(tmp_path / "m")
     served = {name: Path(job.base, name).read_bytes() for name in job.files}
     with mirror(served, faults=["cut", 503, "hang up"]) as web:
-        there = Work("tables", web.url, job.files, "table", job.partitions, job.content)
+        there = Extraction("tables", web.url, job.files, "table", job.partitions, job.content)
         over_http = run(LocalStorage(tmp_path / "web"), there, 1)
     assert over_http == run(LocalStorage(tmp_path / "folder"), job, 1)
     assert over_http["funnel"]["kept"] == 2100

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from components.pool.shards import Shard
 from components.pool.tar import TarWriter, header
 from components.stages.reshard.ids import write_sample_ids
-from components.stages.reshard.layout import Selection, lay_out
+from components.stages.reshard.layout import ShardSelection, lay_out
 from components.storage.local import LocalStorage
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 17))
 def test_layout_covers_every_row_once_in_order(rows: list[int], most: int) -> None:
-    selections = [Selection(Shard(str(i), f"{i}.tar", 1, None, ""), n, "") for i, n in enumerate(rows)]
+    selections = [ShardSelection(Shard(str(i), f"{i}.tar", 1, None, ""), n, "") for i, n in enumerate(rows)]
     tars = lay_out(selections, most)
     covered = [(s.selection.shard.name, row) for tar in tars for s in tar for row in range(s.start, s.stop)]
     assert covered == [(str(i), row) for i, n in enumerate(rows) for row in range(n)]

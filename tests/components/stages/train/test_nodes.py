@@ -23,9 +23,9 @@ import torch
 from components.base.errors import PermanentError, TemporaryError
 from components.pool.run import Run
 from components.stages.train import logs, stage, trainer_patches
-from components.stages.train.logs import everyones, kept_log
+from components.stages.train.logs import kept_log, read_logs
 from components.stages.train.nodes import Nodes, this_node
-from components.stages.train.trainer import OutOfMemory, Progress
+from components.stages.train.trainer import OutOfMemory, TrainerLog
 from components.storage.interface import Storage
 from components.storage.local import LocalStorage
 from components.storage.opening import open_storage
@@ -99,7 +99,7 @@ def test_too_little_memory_starts_all_nodes_again_in_more_passes(
     """One node alone can't change the size of a step; what it found is in the storage for the next attempt."""
     batches: list[tuple[str, str]] = []
 
-    def torchrun(job: Path, processes: int, log: Path, met: bool) -> Progress:
+    def torchrun(job: Path, processes: int, log: Path, met: bool) -> TrainerLog:
         assert met
         found = json.loads(job.read_text())
         assert found["worldSize"] == 4
@@ -107,7 +107,7 @@ def test_too_little_memory_starts_all_nodes_again_in_more_passes(
         batches.append((pairs["--batch-size"], pairs["--accum-freq"]))
         if len(batches) < 3:
             raise OutOfMemory("train: CUDA out of memory")
-        return Progress()
+        return TrainerLog()
 
     monkeypatch.setattr(stage, "torchrun", torchrun)
     training = training_of(run, Nodes(2, 1, 2, together=True), tmp_path)
@@ -149,7 +149,7 @@ def test_logs_outlive_their_pods_and_count_every_nodes_images(
     with kept_log(storage, "m", nodes, tmp_path / "b.log"), open(tmp_path / "b.log", "a") as file:  # another pod
         file.write(bad.format("two"))
     (tmp_path / "lead.log").write_text(bad.format("two") + bad.format("three"))
-    whole = everyones(storage, "m", Nodes(3, 0, together=True), tmp_path / "lead.log")
+    whole = read_logs(storage, "m", Nodes(3, 0, together=True), tmp_path / "lead.log")
     assert sorted(whole.undecodable) == [f"00000000.tar {key}" for key in ("one", "three", "two")]
     assert "node 2 left no log" in caplog.text
 

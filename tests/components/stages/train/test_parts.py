@@ -13,7 +13,7 @@ from components.stages.train import checkpoints
 from components.stages.train.arguments import trainer_arguments
 from components.stages.train.batch_plan import make_plan, next_accumulation
 from components.stages.train.scales import SCALES, scale_of
-from components.stages.train.trainer import OutOfMemory, Progress, _failure
+from components.stages.train.trainer import OutOfMemory, TrainerLog, _failure
 from components.storage.local import LocalStorage
 
 # Derived from DataComp's train.py and open_clip's loader with 4 workers and 5 checkpoints; small, medium and large are
@@ -187,10 +187,10 @@ LR: 0.0005 Logit Scale: 14.2 Contrastive_loss: 3.1 (3.2) Loss: 3.1000 (3.2000)
 """
 
 
-def heard(text: str) -> Progress:
-    progress = Progress()
+def heard(text: str) -> TrainerLog:
+    progress = TrainerLog()
     for line in text.splitlines(keepends=True):
-        progress.hear(line)
+        progress.add_line(line)
     return progress
 
 

@@ -20,9 +20,9 @@ import torch
 from components.base.errors import PermanentError, TemporaryError
 from components.pool.run import Run
 from components.stages.train import launch, stage
-from components.stages.train.batch_plan import Plan
+from components.stages.train.batch_plan import BatchPlan
 from components.stages.train.stage import TrainStep
-from components.stages.train.trainer import OutOfMemory, Progress
+from components.stages.train.trainer import OutOfMemory, TrainerLog
 from components.storage.local import LocalStorage
 from tests.components.models.evil import scorer, student
 from tests.components.stages.train.conftest import MODEL, make_training
@@ -277,23 +277,23 @@ def test_too_little_gpu_memory_means_more_passes(run: Run, monkeypatch: pytest.M
     """The batch and the steps stay; only what a GPU holds at once shrinks."""
     jobs: list[list[str]] = []
 
-    def torchrun(job: Path, *_: object) -> Progress:
+    def torchrun(job: Path, *_: object) -> TrainerLog:
         jobs.append(json.loads(job.read_text())["arguments"])
         if len(jobs) < 4:
             raise OutOfMemory("train: CUDA out of memory")
-        return Progress()
+        return TrainerLog()
 
     monkeypatch.setattr(stage, "torchrun", torchrun)
     training = _training(run)
     plan, _ = stage._train(training, "tiny-vit", [])
-    assert plan == Plan(1, 8, 4, 5, 3)
+    assert plan == BatchPlan(1, 8, 4, 5, 3)
     pairs = [dict(zip(job[2:-2:2], job[3:-2:2], strict=True)) for job in jobs]
     assert [(p["--batch-size"], p["--accum-freq"]) for p in pairs] == [("32", "1"), ("16", "2"), ("8", "4"), ("4", "8")]
     assert {p["--train-num-samples"] for p in pairs} == {"160"}
 
 
 def test_no_memory_for_one_sample_is_permanent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def torchrun(*_: object) -> Progress:
+    def torchrun(*_: object) -> TrainerLog:
         raise OutOfMemory("train: CUDA out of memory")
 
     monkeypatch.setattr(stage, "torchrun", torchrun)
@@ -317,7 +317,7 @@ def test_gpus_that_do_not_divide_the_batch_are_refused(run: Run, monkeypatch: py
 def test_a_warmup_longer_than_the_training_is_said(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(stage, "torchrun", lambda *_: Progress())
+    monkeypatch.setattr(stage, "torchrun", lambda *_: TrainerLog())
     training = _training(run)
     long = training.scale.model_copy(update={"warmup": 500})
     with caplog.at_level(logging.WARNING):

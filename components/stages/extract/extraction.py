@@ -1,4 +1,4 @@
-"""What one extraction is: which files of a dump, read how, into how many partitions; and where its parts lie.
+"""An extraction: which files of a dump are read, how, into how many partitions; and where its parts lie.
 
 candidates/<dump>-<hash>/plan.json                        this; <dump> is `tables` for tables
 candidates/<dump>-<hash>/spills/<task>.{<sha256>.spill,done.json}        what the tasks extracted
@@ -31,7 +31,7 @@ MOST_TASKS, MOST_DEDUP_TASKS = 1000, 256
 
 
 @dataclass(frozen=True)
-class Work:
+class Extraction:
     """One extraction. Its result depends on nothing else, neither on the tasks nor on where the files are read."""
 
     dump: str
@@ -41,9 +41,9 @@ class Work:
     """Paths below `base`, of one kind."""
     kind: Literal["wat", "warc", "table"]
     partitions: int
-    """Of the uids, by their leading bits; what one dedup task works through."""
+    """Number of ranges that the uids are cut into by their leading bits; a dedup task works through some of them."""
     content: str = ""
-    """Of tables: a hash of what `files` alone doesn't tell, where they lie and how large they are."""
+    """For tables: a hash of what `files` alone doesn't tell, where they lie and how large they are."""
 
     @cached_property
     def folder(self) -> str:
@@ -58,55 +58,55 @@ class Work:
         return f"{self.folder}/shards/{partition:06d}"
 
     def files_of(self, task: int, tasks: int) -> Sequence[str]:
-        """A contiguous range; lengths differ by at most one."""
+        """Return a task's files, a contiguous range; lengths differ by at most one."""
         return self.files[task * len(self.files) // tasks : (task + 1) * len(self.files) // tasks]
 
     @property
     def tasks(self) -> int:
-        """How many share the reading. Every partition reads of every task's spills, so they may not be too many."""
+        """Number of tasks that share the reading. Every partition reads every task's spills: not too many."""
         return min(len(self.files), MOST_TASKS)
 
     @property
     def dedup_tasks(self) -> int:
-        """How many share the deduplication: each reads every task's record before its first partition."""
+        """Number of tasks that share the deduplication: each reads every task's record before its first partition."""
         return min(self.partitions, MOST_DEDUP_TASKS)
 
     def partitions_of(self, task: int) -> range:
-        """Of a task of the deduplication."""
+        """Return the partitions of a task of the deduplication."""
         tasks = self.dedup_tasks
         return range(task * self.partitions // tasks, (task + 1) * self.partitions // tasks)
 
     def to_json(self) -> bytes:
-        """What `from_json` reads."""
+        """Write the JSON that `from_json` reads."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Work:
+    def from_json(cls, data: bytes) -> Extraction:
         return cls.of(json.loads(data))
 
     @classmethod
-    def of(cls, value: Mapping[str, Any]) -> Work:
-        """Of a JSON value."""
+    def of(cls, value: Mapping[str, Any]) -> Extraction:
+        """Make an extraction of its JSON value."""
         return cls(**{**value, "files": tuple(value["files"])})
 
 
-def load_work(storage: Storage, folder: str) -> Work:
-    """The extraction that was planned in this folder.
+def load_extraction(storage: Storage, folder: str) -> Extraction:
+    """Read the extraction that was planned in this folder.
 
     Raises:
         PermanentError: it is none, or one of another version, which would find others.
     """
-    work = read_json(storage, f"{folder}/plan.json", Work.of)
-    if work.folder != folder:
-        raise PermanentError(f"{folder}/plan.json: this version would write to {work.folder}; plan the run anew")
-    return work
+    extraction = read_json(storage, f"{folder}/plan.json", Extraction.of)
+    if extraction.folder != folder:
+        raise PermanentError(f"{folder}/plan.json: this version would write to {extraction.folder}; plan the run anew")
+    return extraction
 
 
 def partitions_for(files: int) -> int:
-    """So many that a partition fits into BUDGET, if files are as large as Common Crawl's."""
+    """Return enough partitions for one to fit into BUDGET, if files are as large as Common Crawl's."""
     return -(-files * ROWS_OF_FILE * BYTES_OF_ROW // BUDGET)
 
 
 def partitions_of_tables(size: int) -> int:
-    """Of tables of so many bytes, packed to a third or with more fields than are read, which is about as much."""
+    """Return the partitions for tables of `size` bytes: packed to a third, or with more fields than are read."""
     return max(1, -(-size * UNPACKED // BUDGET))

@@ -5,7 +5,7 @@
     zeroshot_classification_templates.txt     a prompt a line, with {c} for the class; not of retrieval
     test/nshards.txt, test/0.tar, …           samples: an image, and cls (a number), npy (a row of 0 and 1) or txt
 
-Of a sample only its image and its label are decoded, whatever else is in the tar.
+Only the image and the label of a sample are decoded, whatever else is in the tar.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Predictions:
 
     @property
     def images(self) -> int:
-        """How many images the data set has."""
+        """Count the data set's images."""
         return self.scores.shape[1 if self.kind == "retrieval" else 0]
 
 
@@ -51,7 +51,10 @@ class Metric:
 
 
 def top_accuracy(k: int) -> Callable[[Predictions], float]:
-    """Make the share of images whose class is among the k with the highest scores; NaN of fewer than k classes."""
+    """Make the metric that is the share of images whose class is among the k with the highest scores.
+
+    It is NaN where there are fewer than k classes.
+    """
 
     def measure(found: Predictions) -> float:
         if found.scores.shape[1] < k:
@@ -80,7 +83,7 @@ def mean_average_precision(found: Predictions) -> float:
 
 
 def image_recall(k: int) -> Callable[[Predictions], float]:
-    """Make the share of texts whose image is among the k images with the highest scores."""
+    """Make the metric that is the share of texts whose image is among the k images with the highest scores."""
 
     def measure(found: Predictions) -> float:
         best = found.scores.topk(min(k, found.scores.shape[1]), dim=1).indices
@@ -90,7 +93,7 @@ def image_recall(k: int) -> Callable[[Predictions], float]:
 
 
 def text_recall(k: int) -> Callable[[Predictions], float]:
-    """Make the share of images one of whose texts is among the k texts with the highest scores."""
+    """Make the metric that is the share of images one of whose texts is among the k texts with the highest scores."""
 
     def measure(found: Predictions) -> float:
         import torch

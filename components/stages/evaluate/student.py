@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -27,6 +28,7 @@ class Student:
 
     def __init__(self, model: str, checkpoint: str) -> None:
         self.device = pick_device()
+        self.module: Any
         self.module, self.tokenizer, _ = load_open_clip(model, checkpoint, self.device)
         preprocess = PreprocessCfg(**get_model_preprocess_cfg(self.module))
         self.transform = image_transform_v2(preprocess, is_train=False)

@@ -45,7 +45,7 @@ EMPTY = "no image matched any rule: the mixture is empty, and nothing can be tra
 
 @dataclass
 class Tally:
-    """The pairs that one mixture has chosen so far, and the samples it dropped."""
+    """Counts of what one mixture has chosen so far."""
 
     mixture: Mixture
     folder: str
@@ -199,7 +199,7 @@ def _result(run: Run, tally: Tally, thresholds: Thresholds) -> dict[str, Any]:
 
 
 def _mean(tally: Tally, rules: Iterable[int]) -> float | None:
-    """Return the mean cosine of these rules' pairs; None where a rule's text (a concatenation, say) never has one."""
+    """Return the mean cosine of the rules' scored pairs; None where a rule's text has none (a concatenation, say)."""
     rules = [r for r in rules if tally.pairs[r]]
     if not rules or not all(tally.scored[r] for r in rules):
         return None
@@ -207,7 +207,7 @@ def _mean(tally: Tally, rules: Iterable[int]) -> float | None:
 
 
 def warnings_of(run: Run, mixture: Mixture) -> list[str]:
-    """Name the conditions that compare a score with the threshold of another scorer's."""
+    """Warn of thresholds of one kind of score that are applied to another."""
     found = []
     for rule in mixture.rules:
         for condition in rule.where:

@@ -11,7 +11,7 @@ from components.recipe.mixtures import Mixture
 
 
 def result_table(run: Run) -> list[dict[str, object]]:
-    """Make one row per mixture, column title → value; None where there is nothing (yet)."""
+    """Return one row per mixture, column title → value; None where there is nothing (yet)."""
     evaluated = [_evaluation(run, mixture) for mixture in run.spec.mixtures]
     groups = dict.fromkeys(group for results in evaluated for group in results.get("means", ()))
     rows = [_row(run, m, results, [*groups]) for m, results in zip(run.spec.mixtures, evaluated, strict=True)]
@@ -20,7 +20,7 @@ def result_table(run: Run) -> list[dict[str, object]]:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Make results.json: the rows of the result table, and the place and the pairs of each mixture's training set."""
+    """Return results.json: the table's rows, and the place and number of pairs of each mixture's training set."""
     rows = result_table(run)
     pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
     sets = [

@@ -57,7 +57,7 @@ class Comparison:
 
     @property
     def key(self) -> str:
-        """The key in the YAML."""
+        """Return the key in the YAML."""
         return to_camel(self.name)
 
 

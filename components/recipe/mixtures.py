@@ -45,28 +45,28 @@ class Condition(Model):
 
     @property
     def name(self) -> str:
-        """Name of the column that the condition looks at."""
+        """Return the name of the column that the condition looks at."""
         name: str = getattr(self, self.about)
         return name
 
     @property
     def comparison(self) -> Comparison:
-        """How the condition compares."""
+        """Return the comparison that the condition makes."""
         return next(c for c in comparisons_about(self.about) if getattr(self, c.name) is not None)
 
     @property
     def value(self) -> Any:
-        """What the condition compares with, as the recipe gives it."""
+        """Return the value that the condition compares with, as the recipe gives it."""
         return getattr(self, self.comparison.name)
 
     @property
     def lender(self) -> str | None:
-        """Name of the rule whose threshold the condition borrows; None where it has a value of its own."""
+        """Return the name of the rule whose threshold the condition borrows; None where it has a value of its own."""
         return self.value.rule if isinstance(self.value, RuleThreshold) else None
 
     @property
     def share(self) -> float | None:
-        """The share whose threshold this condition needs and lends; None where it compares with a number or a truth."""
+        """Return the share whose threshold the condition needs and lends; None where it compares with its own value."""
         return self.value if self.comparison.is_share else None
 
     def in_words(self) -> str:
@@ -122,24 +122,24 @@ class Concat(Model):
 
 
 class BestOf(Model):
-    """Per image one of several texts."""
+    """One of several texts, chosen for each image."""
 
     beside = ("concat",)
 
     best_of: Annotated[list[Name], Field(min_length=2, max_length=64)]
-    """Per image the text with the highest cosine; the first of equals."""
+    """Each image gets the text with the highest cosine; the first of equals."""
 
 
 class Rule(Model):
-    """Which images get which text."""
+    """A text, and the conditions on which an image gets it."""
 
     name: Name | None = None
-    """By which other rules of the mixture use its threshold."""
+    """Name by which other rules of the mixture use its threshold."""
     text: Annotated[
         Annotated[Name, Tag("<name>")] | Annotated[Concat, Tag("<Concat>")] | Annotated[BestOf, Tag("<BestOf>")],
         by_key("a text, {concat: [A, B]} or {bestOf: [A, B]}", "<name>", concat="<Concat>", best_of="<BestOf>"),
     ]
-    """What an image gets that matches: `raw`, a captioner, an imported text, or a combination."""
+    """The text of an image that matches: `raw`, a captioner, an imported text, or a combination."""
     where: Annotated[list[AnyCondition], Field(max_length=16)] = []
     """All must hold; a sample without the score or flag never matches. Empty matches every image with that text."""
 
@@ -148,19 +148,19 @@ class Mixture(Model):
     """Rules in order, which pick the text of each image or drop the image."""
 
     name: Name
-    """In the names of its training set, model and results."""
+    """Name of the mixture, which is also in the names of its training set, model and results."""
     emit: Literal["first", "all"] = "first"
     """first: the first rule that matches an image gives its text; all: every match is a pair of its own."""
     rules: Annotated[list[Rule], Field(min_length=1, max_length=64)]
-    """In order; an image that none matches is dropped."""
+    """Rules, tried in this order; an image that none matches is dropped."""
 
 
 class TrainingSets(Model):
     """How the training sets are written out."""
 
     blur: Annotated[list[Name], Field(max_length=16)] = []
-    """Columns with boxes, such as faces: every image is blurred inside them. A sample that nobody looked at is left
-    out of every mixture."""
+    """Columns with boxes, such as faces: every image is blurred inside them. A sample whose boxes are not
+    known is left out of every mixture."""
 
 
 def texts_of(rule: Rule) -> list[str]:

@@ -208,7 +208,7 @@ def meets(condition: Condition, values: Values, thresholds: Thresholds) -> Bools
 
 
 def why_dropped(mixture: Mixture, values: Values, thresholds: Thresholds) -> dict[str, Bools]:
-    """Give each sample that no rule takes one reason: look only at those that `select` left out.
+    """Find why no rule took a sample: give each reason's samples, of which only those that `select` left out count.
 
     Of a sample's rules, the one that came nearest gives the reason: a condition that does not hold outweighs a missing
     score or flag, which outweighs a missing text.

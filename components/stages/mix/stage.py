@@ -207,7 +207,7 @@ def _mean(tally: MixtureCounts, rules: Iterable[int]) -> float | None:
 
 
 def warnings_of(run: Run, mixture: Mixture) -> list[str]:
-    """Name the conditions that compare a score with the threshold of another scorer's."""
+    """Warn of thresholds of one kind of score that are applied to another."""
     found = []
     for rule in mixture.rules:
         for condition in rule.where:

@@ -114,11 +114,10 @@ def _headline(table: list[dict[str, object]]) -> str:
 
 
 def _best(table: list[dict[str, object]]) -> dict[str, object]:
-    """Return the highest value of each column that has a better end."""
-    titles = ("mean cosine", "unique trigrams", "classification", "retrieval", "average")
+    """Return the highest value of each column of which more is better."""
     best: dict[str, object] = {}
-    for title in titles:
-        values = [row[title] for row in table if isinstance(row.get(title), (int, float))]
+    for title in table[0].keys() - {"mixture", "pairs", "words"}:
+        values = [row[title] for row in table if isinstance(row[title], (int, float))]
         if len(values) > 1:
             best[title] = max(values)  # type: ignore[type-var]
     return best

@@ -31,7 +31,7 @@ pool's makers removed. Check the pool's terms before you pass any of this on."""
 
 
 def card(run: Run, mixture: Mixture, dataset: Mapping[str, Any]) -> str:
-    """Write the README.md of a data set in the hub's format: YAML header, then Markdown."""
+    """Write README.md of a data set in the hub's format: YAML header, then Markdown."""
     samples = dataset["samples"]
     sections = [
         f"---\npretty_name: {mixture.name}\ntask_categories: [zero-shot-image-classification]\n"
@@ -80,7 +80,7 @@ def _plain(value: object) -> str:
 
 
 def _rules(run: Run, mixture: Mixture) -> str:
-    """Write the rules as the recipe has them, and the thresholds and counts that mix found."""
+    """Write the rules as the recipe has them, and what mix found: thresholds and counts."""
     chosen = "the first rule that matches gives its text" if mixture.emit == "first" else "every match is a pair"
     rules = mixture.model_dump(mode="json", by_alias=True, exclude_none=True)["rules"]
     lines = [f"Per image, {chosen}.", "", *(f"{i}. `{json.dumps(rule)}`" for i, rule in enumerate(rules))]
@@ -91,5 +91,5 @@ def _rules(run: Run, mixture: Mixture) -> str:
 
 
 def _brief(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of mixture.json what has an entry per shard."""
+    """Return mixture.json without what has an entry per shard."""
     return {key: value for key, value in found.items() if key not in ("shards", "rows")}

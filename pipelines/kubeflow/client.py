@@ -164,7 +164,7 @@ class Pipelines:
 
     @property
     def _namespace(self) -> dict[str, str]:
-        """The option that limits a listing to the user's namespace."""
+        """Return the option that limits a listing to the user's namespace."""
         return {"namespace": self.endpoint.namespace} if self.endpoint.namespace else {}
 
     def _what(self, package: str, parameters: Mapping[str, str]) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def _cleanup(values: Mapping[str, Any]) -> None:
     """Clean up after the claimant's run, if it has one."""
     found = _own_run(values)
     if found and not clean_up(*found):
-        raise TemporaryError(f"cleanup of run {found[0].name} failed, see above; some of its Jobs may be left")
+        raise TemporaryError(f"cleanup of run {found[0].name} failed, see above; some Jobs may be left")
 
 
 def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:

@@ -86,10 +86,10 @@ class Pipelines:
         self, package: str, name: str, parameters: Mapping[str, str], experiment: str, account: str | None = None
     ) -> str:
         """Start a run and return its id."""
-        what = self._what(package, parameters)
+        execution = self._execution(package, parameters)
         with _one_line(self.endpoint.host):
             run = kfp_server_api.V2beta1Run(
-                display_name=name, experiment_id=self._experiment(experiment), service_account=account, **what
+                display_name=name, experiment_id=self._experiment(experiment), service_account=account, **execution
             )
             return _id(_ask(self.runs.run_service_create_run, run).run_id)
 
@@ -139,11 +139,11 @@ class Pipelines:
             PermanentError: the cron isn't one, or there is another recurring run of this name.
         """
         check_cron(cron)
-        what = self._what(package, parameters)
+        execution = self._execution(package, parameters)
         with _one_line(self.endpoint.host):
             experiment_id = self._experiment(experiment)
             for found in self._recurring(experiment_id, name):
-                if _same(found, cron, what):
+                if _same(found, cron, execution):
                     return str(found.recurring_run_id), False
                 raise PermanentError(
                     f"schedule {name}: there is one with another version, cron or recipe ({found.recurring_run_id}); "
@@ -157,17 +157,17 @@ class Pipelines:
                 no_catchup=True,
                 mode=kfp_server_api.RecurringRunMode.ENABLE,
                 service_account=account,
-                **what,
+                **execution,
             )
             made = _ask(self.recurring.recurring_run_service_create_recurring_run, recurring)
             return _id(made.recurring_run_id), True
 
     @property
     def _namespace(self) -> dict[str, str]:
-        """The option that limits a listing to the user's namespace."""
+        """Return the option that limits a listing to the user's namespace."""
         return {"namespace": self.endpoint.namespace} if self.endpoint.namespace else {}
 
-    def _what(self, package: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+    def _execution(self, package: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         """Return the fields of a run that say what it executes: the registered package, and its parameters."""
         pipeline_id, version_id = self.register(package)
         return {
@@ -276,14 +276,14 @@ def _code(body: Any) -> Any:
         return None
 
 
-def _same(found: Any, cron: str, what: Mapping[str, Any]) -> bool:
+def _same(found: Any, cron: str, execution: Mapping[str, Any]) -> bool:
     """Return whether a recurring run executes this, at these times."""
-    wanted, reference = what["pipeline_version_reference"], found.pipeline_version_reference
+    wanted, reference = execution["pipeline_version_reference"], found.pipeline_version_reference
     return (
         reference is not None
         and reference.pipeline_version_id == wanted.pipeline_version_id
         and found.trigger.cron_schedule.cron == cron
-        and (found.runtime_config.parameters or {}) == what["runtime_config"].parameters
+        and (found.runtime_config.parameters or {}) == execution["runtime_config"].parameters
     )
 
 

@@ -136,7 +136,7 @@ def report(
 
 @kfp_app.command()
 def cleanup(executor_input: ExecutorInput) -> None:
-    """End what the run still has in the cluster: the pipeline's exit step."""
+    """Delete the Jobs that the run left in the cluster: the pipeline's exit step."""
     from pipelines.kubeflow import steps
 
     steps.cleanup(steps.ExecutorInput.parse(executor_input))

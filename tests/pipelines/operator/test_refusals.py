@@ -12,7 +12,8 @@ from math import inf
 import pytest
 
 from pipelines.kubeflow.parameters import NOT_HERE
-from pipelines.operator.recaption import decide as recaptions
+from pipelines.operator.recaption.decide import decide
+from pipelines.operator.recaption.observation import Observation
 from pipelines.operator.runtime.conditions import Object, condition
 from pipelines.operator.runtime.patches import FINALIZER
 from pipelines.operator.schedule import decide as schedules
@@ -32,11 +33,11 @@ def accepted(value: Object) -> Object:
     meta = {"namespace": "n", "uid": "u", "generation": 1, "creationTimestamp": "2026-11-24T11:00:00Z"}
     thing = {**value, "metadata": {**value["metadata"], **meta, "finalizers": [FINALIZER]}}
     if value["kind"] == "Recaption":
-        decision = recaptions.decide(thing, recaptions.Seen(NOW))
+        decision = decide(thing, Observation(NOW))
         assert decision.status["phase"] == "Refused"
         assert (decision.act, decision.wait) == (None, inf)
         return condition(decision.status, "Accepted")
-    decided = schedules.decide(thing, schedules.Seen(NOW))
+    decided = schedules.decide(thing, schedules.ScheduleObservation(NOW))
     assert (decided.act, decided.wait) == (None, inf)
     return condition(decided.status, "Accepted")
 

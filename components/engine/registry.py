@@ -17,7 +17,7 @@ ATTRIBUTES = ("name", "summary", "reads", "writes", "needs")
 
 @cache
 def stages() -> dict[str, type[Stage]]:
-    """All declared stages by name.
+    """Return all declared stages by name.
 
     Raises:
         PermanentError: a declaration is missing, incomplete or a duplicate; the message says where and what.
@@ -34,7 +34,7 @@ def stages() -> dict[str, type[Stage]]:
 
 
 def declared_in(module: ModuleType) -> type[Stage]:
-    """The one stage that a module declares. Raises PermanentError when it is not one or not whole."""
+    """Return the one stage that a module declares. Raises PermanentError when it declares not one, or a part of one."""
     own = [
         value
         for _, value in inspect.getmembers(module, inspect.isclass)
@@ -64,22 +64,22 @@ def declared_in(module: ModuleType) -> type[Stage]:
 
 
 def stage_of(kind: str) -> type[ColumnStage]:
-    """The column stage that computes columns of this kind."""
+    """Return the column stage that computes columns of this kind."""
     return next(found for found in column_stages() if kind in (options.kind for options in found.kinds))
 
 
 def provider(role: str) -> Any:
-    """The column stage whose column other columns read by this role, and which comes with every recipe."""
+    """Return the column stage whose column comes with every recipe and is read by others in this role."""
     return next(found for found in column_stages() if found.provides == role)
 
 
 def column_stages() -> list[type[ColumnStage]]:
-    """All column stages."""
+    """Return all column stages."""
     return [stage for stage in stages().values() if issubclass(stage, ColumnStage)]
 
 
 def column_stage(name: str) -> type[ColumnStage]:
-    """The column stage of this name."""
+    """Return the column stage of this name."""
     stage = stages()[name]
     if not issubclass(stage, ColumnStage):
         raise PermanentError(f"stage {name} is a step, not a column")
@@ -87,7 +87,7 @@ def column_stage(name: str) -> type[ColumnStage]:
 
 
 def step(key: str) -> Step:
-    """A step, ready to run; of one that a run has several times, the part after the colon."""
+    """Return a step, ready to run; `key` is its name and, where a run has it several times, a colon and which one."""
     name, _, part = key.partition(":")
     stage = stages()[name]
     if not issubclass(stage, Step):

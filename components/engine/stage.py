@@ -55,7 +55,7 @@ class Field:
     """Of a vector, once setup() knows the model: a batch of nothing but nulls doesn't show it."""
 
     def array(self, values: Sequence[Any]) -> pa.Array:
-        """The values as Arrow, None as null."""
+        """Return the values as an Arrow array, None as null."""
         if self.dtype != "float16[D]":
             return pa.array(values, DTYPES[self.dtype])
         width = self.width or next((len(v) for v in values if v is not None), 1)
@@ -68,7 +68,7 @@ class Field:
 
 
 def vectors_of(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    """(B, D) of a float16[D] column without nulls."""
+    """Return a float16[D] column without nulls as (B, D)."""
     flat: NDArray[np.float16] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), column.type.list_size)
 
@@ -232,7 +232,7 @@ class ColumnStage(Stage):
 
     @abstractmethod
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
-        """One value per row for every declared field; None is null. `error` may hold a reason per row."""
+        """Return one value per row for every declared field, None as null; `error` may hold a reason per row."""
 
 
 class Step(Stage):
@@ -248,7 +248,7 @@ class Step(Stage):
     """What it counts within its shards."""
 
     def __init__(self, part: str = "") -> None:
-        """`part`: of a step that a run has several times, which one: what follows the colon of `download:2`."""
+        """Make the step; `part` says which one, where a run has several: what follows the colon of `download:2`."""
         self.part = part
         self.progress: Callable[[int, int], None] = lambda samples, units: None
 
@@ -257,22 +257,22 @@ class Step(Stage):
         """Do what is missing. Running it again does nothing twice and gives the same bytes."""
 
     def count_tasks(self, run: Run) -> int:
-        """How many tasks a divisible step has in this run: as many indexes a Job starts."""
+        """Return how many tasks a divisible step has in this run: a Job starts as many indexes."""
         return run.tasks
 
     def unfinished(self, run: Run, done: bool) -> Sequence[int]:
-        """Which tasks a Job is to do; `done`: whether the run's status says that the step was finished once.
+        """Return the tasks that a Job is to do; `done` says whether the step was finished once, by the run's status.
 
         By default all, or none: what is missing of a step that was done is little, and `run` finds it.
         """
         return () if done else range(self.count_tasks(run))
 
     def count_units(self, run: Run, task: int | None) -> int:
-        """How many units a task has, or all tasks together."""
+        """Return how many units a task has, or all tasks together."""
         return 0
 
     def outcome(self, run: Run) -> dict[str, Any]:
-        """What status.json shall say of it besides its time: `samples`, `failures` by reason."""
+        """Return what status.json shall say of the step besides its time: `samples`, `failures` by reason."""
         return {}
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:

@@ -116,7 +116,7 @@ class Columns:
         shards: Sequence[Shard] | None = None,
         contents: Mapping[str, Content] | None = None,
     ) -> None:
-        """Nothing is read yet.
+        """Open the columns; nothing is read yet.
 
         Args:
             shards: the only ones that will be asked for, so that a worker's listings don't grow with the pool.
@@ -129,26 +129,26 @@ class Columns:
         self._records: dict[str, Record] = {}
 
     def parts(self, spec: ColumnSpec, shard: Shard) -> list[str]:
-        """The shard's committed parts, sorted by name; none of what was made of other content."""
+        """Return the shard's committed parts, sorted by name; parts made of other content are not among them."""
         if not shard.name.startswith(self._start):
             raise ValueError(f"shard {shard.name}: this lists only shards that start with {self._start}")
         stem = self._stem(spec, shard)
         return self._listing(spec).get(stem, []) if stem else []
 
     def content(self, index: ColumnSpec, shard: Shard) -> Content | None:
-        """What the shard has; None where it isn't indexed as it lies there now."""
+        """Return the content of the shard; None where it isn't indexed as it lies there now."""
         known = self._contents.get(shard.name)
         if known is None and ALL in self.parts(index, shard):
             known = self.record(index, shard, ALL).content
         return known
 
     def changed(self, spec: ColumnSpec, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards that have no part, but one of what they were before."""
+        """Return the shards that have a part only of what they were before."""
         seen = {stem.rpartition(".")[0] for stem in self._listing(spec)}
         return [shard for shard in shards if shard.name in seen and not self.parts(spec, shard)]
 
     def record(self, spec: ColumnSpec, shard: Shard, part: str) -> Record:
-        """What is known of a part.
+        """Return the record of a part.
 
         Raises:
             PermanentError: the shard isn't indexed as it lies there now.
@@ -174,13 +174,13 @@ class Columns:
                 pass
 
     def rows(self, spec: ColumnSpec, shard: Shard) -> int:
-        """How many samples the shard's parts cover, failures included."""
+        """Return how many samples the shard's parts cover, failures included."""
         if len(self.parts(spec, shard)) < 2:
             return sum(record.rows for record in self.records(spec, shard))
         return int(self.read(spec, shard, []).num_rows)
 
     def read(self, spec: ColumnSpec, shard: Shard, fields: Sequence[str] | None = None) -> pa.Table:
-        """The shard's parts joined: `uid`, then `fields` (None: all). No row twice, whatever overlaps.
+        """Return the shard's parts joined: `uid`, then `fields` (None: all). No row comes twice, whatever overlaps.
 
         Raises:
             TemporaryError: a part's file is gone or altered; its record has been withdrawn, so the next run of the
@@ -263,7 +263,7 @@ class Columns:
         return pq.read_table(pa.BufferReader(data), columns=wanted)
 
     def _stored(self, path: str) -> Record | None:
-        """The record that lies there now."""
+        """Return the record that lies there now."""
         try:
             data = self.storage.read(path)
         except PermanentError:
@@ -279,14 +279,14 @@ class Columns:
         return f"{self.root}/{spec.folder}/{self._known_stem(spec, shard)}.{part}.done.json"
 
     def _known_stem(self, spec: ColumnSpec, shard: Shard) -> str:
-        """Raises PermanentError: the shard isn't indexed as it lies there now."""
+        """Return the stem of the shard's files. Raises PermanentError: it isn't indexed as it lies there now."""
         stem = self._stem(spec, shard)
         if stem is None:
             raise PermanentError(f"column {spec.folder}: shard {shard.name} isn't indexed; run the index first")
         return stem
 
     def _stem(self, spec: ColumnSpec, shard: Shard) -> str | None:
-        """With what the names of the column's files of this shard start; None where that isn't known yet."""
+        """Return how the names of the column's files of this shard start; None where that isn't known yet."""
         if not spec.inputs:
             return f"{shard.name}.{shard.state}"
         content = self.content(spec.inputs["index"], shard)
@@ -308,7 +308,7 @@ class Columns:
 
 
 def align(table: pa.Table, uids: pa.Array) -> pa.Table:
-    """The table's rows for `uids`, in that order; a uid it lacks gives a row of nulls."""
+    """Return the table's rows for `uids`, in that order; a uid that it lacks gives a row of nulls."""
     own = table.column("uid").combine_chunks()
     if own.equals(uids):
         return table

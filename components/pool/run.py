@@ -97,7 +97,7 @@ class Run:
 
     @property
     def tasks(self) -> int:
-        """Into how many the columns' work is cut: frozen when the run was planned, as `save` sees to."""
+        """Number of tasks that the columns' work is cut into, frozen when the run was planned, as `save` sees to."""
         return ceil(len(self.pool.shards) / self.spec.compute.shards_per_task)
 
     @property
@@ -120,7 +120,7 @@ class Run:
 
     @cached_property
     def contents(self) -> Contents:
-        """What the shards contain.
+        """Contents of the shards.
 
         Raises:
             PermanentError: one isn't indexed.
@@ -200,7 +200,7 @@ class Run:
         return ALL if node.part == ALL else content_hash([node.part, self.content])
 
     def lacking(self, columns: Columns, node: Node) -> list[Shard]:
-        """The shards without this run's part of a column."""
+        """Return the shards without this run's part of a column."""
         if node.part != ALL and not self.is_indexed:
             return list(self.pool.shards)
         part = self.part(node)
@@ -216,7 +216,7 @@ class Run:
         return [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
 
     def training_only(self, mixture: str) -> Run:
-        """This run with one trained mixture: no name of what it makes changes.
+        """Return this run with one trained mixture: no name of what it makes changes.
 
         Raises:
             PermanentError: it is not trained.
@@ -229,7 +229,7 @@ class Run:
         return replace(self, recipe=self.recipe.model_copy(update={"spec": spec}))
 
     def mixture_folder(self, mixture: Mixture) -> str:
-        """Where the mixture lies. Raises PermanentError: the pool isn't indexed, and its content is in the name."""
+        """Return the mixture's folder. Raises PermanentError: the pool, whose content is in the name, isn't indexed."""
         texts = {name for rule in mixture.rules for name in texts_of(rule)}
         used = {name: self.text(name).hash for name in texts}
         # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
@@ -257,7 +257,7 @@ class Run:
         return f"evaluations/{_derived(mixture, self.model_folder(mixture), tasks, self.fingerprints.get('tasks'))}"
 
     def status(self) -> dict[str, Any]:
-        """status.json: per stage its state, shards, samples, seconds and failures; empty before the first stage."""
+        """Read status.json: state, shards, samples, seconds and failures by stage; empty before the first stage."""
         path = f"{self.folder}/status.json"
         return json.loads(self.storage.read(path)) if self.storage.size(path) is not None else {}
 
@@ -314,7 +314,7 @@ class Run:
 
 
 def load_run(uri: str) -> Run:
-    """The run at `<storage>/runs/<name>`.
+    """Return the run at `<storage>/runs/<name>`.
 
     Raises:
         PermanentError: there is no plan.

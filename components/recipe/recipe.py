@@ -138,7 +138,7 @@ class Recipe(Model):
 
 
 def problems_of(spec: Spec, root: str = "spec") -> list[str]:
-    """What the schema alone can't say: names that must be unique and names that must exist; a line each."""
+    """List what the schema alone can't say, a line each: names that must be unique, names that must exist."""
     problems: list[str] = []
 
     def unique(where: str, names: Sequence[str | None]) -> None:
@@ -217,5 +217,5 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, defaults included."""
+    """Write the recipe as YAML, defaults included."""
     return dump_yaml(json.loads(recipe.model_dump_json(by_alias=True, exclude_none=True)))

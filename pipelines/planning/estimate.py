@@ -132,14 +132,14 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _foreseen(run: Run, samples: float) -> Iterator[Line]:
-    """The columns of a pool of so many samples of which nothing is there."""
+    """Yield the columns of a pool of so many samples of which nothing is there."""
     for node in run.nodes.values():
         asked = samples * (1.0 if node.part == ALL else expected_share(run.spec, node.name))
         yield Line(node.key, asked, asked, False, 0, asked * _bytes_of(node), A100.hours(node, asked))
 
 
 def plan_lines(run: Run) -> list[Line]:
-    """What each column of the run asks for and still lacks."""
+    """Return what each column of the run asks for and still lacks."""
     columns, size = run.open_columns(), pool_size(run)
     columns.read_records(run.index, run.pool.shards)  # which say what the parts of a shard are called
     lines: dict[str, Line] = {}
@@ -163,7 +163,7 @@ def plan_lines(run: Run) -> list[Line]:
 
 
 def pool_size(run: Run) -> Size:
-    """Exact where the pool is indexed, else scaled up by bytes from the headers of two shards."""
+    """Count the samples where the pool is indexed, else scale up by bytes from the headers of two shards."""
     columns = run.open_columns()
     if all(columns.parts(run.index, shard) for shard in run.pool.shards):
         rows = sum(columns.rows(run.index, shard) for shard in run.pool.shards)
@@ -178,7 +178,7 @@ def pool_size(run: Run) -> Size:
 
 
 def _missing(run: Run, columns: Columns, node: Node, asked: float, size: Size) -> float:
-    """Samples of a whole column that no part covers, in the shards that lack this run's part."""
+    """Return how many samples of a whole column no part covers, in the shards that lack this run's part."""
     todo = run.lacking(columns, node)
     covered = sum(columns.rows(node.spec, shard) for shard in todo)
     counted = size.exact and all(columns.parts(run.index, shard) for shard in todo)
@@ -189,13 +189,13 @@ def _missing(run: Run, columns: Columns, node: Node, asked: float, size: Size) -
 
 
 def _demand_is_known(run: Run, columns: Columns) -> bool:
-    """Whether everything that decides a demand is there, and the pool small enough to look at all of it."""
+    """Return whether everything that decides a demand is there and the pool is small enough to look at all of it."""
     known = [node for node in run.nodes.values() if node.name not in run.spec.on_demand]
     return len(run.pool.shards) <= COUNTED and not any(run.lacking(columns, node) for node in known)
 
 
 def _demanded(run: Run, columns: Columns, node: Node) -> tuple[float, float]:
-    """(samples a captioner is asked for, those without a caption), counted."""
+    """Count (samples that a captioner is asked for, those without a caption)."""
     demand = foresee_demand(run, node.name)
 
     def count(shard: Shard) -> tuple[int, int]:
@@ -253,7 +253,7 @@ def _training(train: Train) -> str:
 
 
 def stage_table() -> Table:
-    """The declared stages; README's table says the same."""
+    """Return the declared stages as a table; README's table says the same."""
     table = Table("stage", "what it does", "reads", "writes", "needs", box=None, pad_edge=False)
     for row in stage_rows():
         table.add_row(*row)
@@ -277,7 +277,7 @@ def _needs(stage: Any) -> str:
 
 
 def result_view(run: Run) -> Group | Table | str:
-    """The table at the end of a run."""
+    """Return the table at the end of a run."""
     rows = result_table(run)
     if not rows:
         return "no mixtures"

@@ -19,7 +19,7 @@ STAGE = {"ingest": "download", "score-captions": "score"}
 
 
 def ingest_of(run: Run) -> list[str]:
-    """The steps that come before a pool's shards are there, in order; none where they were there."""
+    """List the steps that come before a pool's shards are there, in order; none where they were there."""
     if run.ingest is None:
         return []
     rounds = len(run.spec.download.retry) if run.spec.download else 0

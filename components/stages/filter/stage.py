@@ -96,7 +96,7 @@ class FilterStage(ColumnStage):
 
 
 def large(width: int | None, height: int | None) -> bool | None:
-    """Whether an image is neither small nor a strip; None: a side is unknown."""
+    """Return whether an image is neither small nor a strip; None where a side is unknown."""
     if width is None or height is None:
         return None
     return min(width, height) >= SIDE and max(width, height) / min(width, height) <= ASPECT

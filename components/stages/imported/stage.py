@@ -133,7 +133,7 @@ class ImportStage(ColumnStage):
 
 
 def _checked(value: Any, kind: str, path: str) -> Any:
-    """The value as the column's kind; None stays None, and a text of nothing but spaces is none."""
+    """Return the value as what it is imported as; None stays None, and a text of nothing but spaces becomes None."""
     if value is None:
         return None
     if kind == "score" and isinstance(value, (int, float)) and not isinstance(value, bool):

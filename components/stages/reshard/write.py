@@ -102,7 +102,7 @@ class Resharder:
                     yield row, _members(tar, shard, row)
 
     def _rows(self, segment: Segment) -> list[dict[str, Any]]:
-        """Selected rows with their places in the tar, in the tar's order so that it is read forwards."""
+        """Return the selected rows with their places in the tar, in the tar's order, so that it is read forwards."""
         shard = segment.selection.shard
         chosen = read_selection(self.storage, self.job.mixture, segment.selection, ("uid", "text", "rule", "source"))
         chosen = chosen.slice(segment.start, segment.stop - segment.start)

@@ -94,7 +94,7 @@ class ScoreStage(ColumnStage):
 
 
 def _cosines(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Cosines of rows, (B,) in [-1, 1]: normalised anew, since rounding to float16 moved the lengths off 1."""
+    """Return cosines of rows, (B,) in [-1, 1]: normalised anew, since rounding to float16 moved the lengths off 1."""
     a32, b32 = a.astype(np.float32), b.astype(np.float32)
     lengths = np.linalg.norm(a32, axis=1) * np.linalg.norm(b32, axis=1)
     found: NDArray[np.float32] = np.clip(np.einsum("bd,bd->b", a32, b32) / lengths, -1, 1)

@@ -172,6 +172,6 @@ TEMPLATE: dict[str, list[Rule]] = {
 
 
 def joined(*tables: dict[str, list[Rule]]) -> dict[str, list[Rule]]:
-    """One table; the rules of a key that several have follow each other."""
+    """Join tables; the rules of a key that several tables have follow each other."""
     keys = dict.fromkeys(key for table in tables for key in table)
     return {key: [rule for table in tables for rule in table.get(key, ())] for key in keys}

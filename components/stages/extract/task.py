@@ -16,10 +16,11 @@ from components.stages.extract import page, wat
 from components.stages.extract.members import Damage
 from components.stages.extract.records import Record as Page
 from components.stages.extract.records import read_records
-from components.stages.extract.spill import Record, Spiller, commit, find_record
+from components.stages.extract.spill import Record, Spiller, done_path, find_record
 from components.stages.extract.table import candidates_of
 from components.stages.extract.text_rules import candidate
 from components.stages.extract.work import Work
+from components.storage.commit import commit
 from components.storage.interface import Storage
 from components.storage.web import open_source
 
@@ -56,7 +57,7 @@ def extract_task(
         progress(1)
     tally.spiller.flush()
     record = Record(**tally.counts(), files=len(files), seconds=time.monotonic() - began, code=version())
-    return commit(storage, work, task, record)
+    return commit(storage, done_path(work, task), record)
 
 
 class Tally:

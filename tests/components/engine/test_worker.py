@@ -178,7 +178,7 @@ from pathlib import Path
 from components.base.errors import Terminated
 from components.base.errors import stop_on_sigterm
 from components.engine.worker import run_task
-from tests.components.pool.stages import Brightness
+from tests.components.engine.stages import Brightness
 from tests.pools import indexed
 
 def main():

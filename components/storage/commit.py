@@ -23,13 +23,13 @@ DONE = ".done.json"
 
 @dataclass(frozen=True)
 class DoneRecord:
-    """Base of the dataclasses that are written as a done.json."""
+    """Base class of records: dataclasses that are written as a done.json."""
 
     INDENT: ClassVar[int | None] = 1
 
     @property
     def data(self) -> Mapping[str, int]:
-        """The files that the record names: path → bytes."""
+        """Return the files that the record names: path → bytes."""
         raise NotImplementedError
 
     @classmethod
@@ -62,9 +62,9 @@ def write_content(storage: Storage, stem: str, extension: str, data: bytes) -> W
 
 
 def commit(storage: Storage, path: str, record: R) -> R:
-    """Create the record, whose files are written, and return the record that stands: this very object if we won.
+    """Create a record whose files are written; return the record that stands: this very object if this writer won.
 
-    Where another writer was faster, delete the files of ours that its record does not name.
+    If another writer was faster, delete the files of this one that the other's record does not name.
     """
     while not storage.create(path, json.dumps(record.to_json(), indent=record.INDENT).encode()):
         standing = find_record(storage, path, type(record))
@@ -76,7 +76,7 @@ def commit(storage: Storage, path: str, record: R) -> R:
 
 
 def find_record(storage: Storage, path: str, kind: type[R]) -> R | None:
-    """Read a record; None where there is none.
+    """Read a record; return None if there is none.
 
     Raises:
         PermanentError: the file there is no such record.
@@ -98,7 +98,7 @@ def read_record(storage: Storage, path: str, kind: type[R], absent: str) -> R:
     """Read a record that has to be there.
 
     Args:
-        absent: what to tell the user where it is not: what is not done, and what does it.
+        absent: the message if it is not there: which work is not done, and what to run.
 
     Raises:
         PermanentError: there is none, or the file there is no such record.
@@ -110,7 +110,7 @@ def read_record(storage: Storage, path: str, kind: type[R], absent: str) -> R:
 
 
 def find_whole(storage: Storage, path: str, kind: type[R]) -> R | None:
-    """Return the record if all its files are there with their sizes; withdraw it if not. None where there is none."""
+    """Return a record whose files are all there with their sizes; withdraw a record whose files are not."""
     record = find_record(storage, path, kind) if storage.size(path) is not None else None
     for file, expected in record.data.items() if record else ():
         found = storage.size(file)

@@ -56,12 +56,12 @@ class GcsStorage:
         self._made: tuple[int, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A client's connections stay in their process."""
+        """Leave the client out: its connections stay in their process."""
         return {**self.__dict__, "_made": None}
 
     @property
     def bucket(self) -> Any:
-        """Of this process: a forked one makes its own."""
+        """Return the client's bucket in this process; a forked process makes a client of its own."""
         if self._made is None or self._made[0] != os.getpid():
             self._made = os.getpid(), self._client().bucket(self.bucket_name)
         return self._made[1]
@@ -98,7 +98,7 @@ class GcsStorage:
         return self._tried("read", path, download)
 
     def open(self, path: str, version: str = "") -> BinaryIO:
-        """Reads the generation that is there now: an object replaced meanwhile is an error, never a mixture."""
+        """Open the generation that is there now; reading it after it was replaced is an error, never a mixture."""
         blob = self._found(path, "read")
         if blob is None:
             raise PermanentError(f"cannot read {self._name(path)}: no such object")
@@ -129,7 +129,7 @@ class GcsStorage:
         self._tried("write", path, lambda: self._upload(path, data))
 
     def create(self, path: str, data: bytes) -> bool:
-        """As Storage.create. A request whose answer was lost may have won: then the object there names this call."""
+        """Create as Storage says. If an answer was lost, its request may have won: then the object names this call."""
         writer = uuid.uuid4().hex
 
         def attempt() -> bool:
@@ -208,7 +208,7 @@ class GcsStorage:
         return answer
 
     def _check(self, source: Path, path: str, writer: str) -> None:
-        """That the bucket has what lies here, unless another call has replaced it since."""
+        """Check that the bucket has the local file's bytes, unless another call has replaced the object since."""
         blob, checksum = self._found(path, "write"), 0
         with open(source, "rb") as file:
             while chunk := file.read(1 << 20):
@@ -225,7 +225,7 @@ class GcsStorage:
         return None if blob is None else int(blob.size)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """One request per thousand objects, each with its own retries."""
+        """List with one request per thousand objects, each with its own retries."""
         token: str | None = None
         while True:
             page, token = self._tried("list", prefix, lambda token=token: self._page(prefix, token))  # type: ignore[misc]
@@ -264,7 +264,7 @@ class GcsStorage:
         blob.upload_from_string(data, BINARY, checksum="crc32c", timeout=TIMEOUT, retry=None, **conditions)
 
     def _found(self, path: str, verb: str) -> Any:
-        """The object's metadata; None when there is none."""
+        """Return the object with its metadata; None if there is no such object."""
         return self._tried(verb, path, lambda: self._get(path))
 
     def _get(self, path: str) -> Any:
@@ -289,7 +289,7 @@ class GcsStorage:
             raise PermanentError(f"cannot {verb} {name}: no such object or bucket") from error
         except google.auth.exceptions.GoogleAuthError as error:
             raise PermanentError(
-                f"cannot {verb} {name}: no token from Google Cloud ({short(error)}); "
+                f"cannot {verb} {name}: got no token from Google Cloud ({short(error)}); "
                 "is this pod's service account bound by Workload Identity?"
             ) from error
         except (GoogleCloudError, api.GoogleAPIError, requests.HTTPError) as error:
@@ -329,7 +329,7 @@ def _writer_of(blob: Any) -> str | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status an error stands for."""
+    """Return the HTTP status of an error; None if it has none."""
     code = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
     return int(code) if isinstance(code, int) else None
 

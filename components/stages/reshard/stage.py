@@ -23,7 +23,8 @@ from components.recipe.mixtures import Mixture
 from components.stages.reshard.card import card
 from components.stages.reshard.ids import write_sample_ids
 from components.stages.reshard.layout import Segment, ShardSelection, lay_out, read_mixture, read_selection, tar_name
-from components.stages.reshard.write import DatasetJob, Resharder, TarRecord, begin, done_name, read_record, write_tar
+from components.stages.reshard.write import DatasetJob, Resharder, TarRecord, begin, done_name, write_tar
+from components.storage.commit import find_record
 from components.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -108,8 +109,8 @@ def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], numbers: 
     found = {}
     for number in numbers:
         if done_name(number) in sizes:
-            record = read_record(storage, f"{folder}/{done_name(number)}")
-            if sizes.get(record.name) == record.bytes:
+            record = find_record(storage, f"{folder}/{done_name(number)}", TarRecord)
+            if record and sizes.get(record.name) == record.bytes:
                 found[number] = record
     return found
 

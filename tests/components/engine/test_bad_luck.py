@@ -89,7 +89,7 @@ def test_a_folder_that_is_closed(tmp_path: Path, mode: int, calls: tuple[str, ..
     (folder / "a").chmod(mode)
     try:
         imports = (
-            "from components.storage.interface import LocalStorage\nfrom components.base.errors import PermanentError\n"
+            "from components.storage.local import LocalStorage\nfrom components.base.errors import PermanentError\n"
             "import random, tempfile"
         )
         lines = without_root(imports, CLOSED.format(folder=str(folder), calls=calls)).splitlines()

@@ -24,6 +24,7 @@ from components.stages.download.redrive import plan_redrive
 from components.stages.download.shard import ShardRecord, Spool, finished, read_candidates
 from components.stages.download.task import OPEN, download
 from components.stages.index.stage import IndexStage
+from components.storage.commit import DONE, read_record
 from components.storage.local import LocalStorage
 from tests.components.stages.download.conftest import LOOPBACK, QUICK, Pool, write_candidates
 from tests.components.stages.download.web import Answer, Web
@@ -269,14 +270,15 @@ def test_a_re_drive_appends_what_succeeds_now(web: Web, pool: Pool, retry: Retry
     web.pages = {"/good": Answer(jpeg(1)), "/down": broken, "/still": broken, "/gone": Answer(status=404)}
     urls = [web.url(path) for path in web.pages]
     first = pool.download(urls, urls)
-    records, before = list(first), files(pool.folder)
+    before = files(pool.folder)
     web.pages |= {"/down": Answer(jpeg(2)), "/gone": Answer(jpeg(3))}
     options = Download(**(QUICK | {"allow_networks": LOOPBACK}))
 
     def drive(number: int) -> list[ShardRecord]:
+        paths = [entry.path for entry in pool.storage.list("shards/") if entry.path.endswith(DONE)]
+        records = [read_record(pool.storage, path, ShardRecord, "") for path in paths]
         planned = plan_redrive(pool.storage, records, retry, number, "candidates")
-        records.extend(made := download(planned, options, pool.storage, "shards"))
-        return made
+        return download(planned, options, pool.storage, "shards")
 
     (record,) = drive(2)
     mended = {"transient": [1, 10_001], "all": [1, 3, 10_001, 10_003]}[retry]

@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | stages | manifests | lock: each sets up what it needs by itself (Python 3.11+).
+# make demo | test | lint | bench | docs | manifests | lock: each sets up what it needs by itself (Python 3.11+).
 # make images needs Docker.
 PYTHON ?= python3
 VENV   := .venv
@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 IMAGE  ?= recaption
 TAG    ?= $(shell git describe --always --dirty)
 
-.PHONY: demo test lint bench stages manifests lock images clean
+.PHONY: demo test lint bench docs stages manifests lock images clean
 
 demo: $(READY)
 	$(BIN)/recaption demo demo
@@ -26,9 +26,9 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench
 
-# README's stage table comes from the stages' declarations; a test fails when it is stale.
-stages: $(READY)
-	$(BIN)/python -m pipelines.readme
+# Parts of README.md and docs/ come from declarations, models and constants; a test fails when one is stale.
+docs stages: $(READY)
+	$(BIN)/python -m pipelines.pages
 
 # manifests/crd comes from the recipe's models; a test fails when it is stale.
 manifests: $(READY)

@@ -43,7 +43,7 @@ def fill(run: Run, key: str, values: Mapping[str, Any], errors: Mapping[str, str
         uids = [u for u in usable if u in values or u in errors]
         arrays = {f.name: f.array([values.get(u) if len(fields) == 1 else None for u in uids]) for f in fields}
         if len(fields) > 1:  # an imported column has one field of each kind
-            kind = str(node.spec.params["kind"])
+            [kind] = node.fields
             arrays[kind] = next(f for f in fields if f.name == kind).array([values.get(u) for u in uids])
         reasons = pa.array([errors.get(u) for u in uids], pa.string())
         table = pa.table({"uid": pa.array(uids, pa.string()), **arrays, "error": reasons})

@@ -73,6 +73,6 @@ def open_pool(folder: Path, name: str = "test") -> Pool:
 
 def indexed(folder: Path, storage: Path) -> tuple[Pool, Columns, ColumnSpec]:
     """The pool in `folder` with its index computed under `storage`."""
-    pool, columns, index = open_pool(folder), Columns(LocalStorage(storage), "test"), IndexStage.make_spec()
+    pool, columns, index = open_pool(folder), Columns(LocalStorage(storage), "test"), IndexStage.make_index()
     run_task(IndexStage(index), pool, pool.shards, columns)
     return pool, columns, index

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import pkgutil
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 from components.base.errors import PermanentError
+from components.base.plugins import stage_modules
 from components.engine.stage import DTYPES, ColumnStage, Stage, Step
+from components.recipe.columns import kinds_in
 
 ATTRIBUTES = ("name", "summary", "reads", "writes", "needs")
 
 
 @cache
 def stages() -> dict[str, type[Stage]]:
-    """All declared stages by name.
+    """Return all declared stages by name.
 
     Raises:
         PermanentError: a declaration is missing, incomplete or a duplicate; the message says where and what.
     """
     found: dict[str, type[Stage]] = {}
-    for package in pkgutil.iter_modules(importlib.import_module("components.stages").__path__):
-        name = f"components.stages.{package.name}.stage"
-        if importlib.util.find_spec(name) is None:  # discover: a part of the pipeline that no run has as a stage
-            continue
-        stage = declared_in(importlib.import_module(name))
+    for module in stage_modules():
+        stage = declared_in(module)
         if stage.name in found:
-            raise PermanentError(f"{name}: stage {stage.name} is declared in {found[stage.name].__module__} already")
+            raise PermanentError(
+                f"{module.__name__}: stage {stage.name} is declared in {found[stage.name].__module__} already"
+            )
         found[stage.name] = stage
     return found
 
 
 def declared_in(module: ModuleType) -> type[Stage]:
-    """The one stage that a module declares. Raises PermanentError when it is not one or not whole."""
+    """Return the one stage that a module declares. Raises PermanentError when it declares not one, or a part of one."""
     own = [
         value
         for _, value in inspect.getmembers(module, inspect.isclass)
@@ -56,11 +55,31 @@ def declared_in(module: ModuleType) -> type[Stage]:
                 f"{module.__name__}: field {field.name} has dtype {field.dtype}, allowed are "
                 f"{', '.join(DTYPES)} and float16[D]"
             )
+    if issubclass(stage, ColumnStage) and (left_out := {*kinds_in(vars(module))} - {*stage.kinds}):
+        raise PermanentError(
+            f"{module.__name__}: {', '.join(sorted(kind.__name__ for kind in left_out))} is not among "
+            f"{stage.__name__}.kinds"
+        )
     return stage
 
 
+def stage_of(kind: str) -> type[ColumnStage]:
+    """Return the column stage that computes columns of this kind."""
+    return next(found for found in column_stages() if kind in (options.kind for options in found.kinds))
+
+
+def provider(role: str) -> Any:
+    """Return the column stage whose column comes with every recipe and is read by others in this role."""
+    return next(found for found in column_stages() if found.provides == role)
+
+
+def column_stages() -> list[type[ColumnStage]]:
+    """Return all column stages."""
+    return [stage for stage in stages().values() if issubclass(stage, ColumnStage)]
+
+
 def column_stage(name: str) -> type[ColumnStage]:
-    """The column stage of this name."""
+    """Return the column stage of this name."""
     stage = stages()[name]
     if not issubclass(stage, ColumnStage):
         raise PermanentError(f"stage {name} is a step, not a column")
@@ -68,7 +87,7 @@ def column_stage(name: str) -> type[ColumnStage]:
 
 
 def step(key: str) -> Step:
-    """A step, ready to run; of one that a run has several times, the part after the colon."""
+    """Return a step, ready to run; `key` is its name and, where a run has it several times, a colon and which one."""
     name, _, part = key.partition(":")
     stage = stages()[name]
     if not issubclass(stage, Step):

@@ -1,14 +1,19 @@
 """What a stage declares about itself. Importing a declaration imports nothing heavy.
 
-A column is declared once, as a subclass of ColumnStage in `components/<stage>/stage.py`; the worker loop, the
-command line, the container step and the README's table derive from it. A Step does anything else.
+A column is declared once, as a subclass of ColumnStage in `components/stages/<stage>/stage.py`, with a subclass of
+Options for each kind of column that it computes. The recipe's model, its schema in a cluster, the plan and its
+estimate, the graph, the worker loop, the report and the documentation follow from it. A Step does anything else.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -16,9 +21,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.base.errors import PermanentError
+from components.base.hashing import said
 from components.engine.images import Geometry, Pixels
 from components.pool.columns import ColumnSpec, Content
 from components.pool.shards import Shard
+from components.recipe.columns import Options
+from components.recipe.types import Model, Outside
+from components.storage.fingerprint import model_fingerprint, path_fingerprint
 
 if TYPE_CHECKING:
     from components.pool.run import Run
@@ -46,7 +55,7 @@ class Field:
     """Of a vector, once setup() knows the model: a batch of nothing but nulls doesn't show it."""
 
     def array(self, values: Sequence[Any]) -> pa.Array:
-        """The values as Arrow, None as null."""
+        """Return the values as an Arrow array, None as null."""
         if self.dtype != "float16[D]":
             return pa.array(values, DTYPES[self.dtype])
         width = self.width or next((len(v) for v in values if v is not None), 1)
@@ -59,9 +68,48 @@ class Field:
 
 
 def vectors_of(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    """(B, D) of a float16[D] column without nulls."""
+    """Return a float16[D] column without nulls as (B, D)."""
     flat: NDArray[np.float16] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), column.type.list_size)
+
+
+def score_rows(
+    column: pa.ChunkedArray, score: Callable[[Any], NDArray[np.float32]], missing: str | None
+) -> dict[str, list[Any]]:
+    """Score the rows of an input that are there: what `process` returns for one field called `score`.
+
+    Args:
+        column: texts, or embeddings as float16[D].
+        score: from texts, or from (B, D) float16 unit vectors, to (B,) scores.
+        missing: the reason that a row without a value gets; None where such a row is no failure.
+    """
+    there = column.is_valid().to_pylist()
+    given: Any = column.drop_null()
+    given = vectors_of(given) if pa.types.is_fixed_size_list(column.type) and len(given) else given.to_pylist()
+    scores = iter(score(given) if len(given) else ())
+    return {
+        "score": [float(next(scores)) if row else None for row in there],
+        "error": [None if row else missing for row in there],
+    }
+
+
+NO_EMBEDDING = "image without an embedding"  # the reason of a row whose image could not be read
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Samples per second that were stated or measured for a stage."""
+
+    a100: float
+    """Of one A100."""
+    core: float
+    """Of one CPU core."""
+
+    def times(self, factor: float) -> Rate:
+        return Rate(self.a100 * factor, self.core * factor)
+
+
+FREE = Rate(math.inf, math.inf)  # what costs next to nothing beside a model
 
 
 @dataclass(frozen=True)
@@ -112,21 +160,79 @@ class ColumnStage(Stage):
     """
 
     fields: tuple[Field, ...]
+    kinds: ClassVar[tuple[type[Options], ...]] = ()
+    """The kinds of column that a recipe can ask for; empty for a column that comes with every recipe."""
+    provides: ClassVar[str] = ""
+    """What other columns read from it, by its role there, where it comes with every recipe: `index`, `embedding`, or
+    `cosine`, which rules read as a text's score."""
     version: ClassVar[int]
     """Part of the column's hash: raise it when the code would write other values."""
     batch_size: ClassVar[int] = 256
+    rates: ClassVar[Mapping[str, Rate]] = MappingProxyType({})
+    """Stated rates by the model that the options name."""
+    sample_bytes: ClassVar[int] = 30
+    """Bytes of a sample's value in storage, for the plan."""
     geometry: Geometry | None = None
     """Set by setup() where the stage reads `image`."""
 
     def __init__(self, spec: ColumnSpec) -> None:
         self.spec = spec
 
+    @classmethod
+    def make_spec(cls, options: Options, where: str, inputs: Mapping[str, ColumnSpec]) -> ColumnSpec:
+        """Return the column that these options ask for: its hash covers them and the content of what they name.
+
+        Args:
+            where: place of the options in the recipe, for messages.
+            inputs: by role; `index` and the columns that this kind reads.
+
+        Raises:
+            PermanentError: a file or folder that is named is not there.
+        """
+        params = {"kind": options.kind, "options": said(options, "text"), "content": cls.fingerprints(options, where)}
+        return ColumnSpec(cls.name, cls.label(options), cls.version, params, inputs)
+
+    @classmethod
+    def label(cls, options: Options) -> str:
+        """Return the readable start of a column's name, after the stage: the kind, and what is named in the options."""
+        named = [readable(value) for value in _outside(options).values()]
+        return "-".join(named if named and options.kind == cls.name else [options.kind.lower(), *named])
+
+    @classmethod
+    def fingerprints(cls, options: Model, where: str) -> dict[str, str]:
+        """Return the content of the files and models that the options name, by key."""
+        revision = getattr(options, "revision", None)
+        return {
+            key: model_fingerprint(value, revision, f"{where}.{key}")
+            if what == "model"
+            else path_fingerprint(value, f"{where}.{key}")
+            for (key, what), value in _outside(options).items()
+        }
+
+    @classmethod
+    def rate(cls, spec: ColumnSpec) -> Rate | None:
+        """Return how fast the column is computed; None where no rate is stated."""
+        if not cls.needs.gpu:
+            return FREE
+        return cls.rates.get(spec.params["options"].get("model", ""))
+
+    @classmethod
+    def bytes_per_sample(cls, spec: ColumnSpec) -> int:
+        """Return the bytes of a sample's value in storage, for the plan."""
+        return cls.sample_bytes
+
+    @cached_property
+    def options(self) -> Any:
+        """The options of the column's kind, as the recipe gave them."""
+        [kind] = (kind for kind in self.kinds if kind.kind == self.spec.params["kind"])
+        return kind.model_validate(self.spec.params["options"], by_alias=True, by_name=False)
+
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         """Load models, once before the first batch; `uids` lists all samples of the task, for joins."""
 
     @abstractmethod
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
-        """One value per row for every declared field; None is null. `error` may hold a reason per row."""
+        """Return one value per row for every declared field, None as null; `error` may hold a reason per row."""
 
 
 class Step(Stage):
@@ -142,7 +248,7 @@ class Step(Stage):
     """What it counts within its shards."""
 
     def __init__(self, part: str = "") -> None:
-        """`part`: of a step that a run has several times, which one: what follows the colon of `download:2`."""
+        """Make the step; `part` says which one, where a run has several: what follows the colon of `download:2`."""
         self.part = part
         self.progress: Callable[[int, int], None] = lambda samples, units: None
 
@@ -151,24 +257,46 @@ class Step(Stage):
         """Do what is missing. Running it again does nothing twice and gives the same bytes."""
 
     def count_tasks(self, run: Run) -> int:
-        """How many tasks a divisible step has in this run: as many indexes a Job starts."""
+        """Return how many tasks a divisible step has in this run: a Job starts as many indexes."""
         return run.tasks
 
     def unfinished(self, run: Run, done: bool) -> Sequence[int]:
-        """Which tasks a Job is to do; `done`: whether the run's status says that the step was finished once.
+        """Return the tasks that a Job is to do; `done` says whether the step was finished once, by the run's status.
 
         By default all, or none: what is missing of a step that was done is little, and `run` finds it.
         """
         return () if done else range(self.count_tasks(run))
 
     def count_units(self, run: Run, task: int | None) -> int:
-        """How many units a task has, or all tasks together."""
+        """Return how many units a task has, or all tasks together."""
         return 0
 
     def outcome(self, run: Run) -> dict[str, Any]:
-        """What status.json shall say of it besides its time: `samples`, `failures` by reason."""
+        """Return what status.json shall say of the step besides its time: `samples`, `failures` by reason."""
         return {}
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:
         """Do what is missing of part `task` of `tasks`; `run` afterwards gives the same bytes as `run` alone."""
         raise PermanentError(f"stage {self.name}: has no tasks, it works on the whole run; leave --task out")
+
+
+def _outside(options: Model) -> dict[tuple[str, str], str]:
+    """Return by (key, `path` or `model`) what the options name that lies outside the storage."""
+    found: dict[tuple[str, str], str] = {}
+    for name, declared in type(options).model_fields.items():
+        value = getattr(options, name)
+        for mark in (*declared.metadata, *_marks_in(declared.annotation)):
+            if isinstance(mark, Outside) and value is not None:
+                found[declared.alias or name, mark.what] = value
+    return found
+
+
+def _marks_in(annotation: Any) -> tuple[object, ...]:
+    """Return the marks of the members of an annotation like `LocalPath | None`."""
+    inner = getattr(annotation, "__args__", ())
+    return (*getattr(annotation, "__metadata__", ()), *(mark for member in inner for mark in _marks_in(member)))
+
+
+def readable(name: str) -> str:
+    """Return the last part of a path or of a hub's name, fit for a folder's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.rstrip("/").rpartition("/")[2].lower()).strip("-.")

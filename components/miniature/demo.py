@@ -56,7 +56,7 @@ def recipe(folder: Path, world: Path, seed: int) -> dict[str, Any]:
             "storage": str(folder.absolute()),
             "pool": {"name": world.name, "shards": str((world / "pool").absolute())},
             "scorer": {"model": f"local-dir:{WEIGHTS / 'scorer'}"},
-            "captioners": [{"name": "blip", "model": str(WEIGHTS / "captioner")}],
+            "columns": [{"name": "blip", "caption": {"model": str(WEIGHTS / "captioner")}}],
             "mixtures": [
                 {"name": "raw", "rules": [{"text": "raw"}]},
                 {"name": "raw-top30", "rules": [{"text": "raw", "where": [{"score": "raw", "top": 0.3}]}]},

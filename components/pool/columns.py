@@ -15,12 +15,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,9 +28,8 @@ import pyarrow.parquet as pq
 from components.base.errors import PermanentError, TemporaryError
 from components.base.hashing import content_hash
 from components.pool.shards import Shard, common_start
+from components.storage.commit import DONE, DoneRecord, commit, find_record, withdraw, write_content
 from components.storage.interface import Storage
-
-log = logging.getLogger(__name__)
 
 ALL = "all"  # the part of a column that every sample is asked for
 READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
@@ -85,8 +83,8 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Record:
-    """A done.json."""
+class Record(DoneRecord):
+    """The done.json of a part."""
 
     file: str
     rows: int
@@ -100,8 +98,12 @@ class Record:
     content: Content | None = None
     """Of a part of the index: what the shard has."""
 
+    @property
+    def data(self) -> Mapping[str, int]:
+        return {self.file: self.bytes}
+
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Record:
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         content = value["content"]
         return cls(**{**value, "content": Content(**content) if content else None})
 
@@ -116,7 +118,7 @@ class Columns:
         shards: Sequence[Shard] | None = None,
         contents: Mapping[str, Content] | None = None,
     ) -> None:
-        """Nothing is read yet.
+        """Open the columns; nothing is read yet.
 
         Args:
             shards: the only ones that will be asked for, so that a worker's listings don't grow with the pool.
@@ -129,26 +131,26 @@ class Columns:
         self._records: dict[str, Record] = {}
 
     def parts(self, spec: ColumnSpec, shard: Shard) -> list[str]:
-        """The shard's committed parts, sorted by name; none of what was made of other content."""
+        """Return the shard's committed parts, sorted by name; parts made of other content are not among them."""
         if not shard.name.startswith(self._start):
             raise ValueError(f"shard {shard.name}: this lists only shards that start with {self._start}")
         stem = self._stem(spec, shard)
         return self._listing(spec).get(stem, []) if stem else []
 
     def content(self, index: ColumnSpec, shard: Shard) -> Content | None:
-        """What the shard has; None where it isn't indexed as it lies there now."""
+        """Return the content of the shard; None where it isn't indexed as it lies there now."""
         known = self._contents.get(shard.name)
         if known is None and ALL in self.parts(index, shard):
             known = self.record(index, shard, ALL).content
         return known
 
     def changed(self, spec: ColumnSpec, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards that have no part, but one of what they were before."""
+        """Return the shards that have a part only of what they were before."""
         seen = {stem.rpartition(".")[0] for stem in self._listing(spec)}
         return [shard for shard in shards if shard.name in seen and not self.parts(spec, shard)]
 
     def record(self, spec: ColumnSpec, shard: Shard, part: str) -> Record:
-        """What is known of a part.
+        """Return the record of a part.
 
         Raises:
             PermanentError: the shard isn't indexed as it lies there now.
@@ -156,7 +158,7 @@ class Columns:
         """
         path = self._path(spec, shard, part)
         if path not in self._records:
-            found = self._stored(path)
+            found = find_record(self.storage, path, Record)
             if found is None:
                 raise TemporaryError(f"{path} was withdrawn by another reader; run again to make it anew")
             self._records[path] = found
@@ -174,13 +176,13 @@ class Columns:
                 pass
 
     def rows(self, spec: ColumnSpec, shard: Shard) -> int:
-        """How many samples the shard's parts cover, failures included."""
+        """Return how many samples the shard's parts cover, failures included."""
         if len(self.parts(spec, shard)) < 2:
             return sum(record.rows for record in self.records(spec, shard))
         return int(self.read(spec, shard, []).num_rows)
 
     def read(self, spec: ColumnSpec, shard: Shard, fields: Sequence[str] | None = None) -> pa.Table:
-        """The shard's parts joined: `uid`, then `fields` (None: all). No row twice, whatever overlaps.
+        """Return the shard's parts joined: `uid`, then `fields` (None: all). No row comes twice, whatever overlaps.
 
         Raises:
             TemporaryError: a part's file is gone or altered; its record has been withdrawn, so the next run of the
@@ -211,32 +213,23 @@ class Columns:
 
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
-        data = sink.getvalue()
-        digest = hashlib.sha256(data).hexdigest()
         path = self._path(spec, shard, part)
-        file = f"{path.removesuffix('.done.json')}.{digest[:16]}.parquet"
-        counts = dict(sorted(failures.items()))
-        record = Record(file, table.num_rows, len(data), digest, counts, seconds, version(), content)
         self.storage.create(f"{self.root}/{spec.folder}/column.json", json.dumps(spec.to_json(), indent=1).encode())
-        self.storage.write(file, data)
-        won = self.storage.create(path, json.dumps(asdict(record), indent=1).encode())
-        if not won and json.loads(self.storage.read(path))["file"] != file:
-            self.storage.delete(file)
+        data = write_content(self.storage, path.removesuffix(DONE), "parquet", sink.getvalue())
+        counts = dict(sorted(failures.items()))
+        record = Record(data.file, table.num_rows, data.bytes, data.sha256, counts, seconds, version(), content)
+        standing = commit(self.storage, path, record)
         parts = self._listing(spec).setdefault(self._known_stem(spec, shard), [])
         if part not in parts:
             parts.append(part)
             parts.sort()
-        return won
+        return standing is record
 
     def withdraw(self, spec: ColumnSpec, shard: Shard, part: str, why: str) -> None:
         """Take a part's record back because its data is not what the record says."""
         path = self._path(spec, shard, part)
         self._listing(spec)[self._known_stem(spec, shard)].remove(part)
-        seen = self._records.pop(path, None)
-        if self._stored(path) != seen:
-            return  # somebody was faster: it is withdrawn, or made anew
-        log.warning("%s: %s; withdrawn, it will be made anew", path, why)
-        self.storage.delete(path)
+        withdraw(self.storage, path, self._records.pop(path, None), why)
 
     def check_files(self, spec: ColumnSpec, shards: Sequence[Shard]) -> None:
         """Withdraw every record whose file is gone or has another size; no data is read."""
@@ -262,31 +255,18 @@ class Columns:
             raise TemporaryError(f"{record.file} was altered; run again to make it anew")
         return pq.read_table(pa.BufferReader(data), columns=wanted)
 
-    def _stored(self, path: str) -> Record | None:
-        """The record that lies there now."""
-        try:
-            data = self.storage.read(path)
-        except PermanentError:
-            if self.storage.size(path) is not None:
-                raise
-            return None
-        try:
-            return Record.from_json(json.loads(data))
-        except (ValueError, TypeError, KeyError) as error:
-            raise PermanentError(f"{path}: not a done.json ({error}); delete it and run again") from error
-
     def _path(self, spec: ColumnSpec, shard: Shard, part: str) -> str:
-        return f"{self.root}/{spec.folder}/{self._known_stem(spec, shard)}.{part}.done.json"
+        return f"{self.root}/{spec.folder}/{self._known_stem(spec, shard)}.{part}{DONE}"
 
     def _known_stem(self, spec: ColumnSpec, shard: Shard) -> str:
-        """Raises PermanentError: the shard isn't indexed as it lies there now."""
+        """Return the stem of the shard's files. Raises PermanentError: it isn't indexed as it lies there now."""
         stem = self._stem(spec, shard)
         if stem is None:
             raise PermanentError(f"column {spec.folder}: shard {shard.name} isn't indexed; run the index first")
         return stem
 
     def _stem(self, spec: ColumnSpec, shard: Shard) -> str | None:
-        """With what the names of the column's files of this shard start; None where that isn't known yet."""
+        """Return how the names of the column's files of this shard start; None where that isn't known yet."""
         if not spec.inputs:
             return f"{shard.name}.{shard.state}"
         content = self.content(spec.inputs["index"], shard)
@@ -300,15 +280,15 @@ class Columns:
             prefix = f"{self.root}/{spec.folder}/"
             for entry in self.storage.list(prefix + self._start):
                 name = entry.path.removeprefix(prefix)
-                if name.endswith(".done.json"):
-                    stem, _, part = name.removesuffix(".done.json").rpartition(".")
+                if name.endswith(DONE):
+                    stem, _, part = name.removesuffix(DONE).rpartition(".")
                     found.setdefault(stem, []).append(part)
             self._parts[spec.folder] = {stem: sorted(parts) for stem, parts in found.items()}
         return self._parts[spec.folder]
 
 
 def align(table: pa.Table, uids: pa.Array) -> pa.Table:
-    """The table's rows for `uids`, in that order; a uid it lacks gives a row of nulls."""
+    """Return the table's rows for `uids`, in that order; a uid that it lacks gives a row of nulls."""
     own = table.column("uid").combine_chunks()
     if own.equals(uids):
         return table

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 from typing import Any
 
 from components.base.errors import PermanentError
-from components.base.hashing import content_hash
+from components.base.hashing import content_hash, said
 from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.contents import Contents, collect_contents, read_contents, write_contents
 from components.pool.shards import Pool, Shard, load_pool, read_json
 from components.recipe import recipe as schema
-from components.recipe.mixtures import FlagCondition, Mixture, texts_of
+from components.recipe.columns import RAW
+from components.recipe.mixtures import Condition, Mixture, texts_of
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
@@ -36,20 +37,29 @@ class Node:
     """A column that this run needs."""
 
     key: str
-    """`index`, `embed`, or one of `import`, `filter`, `screen`, `faces`, `caption` and `score` with the recipe's name,
-    as `caption:NAME`."""
+    """`index`, `embed`, or a stage with the name that the recipe gives to the column, as `caption:NAME`. The cosine of
+    a text is `score:NAME`."""
     spec: ColumnSpec
+    group: str
+    """The node of the coarse graph that computes it."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """By what it is to a rule (text, score, flag, boxes): the field of the column that holds the value."""
     part: str = ALL
     """Which part this run adds: `all`, or the hash of the rules that demand it (see `Run.part`)."""
     demand: str | None = None
-    """The captioner whose demand file says which samples; None asks for every one."""
+    """The column on demand whose demand file says which samples; None asks for every one."""
+
+    @property
+    def name(self) -> str:
+        """The name that the recipe gives to the column, or to the text whose cosine it is."""
+        return self.key.partition(":")[2]
 
     def to_json(self) -> dict[str, Any]:
-        return {"key": self.key, "spec": self.spec.to_json(), "part": self.part, "demand": self.demand}
+        return {**vars(self), "spec": self.spec.to_json(), "fields": dict(self.fields)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Node:
-        return cls(value["key"], ColumnSpec.from_json(value["spec"]), value["part"], value["demand"])
+        return cls(**{**value, "spec": ColumnSpec.from_json(value["spec"])})
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class Run:
 
     @property
     def tasks(self) -> int:
-        """Into how many the columns' work is cut: frozen when the run was planned, as `save` sees to."""
+        """Number of tasks that the columns' work is cut into, frozen when the run was planned, as `save` sees to."""
         return ceil(len(self.pool.shards) / self.spec.compute.shards_per_task)
 
     @property
@@ -110,7 +120,7 @@ class Run:
 
     @cached_property
     def contents(self) -> Contents:
-        """What the shards contain.
+        """Contents of the shards.
 
         Raises:
             PermanentError: one isn't indexed.
@@ -149,19 +159,37 @@ class Run:
         return self.nodes["index"].spec
 
     def text(self, name: str) -> ColumnSpec:
-        """The column of a text; `raw` lies in the index, a caption or an import in its own column, field `text`."""
-        return self.index if name == schema.RAW else self._either(f"caption:{name}", f"import:{name}")
+        """Return the column of a text, field `text`; the index has the raw texts."""
+        return self.find("text", name).spec
 
     def score(self, name: str) -> ColumnSpec:
-        """The column of a score: field `cosine` of a text's, field `score` of an imported one's or a screen's."""
-        return self._either(f"score:{name}", f"import:{name}", f"screen:{name}", f"faces:{name}")
+        """Return the column of a score: of a text its cosine with the image by the recipe's scorer."""
+        return self.find("score", name).spec
 
     def flag(self, name: str) -> ColumnSpec:
-        """The column of a flag, field `flag`."""
-        return self._either(f"import:{name}", f"filter:{name}")
+        """Return the column of a flag, field `flag`."""
+        return self.find("flag", name).spec
 
-    def _either(self, *keys: str) -> ColumnSpec:
-        return next(self.nodes[key].spec for key in keys if key in self.nodes)
+    def boxes(self, name: str) -> ColumnSpec:
+        """Return the column of boxes, field `boxes`."""
+        return self.find("boxes", name).spec
+
+    def tested(self, condition: Condition) -> ColumnSpec:
+        """Return the column that a condition looks at."""
+        return self.find(condition.about, condition.name).spec
+
+    def find(self, role: str, name: str) -> Node:
+        """Return the column that is this text, score, flag or boxes to a rule."""
+        return self._by_role[role, name]
+
+    def has(self, role: str, name: str) -> bool:
+        """Return whether a column of the run is this text, score, flag or boxes."""
+        return (role, name) in self._by_role
+
+    @cached_property
+    def _by_role(self) -> dict[tuple[str, str], Node]:
+        found = {(role, node.name): node for node in self.nodes.values() for role in node.fields}
+        return {("text", RAW): self.nodes["index"], **found}
 
     def part(self, node: Node) -> str:
         """Name the part that this run adds to a column: what a demand comes to depends on the pool's content as well.
@@ -172,14 +200,14 @@ class Run:
         return ALL if node.part == ALL else content_hash([node.part, self.content])
 
     def lacking(self, columns: Columns, node: Node) -> list[Shard]:
-        """The shards without this run's part of a column."""
+        """Return the shards without this run's part of a column."""
         if node.part != ALL and not self.is_indexed:
             return list(self.pool.shards)
         part = self.part(node)
         return [shard for shard in self.pool.shards if part not in columns.parts(node.spec, shard)]
 
     def demand_path(self, captioner: str) -> str:
-        return f"pools/{self.pool.name}/demands/{self.part(self.nodes[f'caption:{captioner}'])}.json"
+        return f"pools/{self.pool.name}/demands/{self.part(self.find('text', captioner))}.json"
 
     @property
     def trained(self) -> list[Mixture]:
@@ -188,7 +216,7 @@ class Run:
         return [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
 
     def training_only(self, mixture: str) -> Run:
-        """This run with one trained mixture: no name of what it makes changes.
+        """Return this run with one trained mixture: no name of what it makes changes.
 
         Raises:
             PermanentError: it is not trained.
@@ -201,23 +229,17 @@ class Run:
         return replace(self, recipe=self.recipe.model_copy(update={"spec": spec}))
 
     def mixture_folder(self, mixture: Mixture) -> str:
-        """Where the mixture lies. Raises PermanentError: the pool isn't indexed, and its content is in the name."""
+        """Return the mixture's folder. Raises PermanentError: the pool, whose content is in the name, isn't indexed."""
         texts = {name for rule in mixture.rules for name in texts_of(rule)}
         used = {name: self.text(name).hash for name in texts}
         # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
-        keys = {f"score:{name}" for name in (schema.RAW, *texts)} & self.nodes.keys()
-        used |= {key: self.nodes[key].spec.hash for key in keys}
-        for rule in mixture.rules:
-            for c in rule.where:
-                used |= (
-                    {f"flag:{c.flag}": self.flag(c.flag).hash}
-                    if isinstance(c, FlagCondition)
-                    else {f"score:{c.score}": self.score(c.score).hash}
-                )
-        used |= {f"screen:{name}": f"{self.score(name).hash} > {most!r}" for name, most in self.spec.dropping}
-        used |= {f"blurred:{name}": self.score(name).hash for name in self.spec.blurring}
-        rules = mixture.model_dump(mode="json", exclude={"name"})
-        return f"mixtures/{mixture.name}-{content_hash([rules, used, self.content])}"
+        scored = [name for name in {RAW, *texts} if self.has("score", name)]
+        used |= {f"score:{name}": self.score(name).hash for name in scored}
+        for condition in (*(c for rule in mixture.rules for c in rule.where), *self.spec.drop):
+            used[f"{condition.about}:{condition.name}"] = self.tested(condition).hash
+        used |= {f"blurred:{name}": self.boxes(name).hash for name in self.spec.training_sets.blur}
+        made_by = [said(mixture, "name"), used, self.content, self.spec.drop]
+        return f"mixtures/{mixture.name}-{content_hash(made_by)}"
 
     def dataset_folder(self, mixture: Mixture) -> str:
         return f"datasets/{_derived(mixture, self.mixture_folder(mixture))}"
@@ -225,17 +247,17 @@ class Run:
     def model_folder(self, mixture: Mixture) -> str:
         if not self.spec.train:
             raise PermanentError(f"recipe {self.recipe.name} trains nothing: it has no spec.train")
-        train = self.spec.train.model_dump(mode="json", exclude={"mixtures"})
+        train = said(self.spec.train, "mixtures")
         return f"models/{_derived(mixture, self.dataset_folder(mixture), train, self.fingerprints.get('student'))}"
 
     def evaluation_folder(self, mixture: Mixture) -> str:
         if not self.spec.evaluate:
             raise PermanentError(f"recipe {self.recipe.name} evaluates nothing: it has no spec.evaluate")
-        tasks = self.spec.evaluate.model_dump(mode="json")
+        tasks = said(self.spec.evaluate)
         return f"evaluations/{_derived(mixture, self.model_folder(mixture), tasks, self.fingerprints.get('tasks'))}"
 
     def status(self) -> dict[str, Any]:
-        """status.json: per stage its state, shards, samples, seconds and failures; empty before the first stage."""
+        """Read status.json: state, shards, samples, seconds and failures by stage; empty before the first stage."""
         path = f"{self.folder}/status.json"
         return json.loads(self.storage.read(path)) if self.storage.size(path) is not None else {}
 
@@ -292,7 +314,7 @@ class Run:
 
 
 def load_run(uri: str) -> Run:
-    """The run at `<storage>/runs/<name>`.
+    """Return the run at `<storage>/runs/<name>`.
 
     Raises:
         PermanentError: there is no plan.

@@ -1,69 +1,115 @@
-"""What a recipe says of mixtures: rules in order, each with a text and the conditions for it."""
+"""The models of a recipe's mixtures: rules in order, each with a text and conditions, and how they are written out."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
+from pydantic import Field, Tag, create_model, model_validator
 
-from components.recipe.types import Model, Name, Share, by_key
+from components.recipe.conditions import (
+    SUBJECTS,
+    About,
+    Comparison,
+    RuleThreshold,
+    comparisons_about,
+    listed,
+)
+from components.recipe.types import Model, Name, by_key
 
 
-class RuleThreshold(Model):
-    """The threshold of another rule."""
+class Condition(Model):
+    """One test of a sample's score or flag; a sample without that score or flag never meets it.
 
-    rule: Name
-    """The rule whose `top` condition gives the threshold."""
+    ScoreCondition and FlagCondition have a key for each comparison, of which a condition gives exactly one.
+    """
 
+    about: ClassVar[About]
 
-class ScoreCondition(Model):
-    """A score that must be high enough."""
-
-    beside = ("flag", "equals")
-
-    score: Name
-    """A text (its cosine with the image by the scorer), an imported score or a screen."""
-    top: Share | None = None
-    """Among the best share of the whole pool by this score, ties included."""
-    at_least: (
-        Annotated[
-            Annotated[float, Tag("<number>")] | Annotated[RuleThreshold, Tag("<RuleThreshold>")],
-            by_key("a number or {rule: NAME}", "<number>", rule="<RuleThreshold>"),
-        ]
-        | None
-    ) = None
-    """At least this number, or the threshold of another rule of this mixture."""
-    at_most: float | None = None
-    """At most this number, as of a screen."""
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, value: Any) -> Any:
+        """Fill in the comparison that is meant where none is named."""
+        mine = comparisons_about(cls.about)
+        default = next((c for c in mine if c.default is not None), None)
+        if not isinstance(value, dict) or default is None:
+            return value
+        named = any(value.get(key) is not None for c in mine for key in (c.key, c.name))
+        return value if named else {**value, default.key: default.default}
 
     @model_validator(mode="after")
-    def _one(self) -> ScoreCondition:
-        if [self.top, self.at_least, self.at_most].count(None) != 2:
-            raise ValueError("give exactly one of `top`, `atLeast` and `atMost`")
+    def _one(self) -> Condition:
+        mine = comparisons_about(self.about)
+        if len([c for c in mine if getattr(self, c.name) is not None]) != 1:
+            raise ValueError(f"give exactly one of {listed([c.key for c in mine])}")
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without an `atMost` that is not there: mixtures were named by their conditions before there was one."""
-        written: dict[str, Any] = handler(self)
-        return {k: v for k, v in written.items() if v is not None or k not in ("at_most", "atMost")}
+    @property
+    def name(self) -> str:
+        """Return the name of the column that the condition looks at."""
+        name: str = getattr(self, self.about)
+        return name
+
+    @property
+    def comparison(self) -> Comparison:
+        """Return the comparison that the condition makes."""
+        return next(c for c in comparisons_about(self.about) if getattr(self, c.name) is not None)
+
+    @property
+    def value(self) -> Any:
+        """Return the value that the condition compares with, as the recipe gives it."""
+        return getattr(self, self.comparison.name)
+
+    @property
+    def lender(self) -> str | None:
+        """Return the name of the rule whose threshold the condition borrows; None where it has a value of its own."""
+        return self.value.rule if isinstance(self.value, RuleThreshold) else None
+
+    @property
+    def share(self) -> float | None:
+        """Return the share whose threshold the condition needs and lends; None where it compares with its own value."""
+        return self.value if self.comparison.is_share else None
+
+    def in_words(self) -> str:
+        """Say the condition to a person."""
+        return self.comparison.words(self.name, self.value)
 
 
-class FlagCondition(Model):
-    """A flag that must have a value."""
-
-    beside = ("score", "top", "atLeast", "atMost")
-
-    flag: Name
-    """An imported flag or a filter."""
-    equals: bool = True
-    """Which value."""
+NUMBER_OR_RULE = by_key("a number or {rule: NAME}", "<number>", rule="<RuleThreshold>")
 
 
-Condition = Annotated[
-    Annotated[ScoreCondition, Tag("<ScoreCondition>")] | Annotated[FlagCondition, Tag("<FlagCondition>")],
-    by_key("{score: …} or {flag: …}", score="<ScoreCondition>", flag="<FlagCondition>"),
-]
+def _type_of(comparison: Comparison) -> Any:
+    if not comparison.borrows:
+        return comparison.type
+    number, rule = Annotated[comparison.type, Tag("<number>")], Annotated[RuleThreshold, Tag("<RuleThreshold>")]
+    return Annotated[number | rule, NUMBER_OR_RULE]
+
+
+def _condition_on(about: About) -> type[Condition]:
+    """Make the model of the conditions on a score, or of those on a flag."""
+    fields: dict[str, Any] = {about: (Name, Field(description=SUBJECTS[about]))}
+    for comparison in comparisons_about(about):
+        optional = _type_of(comparison) | None
+        fields[comparison.name] = (optional, Field(default=None, description=comparison.description))
+    made = create_model(f"{about.capitalize()}Condition", __base__=Condition, __module__=__name__, **fields)
+    made.about = about
+    made.beside = tuple(key for other in SUBJECTS if other != about for key in keys_of(other))
+    return made
+
+
+def keys_of(about: About) -> list[str]:
+    """List the keys of the conditions on a score, or of those on a flag."""
+    return [about, *(c.key for c in comparisons_about(about))]
+
+
+ScoreCondition, FlagCondition = _condition_on("score"), _condition_on("flag")
+
+if TYPE_CHECKING:
+    AnyCondition = Condition
+else:
+    AnyCondition = Annotated[
+        Annotated[ScoreCondition, Tag("<ScoreCondition>")] | Annotated[FlagCondition, Tag("<FlagCondition>")],
+        by_key("{score: …} or {flag: …}", score="<ScoreCondition>", flag="<FlagCondition>"),
+    ]
 
 
 class Concat(Model):
@@ -76,25 +122,25 @@ class Concat(Model):
 
 
 class BestOf(Model):
-    """Per image one of several texts."""
+    """One of several texts, chosen for each image."""
 
     beside = ("concat",)
 
     best_of: Annotated[list[Name], Field(min_length=2, max_length=64)]
-    """Per image the text with the highest cosine; the first of equals."""
+    """Each image gets the text with the highest cosine; the first of equals."""
 
 
 class Rule(Model):
-    """Which images get which text."""
+    """A text, and the conditions on which an image gets it."""
 
     name: Name | None = None
-    """By which other rules of the mixture use its threshold."""
+    """Name by which other rules of the mixture use its threshold."""
     text: Annotated[
         Annotated[Name, Tag("<name>")] | Annotated[Concat, Tag("<Concat>")] | Annotated[BestOf, Tag("<BestOf>")],
         by_key("a text, {concat: [A, B]} or {bestOf: [A, B]}", "<name>", concat="<Concat>", best_of="<BestOf>"),
     ]
-    """What an image gets that matches: `raw`, a captioner, an imported text, or a combination."""
-    where: Annotated[list[Condition], Field(max_length=16)] = []
+    """The text of an image that matches: `raw`, a captioner, an imported text, or a combination."""
+    where: Annotated[list[AnyCondition], Field(max_length=16)] = []
     """All must hold; a sample without the score or flag never matches. Empty matches every image with that text."""
 
 
@@ -102,20 +148,38 @@ class Mixture(Model):
     """Rules in order, which pick the text of each image or drop the image."""
 
     name: Name
-    """In the names of its training set, model and results."""
+    """Name of the mixture, which is also in the names of its training set, model and results."""
     emit: Literal["first", "all"] = "first"
     """first: the first rule that matches an image gives its text; all: every match is a pair of its own."""
     rules: Annotated[list[Rule], Field(min_length=1, max_length=64)]
-    """In order; an image that none matches is dropped."""
+    """Rules, tried in this order; an image that none matches is dropped."""
+
+
+class TrainingSets(Model):
+    """How the training sets are written out."""
+
+    blur: Annotated[list[Name], Field(max_length=16)] = []
+    """Columns with boxes, such as faces: every image is blurred inside them. A sample whose boxes are not
+    known is left out of every mixture."""
 
 
 def texts_of(rule: Rule) -> list[str]:
-    """The plain texts a rule's text is made of."""
+    """List the plain texts that a rule's text is made of."""
     if isinstance(rule.text, Concat):
         return rule.text.concat
     return rule.text.best_of if isinstance(rule.text, BestOf) else [rule.text]
 
 
-def top_of(rule: Rule) -> ScoreCondition | None:
-    """The rule's first `top` condition: the threshold it lends to others."""
-    return next((c for c in rule.where if isinstance(c, ScoreCondition) and c.top is not None), None)
+def lent_by(rule: Rule) -> Condition | None:
+    """Return the rule's first `top` condition, whose threshold the rule lends to others; None where it has none."""
+    return next((c for c in rule.where if c.share is not None), None)
+
+
+def in_words(rule: Rule) -> str:
+    """Say a rule to a person."""
+    if isinstance(rule.text, Concat):
+        text = " + ".join(rule.text.concat)
+    else:
+        text = f"best of {', '.join(rule.text.best_of)}" if isinstance(rule.text, BestOf) else rule.text
+    conditions = " and ".join(c.in_words() for c in rule.where)
+    return f"{text}, where {conditions}" if conditions else f"{text}, wherever there is one"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from components.base.addresses import parse_address
 
@@ -37,6 +39,13 @@ class Model(BaseModel):
         return {k: v for k, v in value.items() if v is not None or k not in known}
 
 
+@dataclass(frozen=True)
+class Outside:
+    """Marks a text that names something outside the storage, whose content is part of the hash of what it makes."""
+
+    what: Literal["path", "model"]
+
+
 def _without_nulls(value: Any) -> Any:
     return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
@@ -57,6 +66,10 @@ ObjectName = Annotated[  # Kubernetes': a DNS subdomain; it may have 253, but a 
     Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=LONGEST_NAME),
 ]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
+LocalPath = Annotated[Text, Outside("path")]
+"""A file or folder of the machine that computes."""
+ModelName = Annotated[Text, Outside("model")]
+"""A folder or file, or the name of a model of a hub; a key `revision` beside it says which one of the hub's."""
 Address = Annotated[Text, AfterValidator(_address)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Whole = BeforeValidator(_whole)
@@ -69,6 +82,11 @@ LabelKey = Annotated[
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$", max_length=63)]
 Nulls = BeforeValidator(_without_nulls)
 """For a map: a null is a key left out."""
+
+
+def is_address(declared: FieldInfo) -> bool:
+    """Return whether a key holds the address of a storage."""
+    return any(isinstance(mark, AfterValidator) and mark.func is _address for mark in declared.metadata)
 
 
 def by_key(expected: str, plain: str | None = None, **models: str) -> Discriminator:

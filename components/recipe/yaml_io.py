@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from components.base.errors import PermanentError
+from components.recipe.columns import Column, column_model
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -137,6 +138,8 @@ def _allowed(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     """List the models inside an annotation like `list[Model] | None`."""
+    if annotation is Column:
+        return [column_model()]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]

@@ -1,4 +1,4 @@
-"""Demand: which samples a captioner is asked for, frozen in a file before the first worker starts."""
+"""Decides which samples a captioner is asked for, and freezes that in a file before the first worker starts."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
 
-from components.base.hashing import content_hash
+from components.base.hashing import content_hash, said
 from components.pool.columns import ALL
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.recipe import recipe as schema
-from components.recipe.mixtures import BestOf, Mixture, Rule, ScoreCondition, texts_of
-from components.selection.rule_inputs import find_thresholds, read_values, screened
+from components.recipe.mixtures import AnyCondition, BestOf, Condition, Mixture, Rule, texts_of
+from components.selection.rule_inputs import drop_samples, find_thresholds, read_values
 from components.selection.rules import Bools, Values, columns_of, demanded, names_of, needs_all, shares_of
 
 Demand = Callable[[Shard, pa.Table], Bools]
 """From a shard and the N rows of its index to (N,) bool: which samples a column is asked for."""
 
+CONDITIONS = TypeAdapter(list[AnyCondition])
 VERSION = 1  # raise it when `demanded` would answer otherwise: parts made for the old answer stay, another one is added
 PROBES = 100_000  # imagined samples behind an expected share: its standard error is below 0.2 points
 
 
 def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]) -> str:
-    """`all` when every sample is asked for, else the hash of what decides, the pool's content left out.
+    """Name the part of a captioner's column: `all` when every sample is asked for, else a hash of what decides.
+
+    The pool's content is not in it.
 
     Args:
         hashes: of the known columns, by node key.
@@ -34,9 +38,8 @@ def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]
     mixtures = _using(recipe.spec, captioner)
     if not mixtures or any(_takes_all(recipe.spec, m, captioner) for m in mixtures):
         return ALL
-    rules = [m.model_dump(mode="json", exclude={"name"}) for m in mixtures]
-    screens = [recipe.spec.dropping] if recipe.spec.dropping else []
-    return content_hash([VERSION, captioner, rules, dict(hashes), *screens])
+    rules = [said(mixture, "name") for mixture in mixtures]
+    return content_hash([VERSION, captioner, rules, dict(hashes), recipe.spec.drop])
 
 
 def _using(spec: schema.Spec, captioner: str) -> list[Mixture]:
@@ -44,11 +47,11 @@ def _using(spec: schema.Spec, captioner: str) -> list[Mixture]:
 
 
 def _takes_all(spec: schema.Spec, mixture: Mixture, captioner: str) -> bool:
-    """Whether a rule asks for every sample's caption whatever the known columns say."""
-    unknown = {c.name for c in spec.captioners}
+    """Tell whether a rule asks for every sample's caption whatever the known columns say."""
+    unknown = {*spec.on_demand}
     if any(needs_all(mixture, rule, captioner) for rule in mixture.rules):
         return True
-    if spec.dropping:
+    if spec.drop:
         return False
     for rule in mixture.rules:
         if captioner in names_of(rule) and _open_everywhere(rule, unknown):
@@ -59,21 +62,20 @@ def _takes_all(spec: schema.Spec, mixture: Mixture, captioner: str) -> bool:
 
 
 def _open_everywhere(rule: Rule, unknown: set[str]) -> bool:
-    """Whether no known column can rule a match out."""
+    """Tell whether no known column can rule a match out."""
     texts, conditions = _unknown_in(rule, unknown)
     return all(conditions) and (any(texts) if isinstance(rule.text, BestOf) else all(texts))
 
 
 def _decided_somewhere(rule: Rule, unknown: set[str]) -> bool:
-    """Whether known columns alone can make a match certain."""
+    """Tell whether known columns alone can make a match certain."""
     texts, conditions = _unknown_in(rule, unknown)
     return not any(conditions) and not (all(texts) if isinstance(rule.text, BestOf) else any(texts))
 
 
 def _unknown_in(rule: Rule, unknown: set[str]) -> tuple[list[bool], list[bool]]:
-    """Of each text and of each condition: whether it waits for a captioner."""
-    conditions = [isinstance(c, ScoreCondition) and c.score in unknown for c in rule.where]
-    return [name in unknown for name in texts_of(rule)], conditions
+    """Tell of each text and of each condition whether it waits for a captioner."""
+    return [name in unknown for name in texts_of(rule)], [c.name in unknown for c in rule.where]
 
 
 def write_demand(run: Run, captioner: str) -> None:
@@ -84,12 +86,16 @@ def write_demand(run: Run, captioner: str) -> None:
 
 
 def load_demand(run: Run, captioner: str, shards: Sequence[Shard] | None = None) -> Demand:
-    """The frozen demand as a function from a shard's index rows to the samples it asks for; None is of any shard."""
+    """Read the frozen demand: a function from a shard's index rows to the samples that are asked for.
+
+    Args:
+        shards: those it will be asked about; None for any.
+    """
     return _demand_of(run, json.loads(run.storage.read(run.demand_path(captioner))), shards)
 
 
 def foresee_demand(run: Run, captioner: str) -> Demand:
-    """The demand as `write_demand` would freeze it now, for a plan."""
+    """Return the demand as `write_demand` would freeze it now, for a plan."""
     if run.storage.size(run.demand_path(captioner)) is not None:
         return load_demand(run, captioner)
     return _demand_of(run, _find_demand(run, captioner))
@@ -97,41 +103,47 @@ def foresee_demand(run: Run, captioner: str) -> Demand:
 
 def _find_demand(run: Run, captioner: str) -> dict[str, Any]:
     mixtures = _using(run.spec, captioner)
-    found = find_thresholds(run, mixtures, _known(run.spec))
+    found = find_thresholds(run, mixtures, run.spec.early)
     return {
         "captioner": captioner,
         "mixtures": [m.model_dump(mode="json", by_alias=True) for m in mixtures],
         "thresholds": [[score, share, threshold] for (score, share), threshold in sorted(found.items())],
-        **({"dropping": run.spec.dropping} if run.spec.dropping else {}),
+        "drop": _written(run.spec.drop),
     }
+
+
+def _written(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+    return [c.model_dump(mode="json", by_alias=True, exclude_defaults=True) for c in conditions]
 
 
 def _demand_of(run: Run, value: Mapping[str, Any], shards: Sequence[Shard] | None = None) -> Demand:
     captioner = value["captioner"]
     mixtures = [Mixture.model_validate(m) for m in value["mixtures"]]
     thresholds = {(score, share): threshold for score, share, threshold in value["thresholds"]}
+    drop = CONDITIONS.validate_python(value["drop"])
     columns = run.open_columns(shards)
-    known = set(_known(run.spec))
+    known = set(run.spec.early)
     texts, scores, flags = (names & known for names in columns_of(mixtures))
 
     def demand(shard: Shard, index: pa.Table) -> Bools:
         values = read_values(run, columns, shard, index, texts, scores, flags)
-        kept, _ = screened(run, columns, shard, index.column("uid").combine_chunks(), value.get("dropping", ()))
+        kept, _ = drop_samples(run, columns, shard, index, drop, thresholds)
         return demanded(mixtures, captioner, values, thresholds) & kept
 
     return demand
 
 
 def expected_share(spec: schema.Spec, captioner: str) -> float:
-    """Share of the pool that a captioner will see, if scores were independent: for a plan before they exist.
+    """Estimate the share of the pool that a captioner will see, for a plan before there are scores.
 
-    Raw text is taken to be there, flags to be true for every second sample, and screens to drop nothing.
+    Scores are taken to be independent, raw text to be there, flags to be true for every second sample, and `drop` to
+    drop nothing.
     """
     mixtures, random = _using(spec, captioner), np.random.default_rng(0)
     if not mixtures:
         return 1.0
     values = Values(PROBES)
-    for name in _known(spec):
+    for name in spec.early:
         if name in spec.flags:
             values.flags[name] = (random.random(PROBES) < 0.5, np.ones(PROBES, bool))
             continue
@@ -140,9 +152,3 @@ def expected_share(spec: schema.Spec, captioner: str) -> float:
         values.scores[name] = random.random(PROBES, np.float32)
     thresholds = {pair: 1 - pair[1] for m in mixtures for rule in m.rules for pair in shares_of(m, rule)}
     return float(demanded(mixtures, captioner, values, thresholds).mean())
-
-
-def _known(spec: schema.Spec) -> list[str]:
-    """Texts, scores and flags that exist before any captioner runs."""
-    captioners = {c.name for c in spec.captioners}
-    return [name for name in (*spec.scores, *spec.flags) if name not in captioners]

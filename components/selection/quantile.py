@@ -25,7 +25,7 @@ GUESS = 1 << 20  # scores behind the guess: its error is 0.05 % of the rows, a b
 
 
 def thresholds(scores: Callable[[], Iterable[Scores]], shares: Sequence[float]) -> dict[float, float]:
-    """The lowest score that is still among the best share, for each share.
+    """Find, for each share, the lowest score that is still among the best share.
 
     Over the n finite scores it is `descending[min(⌊n·share⌋, n−1)]` (DataComp's rule: one more than ⌊n·share⌋ are
     kept, and all ties). ⌊n·share⌋ is taken of the share as it is written: 0.3 of 10 is 3, whatever 0.3 is in binary.
@@ -59,12 +59,12 @@ def thresholds(scores: Callable[[], Iterable[Scores]], shares: Sequence[float]) 
 
 
 def rank(n: int, share: float) -> int:
-    """⌊n·share⌋ of the share's shortest decimal form."""
+    """Return ⌊n·share⌋ of the share's shortest decimal form."""
     return int(n * Fraction(repr(float(share))))
 
 
 def _places(high: Counts, shares: Iterable[float]) -> dict[float, tuple[int, int]]:
-    """Of each share's threshold: its bin, and how many scores of that bin are lower (ties aside)."""
+    """Find each share's threshold: its bin, and how many scores of that bin are lower (ties aside)."""
     n = int(high.sum())
     places = {}
     for share in shares:
@@ -75,7 +75,7 @@ def _places(high: Counts, shares: Iterable[float]) -> dict[float, tuple[int, int
 
 
 def _bin_of(counts: Counts, lower: int) -> int:
-    """The bin of the score that has `lower` scores before it."""
+    """Return the bin of the score that has `lower` scores before it."""
     return int(np.searchsorted(np.cumsum(counts), lower, side="right"))
 
 
@@ -92,7 +92,7 @@ def _count_low(low: dict[int, Counts], chunks: Iterable[Keys]) -> None:
 
 
 def _blocks(chunks: Iterable[Scores]) -> Iterator[Keys]:
-    """The chunks' keys in blocks of at least BLOCK, the last one aside."""
+    """Gather the chunks' keys into blocks of at least BLOCK, the last one aside."""
     waiting: list[Keys] = []
     for chunk in chunks:
         waiting.append(_keys(chunk))
@@ -104,7 +104,7 @@ def _blocks(chunks: Iterable[Scores]) -> Iterator[Keys]:
 
 
 def _keys(scores: Scores) -> Keys:
-    """Unsigned integers that order as the finite scores do; −0.0 counts as 0.0."""
+    """Map the finite scores to unsigned integers of the same order; −0.0 counts as 0.0."""
     finite = np.asarray(scores, np.float32)
     finite = finite[np.isfinite(finite)] + np.float32(0)  # −0.0 + 0.0 is 0.0
     bits = finite.view(np.uint32)

@@ -1,8 +1,9 @@
-"""Reads what rules look at: texts, scores and flags of a shard, aligned to its index."""
+"""Reads the texts, scores and flags that rules and `drop` look at, aligned to a shard's index."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,32 +14,32 @@ from components.base.threads import map_ahead
 from components.pool.columns import Columns, ColumnSpec, align
 from components.pool.run import Run
 from components.pool.shards import Shard
-from components.recipe import recipe as schema
-from components.recipe.mixtures import Mixture
+from components.recipe.columns import RAW
+from components.recipe.mixtures import Condition, Mixture
 from components.selection.quantile import thresholds
-from components.selection.rules import Bools, Scores, Values, shares_of
+from components.selection.rules import Bools, Scores, Share, Thresholds, Values, meets, share_of, shares_of, tested_by
 
 
 def score_passes(run: Run, score: str) -> Callable[[], Iterator[Scores]]:
-    """Starts a pass over one score of the whole pool, shard by shard; NaN where there is none."""
-    columns, spec = run.open_columns(), run.score(score)
+    """Return a function that starts a pass over one score of the pool, shard by shard; NaN where there is none."""
+    columns, node = run.open_columns(), run.find("score", score)
+    spec, field = node.spec, node.fields["score"]
     columns.parts(spec, run.pool.shards[0])  # list once, before the threads
-    field = _field(spec)
     return lambda: map_ahead(lambda shard: _floats(columns.read(spec, shard, [field]), field), run.pool.shards)
 
 
-def find_thresholds(run: Run, mixtures: Iterable[Mixture], known: Iterable[str]) -> dict[tuple[str, float], float]:
-    """The thresholds of all `top` conditions on the known scores.
+def find_thresholds(run: Run, mixtures: Iterable[Mixture], known: Iterable[str]) -> dict[Share, float]:
+    """Find the thresholds of the shares that these mixtures and the recipe's `drop` use, of the known scores.
 
     Raises:
         PermanentError: a score covers only part of the pool, so that its best share would be biased.
     """
+    needed = [pair for mixture in mixtures for rule in mixture.rules for pair in shares_of(mixture, rule)]
+    needed += [pair for condition in run.spec.drop if (pair := share_of(condition))]
     shares: dict[str, set[float]] = {}
-    for mixture in mixtures:
-        for rule in mixture.rules:
-            for score, share in shares_of(mixture, rule):
-                shares.setdefault(score, set()).add(share)
-    found: dict[tuple[str, float], float] = {}
+    for score, share in needed:
+        shares.setdefault(score, set()).add(share)
+    found: dict[Share, float] = {}
     for score in sorted(shares.keys() & set(known)):
         require_complete(run, run.score(score), f"top of {score}")
         try:
@@ -50,7 +51,7 @@ def find_thresholds(run: Run, mixtures: Iterable[Mixture], known: Iterable[str])
 
 
 def require_complete(run: Run, spec: ColumnSpec, purpose: str) -> None:
-    """Raises PermanentError unless the column covers every usable sample of the pool."""
+    """Check that the column covers every usable sample of the pool; raise PermanentError otherwise."""
     covered, usable = coverage(run, spec)
     if covered < usable:
         raise PermanentError(
@@ -60,7 +61,7 @@ def require_complete(run: Run, spec: ColumnSpec, purpose: str) -> None:
 
 
 def require_finished(run: Run, columns: Columns, keys: Iterable[str]) -> None:
-    """Raises PermanentError unless this run's part of every node in `keys` is there for every shard."""
+    """Check that this run's part of every node in `keys` is there for every shard; raise PermanentError otherwise."""
     for node in (run.nodes[key] for key in keys):
         if lacking := run.lacking(columns, node):
             raise PermanentError(
@@ -70,7 +71,7 @@ def require_finished(run: Run, columns: Columns, keys: Iterable[str]) -> None:
 
 
 def coverage(run: Run, spec: ColumnSpec) -> tuple[int, int]:
-    """(samples that the column covers, usable samples of the pool)."""
+    """Count (samples that the column covers, usable samples of the pool)."""
     columns = run.open_columns()
     for column in (spec, run.index):
         columns.parts(column, run.pool.shards[0])
@@ -84,12 +85,12 @@ def coverage(run: Run, spec: ColumnSpec) -> tuple[int, int]:
 
 
 def analysis_path(run: Run, text: str) -> str:
-    """Where `analyze` keeps the statistics of a text over this pool, as far as the text is covered now.
+    """Return where `analyze` keeps the statistics of a text over this pool, as far as the text is covered now.
 
     The cosines are by this recipe's scorer, so that the score's column is part of the name.
     """
-    spec, score = run.text(text), run.nodes.get(f"score:{text}")
-    name = f"{spec.folder}-{content_hash([run.content, score and score.spec.hash, *coverage(run, spec)])}"
+    spec, score = run.text(text), run.score(text).hash if run.has("score", text) else None
+    name = f"{spec.folder}-{content_hash([run.content, score, *coverage(run, spec)])}"
     return f"pools/{run.pool.name}/analyses/{name}.json"
 
 
@@ -106,7 +107,7 @@ def read_values(
     scores: Iterable[str],
     flags: Iterable[str],
 ) -> Values:
-    """What these columns say about the index rows `index`; null where a partial column doesn't cover a sample.
+    """Read these columns' values of the index rows `index`; null where a partial column doesn't cover a sample.
 
     Raises:
         PermanentError: a column has nothing for this shard.
@@ -118,10 +119,10 @@ def read_values(
 
     values = Values(index.num_rows)
     for name in texts:
-        table = index if name == schema.RAW else read(run.text(name), "text")
+        table = index if name == RAW else read(run.text(name), "text")
         values.texts[name] = table.column("text").combine_chunks().cast(pa.string())
     for name in scores:
-        field = _field(run.score(name))
+        field = run.find("score", name).fields["score"]
         values.scores[name] = _floats(read(run.score(name), field), field)
     for name in flags:
         column = read(run.flag(name), "flag").column("flag")
@@ -129,34 +130,51 @@ def read_values(
     return values
 
 
-def screened(
+def drop_samples(
     run: Run,
     columns: Columns,
     shard: Shard,
-    uids: pa.Array,
-    dropping: Iterable[tuple[str, float]],
-    blurring: Iterable[str] = (),
+    index: pa.Table,
+    drop: Sequence[Condition],
+    thresholds: Thresholds,
 ) -> tuple[Bools, dict[str, int]]:
-    """Which samples the screens leave, (N,) bool, and by reason how many the first screen that says no takes away.
+    """Find the samples that meet no condition of `drop`.
 
-    A sample without a score stays, except where faces that nobody has looked for would have to be blurred. Compared as
-    float32, as rules compare.
+    A sample without the score or flag meets none and is kept. Numbers are compared as rules compare them.
+
+    Returns:
+        (N,) bool, which of the index rows are kept, and by reason how many are dropped: a sample that meets several
+        conditions counts for the first.
     """
-    kept, reasons = np.ones(len(uids), bool), {}
+    values = read_values(run, columns, shard, index, (), *tested_by(drop))
+    return _first_reasons(index.num_rows, ((f"dropped: {c.in_words()}", meets(c, values, thresholds)) for c in drop))
 
-    def read(name: str) -> Scores:
-        return _floats(align(columns.read(run.score(name), shard, ["score"]), uids), "score")
 
-    bad = [(f"screen {name}: above {most:g}", read(name) > np.float32(most)) for name, most in dropping]
-    bad += [(f"screen {name}: not looked at, so nothing can be blurred", np.isnan(read(name))) for name in blurring]
-    for reason, samples in bad:
-        reasons[reason] = int((kept & samples).sum())
+def drop_unseen(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> tuple[Bools, dict[str, int]]:
+    """Find the samples that the detectors behind `trainingSets.blur` have looked at.
+
+    Nobody knows what would have to be blurred in the others, so that no training set may have them.
+
+    Returns:
+        As `drop_samples`.
+    """
+    uids = index.column("uid").combine_chunks()
+
+    def unseen(name: str) -> Bools:
+        boxes = align(columns.read(run.boxes(name), shard, ["boxes"]), uids).column("boxes")
+        found: Bools = boxes.is_null().to_numpy()
+        return found
+
+    reasons = ((f"not looked at by {name}, so nothing can be blurred", name) for name in run.spec.training_sets.blur)
+    return _first_reasons(index.num_rows, ((reason, unseen(name)) for reason, name in reasons))
+
+
+def _first_reasons(rows: int, reasons: Iterable[tuple[str, Bools]]) -> tuple[Bools, dict[str, int]]:
+    kept, counts = np.ones(rows, bool), Counter[str]()
+    for reason, samples in reasons:
+        counts[reason] += int((kept & samples).sum())
         kept &= ~samples
-    return kept, reasons
-
-
-def _field(score: ColumnSpec) -> str:
-    return "cosine" if score.stage == "score" else "score"
+    return kept, counts
 
 
 def _floats(table: pa.Table, field: str) -> Scores:

@@ -1,42 +1,37 @@
-"""The rule language: which rule gives which text to each image, vectorised, one shard at a time.
+"""The rule language: find which rule gives which text to each image, vectorised, one shard at a time.
 
-Every question is answered in Kleene's three values, because it is also asked before captions exist: a sample whose
-match is unknown may still need its caption.
+Every question is answered in Kleene's three values (true, false, unknown), because it is also asked before captions
+exist: a sample whose match is unknown may still need its caption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.recipe.mixtures import (
-    BestOf,
-    Concat,
-    Condition,
-    FlagCondition,
-    Mixture,
-    Rule,
-    RuleThreshold,
-    ScoreCondition,
-    texts_of,
-    top_of,
-)
+from components.recipe.mixtures import BestOf, Concat, Condition, Mixture, Rule, lent_by, texts_of
 
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float32]
 
-Thresholds = Mapping[tuple[str, float], float]
-"""(score, share) → the lowest score among the best share."""
+Share = tuple[str, float]
+"""A score's name, and a share of the pool's samples in (0, 1]: those with the highest scores."""
+Thresholds = Mapping[Share, float]
+"""The lowest score of each share."""
 
 
 @dataclass
 class Values:
-    """What is known of one shard's samples. A name that is absent is unknown; arrays have one value per sample."""
+    """The known texts, scores and flags of one shard's samples.
+
+    A name that is absent is unknown; arrays have one value per sample.
+    """
 
     rows: int
     texts: dict[str, pa.Array] = field(default_factory=dict)
@@ -46,10 +41,17 @@ class Values:
     flags: dict[str, tuple[Bools, Bools]] = field(default_factory=dict)
     """(value, there is a value)."""
 
+    def of(self, condition: Condition) -> tuple[NDArray[Any], Bools] | None:
+        """Return the column that a condition looks at, as (value, there is a value); None where it is unknown."""
+        if condition.about == "flag":
+            return self.flags.get(condition.name)
+        scores = self.scores.get(condition.name)
+        return None if scores is None else (scores, np.isfinite(scores))
+
 
 @dataclass(frozen=True)
 class Truth:
-    """Per sample: certainly true, possibly true. Unknown is possible and not certain."""
+    """Per sample whether something is certainly true and possibly true. Unknown is possible and not certain."""
 
     sure: Bools
     maybe: Bools
@@ -94,7 +96,7 @@ def select(mixture: Mixture, values: Values, thresholds: Thresholds) -> Selectio
 
 
 def demanded(mixtures: Sequence[Mixture], captioner: str, values: Values, thresholds: Thresholds) -> Bools:
-    """Which samples' captions by this captioner can still matter to some mixture.
+    """Find the samples whose captions by this captioner can still matter to some mixture.
 
     A caption matters where a rule that uses it, or its score, is not certainly false and not certainly preceded by a
     match. A rule that takes the best share of the caption's own score needs all of them.
@@ -114,7 +116,7 @@ def demanded(mixtures: Sequence[Mixture], captioner: str, values: Values, thresh
 
 
 def matches(rule: Rule, mixture: Mixture, values: Values, thresholds: Thresholds) -> Truth:
-    """Whether each sample matches a rule by itself."""
+    """Tell whether each sample matches a rule, whatever the other rules say."""
     truth = _has_text(rule, values)
     for condition in rule.where:
         truth &= _holds(condition, mixture, values, thresholds)
@@ -122,43 +124,61 @@ def matches(rule: Rule, mixture: Mixture, values: Values, thresholds: Thresholds
 
 
 def names_of(rule: Rule) -> set[str]:
-    """The texts and scores a rule's match and outcome depend on."""
-    scores = {c.score for c in rule.where if isinstance(c, ScoreCondition)}
-    return scores | set(texts_of(rule))
+    """Return the names of the columns on which a rule's match and outcome depend."""
+    return {c.name for c in rule.where} | set(texts_of(rule))
 
 
 def columns_of(mixtures: Iterable[Mixture]) -> tuple[set[str], set[str], set[str]]:
-    """The texts, scores and flags that these mixtures look at."""
+    """Return the names of the texts, scores and flags that these mixtures look at."""
     texts, scores, flags = set[str](), set[str](), set[str]()
     for rule in (rule for mixture in mixtures for rule in mixture.rules):
         texts.update(texts_of(rule))
         scores.update(texts_of(rule) if isinstance(rule.text, BestOf) else ())
-        for condition in rule.where:
-            if isinstance(condition, FlagCondition):
-                flags.add(condition.flag)
-            else:
-                scores.add(condition.score)
+        tested = tested_by(rule.where)
+        scores |= tested[0]
+        flags |= tested[1]
     return texts, scores, flags
 
 
+def tested_by(conditions: Iterable[Condition]) -> tuple[set[str], set[str]]:
+    """Return the names of the scores and flags that these conditions look at."""
+    scores, flags = set[str](), set[str]()
+    for condition in conditions:
+        (flags if condition.about == "flag" else scores).add(condition.name)
+    return scores, flags
+
+
 def needs_all(mixture: Mixture, rule: Rule, score: str) -> bool:
-    """Whether a rule depends on a best share of this score over the whole pool."""
+    """Tell whether a rule depends on a share of this score over the whole pool."""
     return any(name == score for name, _ in shares_of(mixture, rule))
 
 
-def shares_of(mixture: Mixture, rule: Rule) -> list[tuple[str, float]]:
-    """The (score, share) whose thresholds a rule's conditions use."""
-    found = []
-    for condition in rule.where:
-        if isinstance(condition, ScoreCondition):
-            source = lender(condition, mixture)
-            if source.top is not None:
-                found.append((source.score, source.top))
+def shares_of(mixture: Mixture, rule: Rule) -> list[Share]:
+    """List the shares whose thresholds a rule's conditions use."""
+    return [share for share in (share_of(condition, mixture) for condition in rule.where) if share]
+
+
+def share_of(condition: Condition, mixture: Mixture | None = None) -> Share | None:
+    """Return the share whose threshold a condition compares with; None where it compares with a value of its own.
+
+    Args:
+        mixture: the one whose rules lend their thresholds; None where the condition borrows none, as those of `drop`.
+    """
+    lender = condition if mixture is None else lender_of(condition, mixture)
+    return None if lender.share is None else (lender.name, lender.share)
+
+
+def lender_of(condition: Condition, mixture: Mixture) -> Condition:
+    """Return the condition that lends its threshold to this one: itself where it borrows none."""
+    if condition.lender is None:
+        return condition
+    found = next(lent_by(rule) for rule in mixture.rules if rule.name == condition.lender)
+    assert found is not None  # the recipe's own check
     return found
 
 
 def text_of(rule: Rule, values: Values, rows: NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
-    """(texts, names of their sources) that a rule gives to rows which have them."""
+    """Return (texts, names of their sources) that a rule gives to rows which have them."""
     names = texts_of(rule)
     columns = [values.texts[name].take(pa.array(rows)) for name in names]
     if isinstance(rule.text, Concat):
@@ -170,39 +190,25 @@ def text_of(rule: Rule, values: Values, rows: NDArray[np.int64]) -> tuple[pa.Arr
     return columns[0], pa.repeat(names[0], len(rows))
 
 
-def _holds(condition: Condition, mixture: Mixture, values: Values, thresholds: Thresholds) -> Truth:
-    if isinstance(condition, FlagCondition):
-        if condition.flag not in values.flags:
-            return _unknown(values.rows)
-        value, there = values.flags[condition.flag]
-        return _known((value == condition.equals) & there)
-    if condition.score not in values.scores:
+def _holds(condition: Condition, mixture: Mixture | None, values: Values, thresholds: Thresholds) -> Truth:
+    column = values.of(condition)
+    if column is None:
         return _unknown(values.rows)
-    scores = values.scores[condition.score]
-    there = np.isfinite(scores)
-    if condition.at_most is not None:
-        return _known(there & (scores <= np.float32(condition.at_most)))
-    source = lender(condition, mixture)
-    if source.top is None:
-        assert isinstance(condition.at_least, float)
-        return _known(there & (scores >= np.float32(condition.at_least)))
-    threshold = thresholds.get((source.score, source.top))
-    if threshold is None:
+    found, there = column
+    share = share_of(condition, mixture)
+    value = condition.value if share is None else thresholds.get(share)
+    if value is None:
         return Truth(np.zeros(values.rows, bool), there)
-    return _known(there & (scores >= np.float32(threshold)))
+    return _known(there & condition.comparison.holds(found, found.dtype.type(value)))
 
 
-def lender(condition: ScoreCondition, mixture: Mixture) -> ScoreCondition:
-    """The condition whose `top` gives this one's threshold: itself, or that of the rule it names."""
-    if not isinstance(condition.at_least, RuleThreshold):
-        return condition
-    found = next(top_of(rule) for rule in mixture.rules if rule.name == condition.at_least.rule)
-    assert found is not None  # the recipe's own check
-    return found
+def meets(condition: Condition, values: Values, thresholds: Thresholds) -> Bools:
+    """Tell which samples certainly meet a condition of `drop`; one without the score or flag never does."""
+    return _holds(condition, None, values, thresholds).sure
 
 
 def why_dropped(mixture: Mixture, values: Values, thresholds: Thresholds) -> dict[str, Bools]:
-    """By reason, which samples no rule would take if all of them failed: only those that `select` left out count.
+    """Find why no rule took a sample: give each reason's samples, of which only those that `select` left out count.
 
     Of a sample's rules, the one that came nearest gives the reason: a condition that does not hold outweighs a missing
     score or flag, which outweighs a missing text.
@@ -212,7 +218,9 @@ def why_dropped(mixture: Mixture, values: Values, thresholds: Thresholds) -> dic
     for rule in mixture.rules:
         known, holds = np.ones(values.rows, bool), np.ones(values.rows, bool)
         for condition in rule.where:
-            there = _has_value(condition, values)
+            column = values.of(condition)
+            assert column is not None  # all columns of a mixture are read before it is applied
+            there = column[1]
             known &= there
             holds &= _holds(condition, mixture, values, thresholds).sure | ~there
         fails |= ~holds
@@ -224,15 +232,8 @@ def why_dropped(mixture: Mixture, values: Values, thresholds: Thresholds) -> dic
     }
 
 
-def _has_value(condition: Condition, values: Values) -> Bools:
-    if isinstance(condition, FlagCondition):
-        return values.flags[condition.flag][1]
-    there: Bools = np.isfinite(values.scores[condition.score])
-    return there
-
-
 def _has_text(rule: Rule, values: Values) -> Truth:
-    """All parts of a concatenation, any of a best-of."""
+    """Tell which samples have the rule's text: all parts of a concatenation, any of a best-of."""
     truths = [
         _known(_there(values.texts[name])) if name in values.texts else _unknown(values.rows) for name in texts_of(rule)
     ]
@@ -241,7 +242,7 @@ def _has_text(rule: Rule, values: Values) -> Truth:
 
 
 def _best(names: list[str], values: Values) -> NDArray[np.int64]:
-    """Per sample the place of the text with the highest score, the first of equals.
+    """Return per sample the place of the text with the highest score, the first of equals.
 
     A text without a score loses to every one that has it, and an absent text to every one that is there.
     """

@@ -1,8 +1,8 @@
-"""Claims: what is to be done once is done by whoever claimed it first.
+"""Claims: a run or a dump is worked on by one process only, the first one that claimed it.
 
 <storage>/runs/<run>/claim.json          who executes the run
 <storage>/schedules/<name>/<dump>.json   who does the dump; never given up
-<storage>/claims/<claimant>.json         which run this claimant planned last, and why it could plan none
+<storage>/claims/<claimant>.json         which run this claimant planned last, and why it could not plan one
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from components.storage.interface import Storage
 
 
 def claim(storage: Storage, path: str, by: str) -> str:
-    """Claim what `path` stands for, once; who holds it now: `by`, or whoever came first.
+    """Claim the work that `path` stands for and return who holds the claim: `by`, or the claimant that came first.
 
-    The same claimant may claim again: it is told that it holds it. Of two that race, one wins.
+    A claimant may claim the same work again and is told that it holds the claim. If two claim at once, one wins.
     """
     while not storage.create(path, json.dumps({"by": by}).encode()):
         holder = claimed_by(storage, path)  # us, when the answer to our creation was lost and it was tried again
@@ -28,36 +28,40 @@ def claim(storage: Storage, path: str, by: str) -> str:
 
 
 def claimed_by(storage: Storage, path: str) -> str | None:
-    """Who holds a claim; None where nobody does."""
+    """Return who holds a claim; None if nobody does."""
     found = _read(storage, path, "by")
     return str(found["by"]) if found else None
 
 
 def point(storage: Storage, by: str, run: str) -> None:
-    """Keep which run this claimant has planned: how it is found again."""
+    """Record which run this claimant has planned, so that it is found again."""
     storage.write(f"claims/{by}.json", json.dumps({"run": run}).encode())
 
 
 def planned_by(storage: Storage, by: str) -> str | None:
-    """The name of the run that this claimant has planned last; None where it never got so far."""
+    """Return the name of the run that this claimant planned last; None if it has not planned one."""
     found = _read(storage, f"claims/{by}.json", "run")
     return str(found["run"]) or None if found else None
 
 
 def keep_failure(storage: Storage, by: str, failure: Mapping[str, str]) -> None:
-    """Keep why this claimant could plan no run, as `failure_of` says it; what it planned before stays known."""
+    """Record why this claimant could not plan a run, as `failure_of` says it; keep the run it planned before."""
     record = {"run": planned_by(storage, by) or "", "failure": dict(failure)}
     storage.write(f"claims/{by}.json", json.dumps(record).encode())
 
 
 def failure_to_plan(storage: Storage, by: str) -> dict[str, str]:
-    """Return why this claimant's last attempt to plan a run failed; empty where it didn't fail."""
+    """Return why this claimant's last attempt to plan a run failed; empty if it did not fail."""
     failure = (_read(storage, f"claims/{by}.json", "run") or {}).get("failure")
     return failure if isinstance(failure, dict) else {}
 
 
 def _read(storage: Storage, path: str, key: str) -> dict[str, Any] | None:
-    """None where there is no such file. Raises PermanentError: it is none of ours, for it has no such key."""
+    """Read a claim's file; None if there is none.
+
+    Raises:
+        PermanentError: the file lacks this key, so recaption has not written it.
+    """
     if storage.size(path) is None:
         return None
     try:
@@ -66,5 +70,5 @@ def _read(storage: Storage, path: str, key: str) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError) as error:
         expected = json.dumps({key: "…"}, ensure_ascii=False)
         raise PermanentError(
-            f"{storage.uri}/{path}: expected {expected}; it is none of recaption's: delete it"
+            f"{storage.uri}/{path}: expected {expected}; recaption did not write this file: delete it"
         ) from error

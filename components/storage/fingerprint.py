@@ -1,4 +1,4 @@
-"""What a model or data set outside the storage is: the part of a hash that its name alone can't give."""
+"""Fingerprints of models and data sets outside the storage: two of one name may differ in content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.storage.opening import open_storage
 
 
 def model_fingerprint(model: str, revision: str | None = None, where: str = "model") -> str:
-    """SHA-256 over a local model's files, else the hub's name and revision.
+    """Return a hash of a local model's files; for a model of a hub, its name and revision.
 
     Args:
         model: a folder or file, `local-dir:<folder>`, or a hub or open_clip name.
@@ -32,7 +32,7 @@ def model_fingerprint(model: str, revision: str | None = None, where: str = "mod
 
 
 def path_fingerprint(path: str, where: str) -> str:
-    """SHA-256 over a local file or folder.
+    """Return a hash of a local file or folder.
 
     Args:
         where: the key of the recipe, for the message.
@@ -49,7 +49,7 @@ def path_fingerprint(path: str, where: str) -> str:
 
 
 def files_fingerprint(uri: str, prefix: str = "") -> str:
-    """Hash over names and sizes of the objects below `uri/prefix`: cheap enough for a large evaluation set."""
+    """Return a hash of names and sizes of the objects below `uri/prefix`, which reads no data of a large set."""
     return content_hash([(e.path, e.size) for e in open_storage(uri).list(prefix)])
 
 

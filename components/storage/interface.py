@@ -1,4 +1,4 @@
-"""What a storage can do: named bytes in a folder or a bucket, with the two writes the commit protocol needs."""
+"""A storage's interface: named bytes in a folder or a bucket, with the two writes that the commit protocol needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Entry:
     size: int
     version: str = ""
     """Changes whenever the object is written: a file's time of modification in nanoseconds, an object's generation
-    (gs://) or ETag (s3://). It tells that there is something to look at anew, not that the bytes are others."""
+    (gs://) or ETag (s3://). Another version means that the bytes may differ, not that they do."""
 
 
 class Storage(Protocol):
@@ -31,33 +31,35 @@ class Storage(Protocol):
     uri: str
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """Bytes of one object; `length` None reads to its end. A range past the end is cut short."""
+        """Read bytes of one object, to its end if `length` is None. A range past the end is cut short."""
 
     def open(self, path: str, version: str = "") -> BinaryIO:
-        """A seekable reader that fetches ahead, for forward reading with skips. It sees one version of the object:
-        replacing it meanwhile is a TemporaryError where bytes of another one would be needed.
+        """Open a seekable reader that fetches ahead, for reading forward with skips.
+
+        It reads one version of the object. If the object is replaced, reading bytes that are not fetched yet raises
+        TemporaryError.
 
         Args:
-            version: the only one wanted, as `list` gave it: another one is a PermanentError. Empty: any.
+            version: the version to read, as `list` gave it; any other is a PermanentError. Empty for the one there.
         """
 
     def write(self, path: str, data: bytes) -> None:
-        """Create or replace, atomically."""
+        """Create or replace an object, atomically."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """Create only if absent. False, and nothing changed, when the object exists."""
+        """Create an object only if it is absent; return False, and change nothing, if it exists."""
 
     def upload(self, source: Path, path: str) -> None:
-        """Create or replace from a local file, atomically."""
+        """Create or replace an object with a local file's bytes, atomically."""
 
     def size(self, path: str) -> int | None:
-        """Bytes, or None when there is no such object."""
+        """Return the object's size in bytes; None if there is no such object."""
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Objects whose path starts with `prefix`, in lexicographic order."""
+        """List the objects whose path starts with `prefix`, in lexicographic order."""
 
     def delete(self, path: str) -> None:
-        """Remove; no error when it is already gone."""
+        """Delete an object; do nothing if it is already gone."""
 
 
 def below(folder: Path, path: str) -> Path:
@@ -68,8 +70,8 @@ def below(folder: Path, path: str) -> Path:
     """
     if not {"", ".", ".."}.isdisjoint(path.split("/")) or "\\" in path or "\0" in path:
         raise PermanentError(
-            f"the name {path!r} has an empty part, a part `.` or `..`, a backslash or a zero byte, and so is no path "
-            f"below {folder}; rename what it names"
+            f"the name {path!r} has an empty part, a part `.` or `..`, a backslash or a zero byte, so it is not a path "
+            f"below {folder}; rename the file or object"
         )
     return folder / path
 

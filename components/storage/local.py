@@ -80,9 +80,9 @@ class LocalStorage:
 
 
 def _put(target: Path, write: Callable[[BinaryIO], object], name: Callable[[str, Path], bool]) -> bool:
-    """Write a hidden file beside `target`, then give it the target's name; whatever happens, no hidden file is left.
+    """Write a hidden file beside `target`, then give it the target's name by calling `name`, and return its answer.
 
-    The file is fsynced first, so that a crash leaves all or nothing. Return what `name` says.
+    The file is fsynced first, so that a crash leaves all or nothing. Whatever happens, no hidden file is left.
     """
     path = f"{target.parent}/.tmp-{secrets.token_hex(8)}"
     try:
@@ -108,7 +108,7 @@ def _replace(path: str, target: Path) -> bool:
 
 
 def _link(path: str, target: Path) -> bool:
-    """Return False, with the target unchanged, where there is one already."""
+    """Link the file to the target's name; return False, with the target unchanged, if the target exists."""
     try:
         os.link(path, target)
     except FileExistsError:
@@ -117,7 +117,7 @@ def _link(path: str, target: Path) -> bool:
 
 
 def _stat(file: Path) -> os.stat_result | None:
-    """Return what the file system says of a file; None where there is none."""
+    """Return a file's status; None if there is no such file."""
     try:
         return file.stat() if file.is_file() else None
     except OSError as error:
@@ -134,7 +134,7 @@ def _raise_unless_absent(error: OSError) -> None:
 
 
 def _explain(error: OSError, path: Path, verb: str) -> PermanentError | TemporaryError:
-    """A full disk or an I/O fault may pass; a missing file or permission will not."""
+    """Return the error to raise: a full disk or an I/O fault is temporary, a missing file or permission is not."""
     hints = {
         errno.ENOENT: "no such file",
         errno.EACCES: "no permission: let this user read and write there",

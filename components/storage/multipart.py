@@ -19,7 +19,7 @@ MOST_PARTS = 9_000  # S3 and GCS take 10,000
 
 
 def parts_of(size: int) -> list[tuple[int, int]]:
-    """(start, length) of each part of an upload of `size` bytes; the last may be shorter."""
+    """Return (start, length) of each part of an upload of `size` bytes; the last part may be shorter."""
     length = max(PART, -(-size // MOST_PARTS))
     return [(start, min(length, size - start)) for start in range(0, size, length)]
 
@@ -31,7 +31,10 @@ def read_part(source: Path, start: int, length: int) -> bytes:
 
 
 def in_parallel(works: Sequence[Callable[[], T]]) -> list[T]:
-    """Their values, in order; at most DEPTH at once. The first error is raised and nothing more is begun."""
+    """Call the functions, at most DEPTH at once, and return their values in order.
+
+    After the first error, which is raised, no further function is called.
+    """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     finished: queue.SimpleQueue[tuple[int, T | None, BaseException | None]] = queue.SimpleQueue()
     over = threading.Event()

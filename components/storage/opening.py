@@ -1,4 +1,4 @@
-"""Opens the storage that an address names."""
+"""Open the storage that an address names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from components.storage.local import LocalStorage
 
 
 def open_storage(uri: str) -> Storage:
-    """The storage for a local folder, `gs://bucket/prefix` or `s3://bucket/prefix`."""
+    """Return the storage of a local folder, `gs://bucket/prefix` or `s3://bucket/prefix`."""
     try:
         scheme, place = parse_address(uri)
     except ValueError as error:
@@ -27,6 +27,6 @@ def open_storage(uri: str) -> Storage:
 
 
 def open_object(uri: str) -> tuple[Storage, str]:
-    """Split one object's address into its storage and the path in it."""
+    """Split an object's address into its storage and the object's path there."""
     folder, _, name = uri.rpartition("/")
     return open_storage(folder or "."), name

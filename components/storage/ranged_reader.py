@@ -22,7 +22,7 @@ Fetch = Callable[[int, int], bytes]
 
 
 def read_ahead(fetch: Fetch, size: int) -> BinaryIO:
-    """A seekable reader of an object of `size` bytes.
+    """Return a seekable reader of an object of `size` bytes.
 
     Reading forward, with or without skips, has up to DEPTH requests in flight ahead of the reader. It holds at most
     DEPTH + 2 blocks of CHUNK bytes, and DEPTH in flight that a jump has left behind.
@@ -31,7 +31,7 @@ def read_ahead(fetch: Fetch, size: int) -> BinaryIO:
 
 
 class _Block:
-    """Bytes [start, end) of the object, on their way."""
+    """Bytes [start, end) of the object, being fetched by a thread."""
 
     def __init__(self, fetch: Fetch, start: int, end: int, slots: threading.Semaphore) -> None:
         self.start, self.end = start, end
@@ -78,7 +78,7 @@ class _Reader(io.RawIOBase):
         return self.at
 
     def readinto(self, buffer: Any) -> int:
-        """Up to the end of a block; io.BufferedReader asks again for the rest."""
+        """Read at most up to the end of a block; io.BufferedReader asks again for the rest."""
         wanted = min(len(buffer), max(0, self.size - self.at))
         if not wanted:
             return 0
@@ -105,7 +105,7 @@ class _Reader(io.RawIOBase):
         super().close()
 
     def _block(self, wanted: int) -> _Block:
-        """The one at the position; asks for those ahead of it, and drops those that lie behind."""
+        """Return the block at the position, after asking for blocks ahead of it and dropping blocks behind it."""
         here = next((i for i, block in enumerate(self.blocks) if block.start <= self.at < block.end), None)
         if here is None:
             gap = self.at - self.blocks[-1].end if self.blocks else 0
@@ -127,7 +127,7 @@ class _Reader(io.RawIOBase):
         return block
 
     def _depth(self, block: _Block, wanted: int) -> int:
-        """How many blocks to ask for after this one: as many as the caller wants now, too."""
+        """Return how many blocks to ask for after this one: at least those that the caller wants now."""
         missing = self.at + wanted - block.end
         return min(DEPTH, max(self.ahead, -(-missing // self.step)))
 

@@ -1,4 +1,4 @@
-"""Bounded attempts at one request to a bucket."""
+"""Retries of one request to a bucket, bounded in time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def attempted(attempt: Callable[[], T], what: str, passing: Callable[[BaseExcept
 
     Args:
         what: verb and address, for messages: "read gs://bucket/x".
-        passing: is another attempt worth it after this error? An error that isn't passing goes through as it is.
+        passing: says if another attempt is worth it after this error. Any other error is raised as it is.
 
     Raises:
         TemporaryError: it still failed at the deadline.
@@ -47,5 +47,5 @@ def attempted(attempt: Callable[[], T], what: str, passing: Callable[[BaseExcept
 
 
 def short(error: object) -> str:
-    """One line of at most 200 characters."""
+    """Return an error's text as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Parquet and CSV files that others wrote, as a stream of batches in bounded memory; one clear line for a bad one."""
+"""Parquet and CSV files that others wrote: read as batches in bounded memory, with one clear line for a bad file."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ BUFFER = 8 << 20  # bytes of a parquet's column fetched together: a row group ma
 
 
 class Table(Protocol):
-    """One file."""
+    """One file of rows."""
 
     names: list[str]
-    """Its fields."""
+    """The names of its fields."""
 
     def batches(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.RecordBatch]:
-        """These fields, some rows at a time. A CSV's have the types given, a parquet's those that it has."""
+        """Yield these fields, some rows at a time. A CSV's have the types given, a parquet's the types in the file."""
 
 
 def open_table(file: BinaryIO, path: str) -> Table:
-    """By its name: .parquet, .csv or .csv.gz. Both this and `batches` belong into `explained`."""
+    """Open a file by the kind that its name says: .parquet, .csv or .csv.gz.
+
+    Call this, and read the batches, inside `explained`.
+    """
     return _Parquet(file) if path.endswith(".parquet") else _Csv(file, path.endswith(".gz"))
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Make Arrow's errors bad input with a name; a disk's or a network's stay what they are."""
+    """Turn Arrow's errors into a PermanentError that names the file; errors of a disk or network stay as they are."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
@@ -57,7 +60,7 @@ class _Parquet:
 
 
 class _Csv:
-    """With a header. What other fields hold doesn't matter."""
+    """A CSV file with a header. Only the fields that are asked for are parsed."""
 
     def __init__(self, file: BinaryIO, compressed: bool) -> None:
         self._file = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file

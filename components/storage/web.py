@@ -1,4 +1,4 @@
-"""Objects behind http(s)://, read-only: what a public mirror serves, by ranges, with bounded attempts."""
+"""Objects behind http(s)://, read-only: files of a public mirror, read by ranges, with bounded retries."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from components.storage.retry import PASSING_STATUS, TIMEOUT, attempted, short
 
 T = TypeVar("T")
 CONNECTIONS = 16  # kept open per process: some readers with their requests ahead
-LONGEST_WAIT = 60  # seconds of a Retry-After that are waited; attempts end after attempts.DEADLINE anyway
+LONGEST_WAIT = 60  # seconds of a Retry-After that are waited; attempts end after retry.DEADLINE anyway
 CHUNK = 1 << 20
 
 
 class Source(Protocol):
-    """What can be read, as a Storage reads it."""
+    """The reading half of a Storage."""
 
     uri: str
 
@@ -36,14 +36,14 @@ class Source(Protocol):
 
 
 def open_source(uri: str) -> Source:
-    """Where to read from: https://…, or whatever open_storage takes."""
+    """Return the source at https://…, or at any address that open_storage takes."""
     if uri.startswith(("https://", "http://")):
         return WebSource(uri)
     return open_storage(uri)
 
 
 class WebSource:
-    """Objects below one address. Errors are a Storage's."""
+    """Objects below one address. It raises the errors that a Storage raises."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
@@ -60,9 +60,9 @@ class WebSource:
             return file.read(-1 if length is None else length)
 
     def open(self, path: str) -> BinaryIO:
-        """Reads ahead where the server knows ranges; else the whole object goes to a temporary file first.
+        """Open a reader that fetches ahead; if the server knows no ranges, fetch all into a temporary file first.
 
-        It sees one version of the object: another ETag or size meanwhile is a TemporaryError.
+        It reads one version of the object: if ETag or size change, it raises TemporaryError.
         """
 
         def look() -> BinaryIO:
@@ -90,7 +90,7 @@ class WebSource:
 
     @contextmanager
     def _got(self, path: str, some: str) -> Iterator[requests.Response]:
-        """An answer whose body is still to be read."""
+        """Yield an answer whose body is still to be read."""
         with self._get(path, some) as answer:
             if answer.status_code >= 400 and answer.status_code != 416:
                 time.sleep(_asked_to_wait(answer))
@@ -119,7 +119,7 @@ class WebSource:
 
 
 def _kept(answer: requests.Response) -> BinaryIO:
-    """The whole body, in a file that is gone when it is closed."""
+    """Return the whole body in a temporary file, which is deleted when it is closed."""
     with ExitStack() as unless_whole:
         file = unless_whole.enter_context(tempfile.TemporaryFile())
         size = 0
@@ -134,7 +134,7 @@ def _kept(answer: requests.Response) -> BinaryIO:
 
 
 def _total(answer: requests.Response) -> int:
-    """Of `Content-Range: bytes 0-0/1234`."""
+    """Return the object's size, as in `Content-Range: bytes 0-0/1234`."""
     total = answer.headers.get("Content-Range", "").rpartition("/")[2]
     if not total.isdecimal():
         raise ConnectionError("the answer to a range has no size")
@@ -142,7 +142,7 @@ def _total(answer: requests.Response) -> int:
 
 
 def _asked_to_wait(answer: requests.Response) -> int:
-    """Seconds of a Retry-After (503 SlowDown, 429); a date, which is rare, counts as none."""
+    """Return the seconds of a Retry-After (503 SlowDown, 429); 0 for a date, which is rare."""
     asked = answer.headers.get("Retry-After", "")
     return min(int(asked), LONGEST_WAIT) if asked.isdecimal() and _passing_status(answer.status_code) else 0
 

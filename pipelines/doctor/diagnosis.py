@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 CHECKS: dict[str, Check] = {
     "Kubernetes": installed.kubernetes,
     "custom resources": ours.custom_resources,
-    "admission policy": ours.admission_policy,
     "operator": ours.operator,
     "its Lease": ours.lease,
     "its settings": ours.settings,

@@ -14,7 +14,6 @@ OLDEST = 33  # Kubernetes 1.33: the oldest that recaption is tested with
 MISSING = {  # what recaption uses, by the minor version from which on it is there by default
     29: "retries per index of a Job (our Jobs are refused)",
     31: "selectable fields of custom resources",
-    33: "the CEL of our admission policy (some mistakes are told by the condition Accepted only)",
 }
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 KINDS_OF_GPU = (  # labels that say which GPU a node has, the most telling first
@@ -39,7 +38,7 @@ def kubernetes(context: Context) -> Finding:
     if minor and int(minor[0]) >= OLDEST:
         return good(version)
     lacks = [what for since, what in MISSING.items() if minor and int(minor[0]) < since]
-    what = f"{version} lacks {', '.join(lacks)}" if lacks else f"{version}: not known which features it has"
+    what = f"{version} lacks {', '.join(lacks)}" if lacks else f"{version}: recaption is not tested with it"
     return broken(what, f"upgrade the cluster to 1.{OLDEST} or later")
 
 

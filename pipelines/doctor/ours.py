@@ -1,4 +1,4 @@
-"""Checks of what is recaption's own in the cluster: its kinds, its policy, its operator."""
+"""Checks of what is recaption's own in the cluster: its kinds and its operator."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from pipelines.doctor.installed import CRDS
 from pipelines.doctor.rights import OPERATOR
 from pipelines.kubernetes.cluster import LEASES, Cluster, Object
 from pipelines.operator.crd.generate import recaption_crd, schedule_crd
-from pipelines.operator.crd.policy import binding, policy
 from pipelines.operator.runtime import lease as leases
 from pipelines.operator.runtime.conditions import condition, parse_time
 from pipelines.operator.runtime.settings import Settings
 
-POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
-BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 CRD = "kubectl apply -k manifests/crd"
 SKEW = 30.0  # seconds that this machine's clock may differ from the cluster's
 
@@ -35,21 +32,6 @@ def custom_resources(context: Context) -> Finding:
         if found["spec"]["versions"] != crd["spec"]["versions"]:
             return broken(f"{name} is another version's, not recaption {version()}'s", CRD)
     return good(f"{' and '.join(wanted)} are those of recaption {version()}")
-
-
-def admission_policy(context: Context) -> Finding:
-    """Check that mistakes that no schema can name are refused."""
-    wanted, name = policy(), policy()["metadata"]["name"]
-    found = context.get(f"{POLICIES}/{name}")
-    if found is None:
-        what = f"there is no ValidatingAdmissionPolicy {name}: some mistakes are told by the condition Accepted only"
-        return broken(what, CRD)
-    if any(found["spec"].get(part) != wanted["spec"][part] for part in ("variables", "validations")):
-        return broken(f"ValidatingAdmissionPolicy {name} is another version's, not recaption {version()}'s", CRD)
-    bound = (context.get(f"{BINDINGS}/{binding()['metadata']['name']}") or {}).get("spec", {})
-    if bound.get("policyName") != name or "Deny" not in bound.get("validationActions", ()):
-        return broken(f"ValidatingAdmissionPolicy {name} is not bound: it refuses nothing", CRD)
-    return good(f"ValidatingAdmissionPolicy {name} is bound, and that of recaption {version()}")
 
 
 def operator(context: Context) -> Finding:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
 from components.base.errors import PermanentError
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Endpoint, Pipelines
 
-pipeline_app = typer.Typer(no_args_is_help=True, help="The same recipe as a Kubeflow pipeline.")
-kfp_app = typer.Typer(no_args_is_help=True, help="What runs in the pipeline's own containers.")
+pipeline_app = typer.Typer(no_args_is_help=True, help="Compile, submit and schedule the recipe as a Kubeflow pipeline.")
+kfp_app = typer.Typer(no_args_is_help=True, help="Entry points of the pipeline's own containers.")
 
 Images = Annotated[
-    str, typer.Option(help="What comes before -operator, -cpu and -gpu in the images' names, registry included.")
+    str, typer.Option(help="Prefix of the images' names, registry included: -operator, -cpu and -gpu follow it.")
 ]
 Tag = Annotated[str | None, typer.Option(help="The images' tag.", show_default="this version")]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
@@ -33,7 +32,8 @@ Ui = Annotated[
     str, typer.Option(envvar="RECAPTION_KFP_UI", help="Address of KFP's UI, for a link to it.", show_default=False)
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the pipeline, as YAML.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the pipeline, such as job_secret."),
 ]
 ExecutorInput = Annotated[str, typer.Argument(metavar="EXECUTOR_INPUT", help="KFP's JSON.")]
 
@@ -85,9 +85,9 @@ def submit(
 
 @pipeline_app.command()
 def schedule(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the schedule: it does each dump at most once.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name; it does each dump at most once.")],
     recipe: RecipePath,
-    cron: Annotated[str, typer.Option(help="When to look for a new dump: 6 fields, seconds first.")],
+    cron: Annotated[str, typer.Option(help="When to look for a new dump: six fields, seconds first.")],
     host: Host,
     token_file: TokenFile = None,
     ca: Ca = None,
@@ -116,7 +116,7 @@ def schedule(
 
 @kfp_app.command()
 def plan(executor_input: ExecutorInput) -> None:
-    """Plan and claim the run of the pipeline's parameters."""
+    """Plan and claim the run of the pipeline's recipe."""
     from pipelines.kubeflow import steps
 
     steps.plan(steps.ExecutorInput.parse(executor_input))
@@ -128,7 +128,7 @@ def report(
     table: Annotated[Path, typer.Option(help="Where KFP wants the result table.")],
     page: Annotated[Path, typer.Option(help="Where KFP wants the report.")],
 ) -> None:
-    """Write the report, and what KFP's UI shows of it."""
+    """Write the report, and the artifacts that KFP's UI shows."""
     from pipelines.kubeflow import steps
 
     steps.report(steps.ExecutorInput.parse(executor_input), table, page)
@@ -136,29 +136,28 @@ def report(
 
 @kfp_app.command()
 def cleanup(executor_input: ExecutorInput) -> None:
-    """End what the run still has in the cluster: the pipeline's exit step."""
+    """Delete the Jobs that the run left in the cluster: the pipeline's exit step."""
     from pipelines.kubeflow import steps
 
     steps.cleanup(steps.ExecutorInput.parse(executor_input))
 
 
-def _parameters(recipe: Path, settings: list[str]) -> dict[str, Any]:
-    """The pipeline's parameters: this recipe, and what is set beside it; all of them known, of their types."""
+def _parameters(recipe: Path, settings: list[str]) -> dict[str, str]:
+    """Return the pipeline's parameters that differ from the defaults: this recipe, and what `--set` gives.
+
+    Raises:
+        PermanentError: the recipe can't be read or is empty, or a setting is no NAME=VALUE of the pipeline's.
+    """
     from pipelines.kubeflow.parameters import RECIPE, parameters
 
-    of_the_recipe = {p.name for p in RECIPE}
-    beside = {p.name: p for p in parameters() if p.name not in of_the_recipe}
-    values: dict[str, Any] = {"recipe": _text(recipe)}
-    if not values["recipe"].strip():
+    values = {RECIPE.name: _text(recipe)}
+    if not values[RECIPE.name].strip():
         raise PermanentError(f"recipe {recipe}: the file is empty")
+    names = [p.name for p in parameters() if p.name != RECIPE.name]
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if name not in beside or not equals:
-            raise PermanentError(f"--set {setting}: expected NAME=VALUE with NAME out of {', '.join(beside)}")
-        kind = type(beside[name].default)
-        value = text if kind is str else yaml.safe_load(text)
-        if not isinstance(value, kind):
-            raise PermanentError(f"--set {setting}: expected a value of type {kind.__name__}")
+        name, equals, value = setting.partition("=")
+        if name not in names or not equals:
+            raise PermanentError(f"--set {setting}: expected NAME=VALUE with NAME out of {', '.join(names)}")
         values[name] = value
     return values
 
@@ -171,7 +170,7 @@ def _text(recipe: Path) -> str:
 
 
 def endpoint(host: str, token_file: Path | None, ca: Path | None, namespace: str | None = None) -> Endpoint:
-    """What the options name. Raises PermanentError."""
+    """Return the endpoint that the options name. Raises PermanentError."""
     from pipelines.kubeflow.client import Endpoint
 
     if not host.startswith(("http://", "https://")):

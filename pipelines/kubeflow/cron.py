@@ -1,4 +1,4 @@
-"""KFP's cron: six fields, seconds first, as robfig/cron reads them."""
+"""The cron expressions of KFP: six fields, seconds first, as robfig/cron reads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PART = re.compile(r"(?:[*?]|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>\d+))
 
 
 def check_cron(text: str) -> str:
-    """The same text.
+    """Check a six-field cron expression and return it unchanged.
 
     Raises:
         PermanentError: it is no cron expression that KFP takes; the message names the field.
@@ -39,6 +39,7 @@ def check_cron(text: str) -> str:
 
 
 def _fits(match: re.Match[str], low: int, high: int, names: tuple[str, ...]) -> bool:
+    """Return whether a part's numbers are in their range and in order."""
     first, last = (_number(match[group], low, names) for group in ("first", "last"))
     given = [value for value in (first, last) if value is not None]
     ordered = first is None or last is None or first <= last
@@ -46,7 +47,7 @@ def _fits(match: re.Match[str], low: int, high: int, names: tuple[str, ...]) -> 
 
 
 def _number(text: str | None, low: int, names: tuple[str, ...]) -> int | None:
-    """A number or a name such as `mon`; -1 for what is neither."""
+    """Return the value of a number or of a name such as `mon`; -1 for what is neither."""
     if text is None:
         return None
     if text.lower() in names:

@@ -1,8 +1,8 @@
-"""The coarse graph: plan, then a node per group of the run, then the report; cleanup at the end of whatever happened.
+"""The pipeline's graph: plan, then a node per group of stages, then the report; cleanup at the end in any case.
 
-The number of nodes is the same for every recipe: a node goes over all mixtures and captioners, and what takes many pods
-is fanned out by the node itself (`recaption launch`). Only the run's address and its claimant travel between nodes.
-KFP's own cache is off everywhere: the records are the cache, and "find the newest dump" must never be skipped.
+The number of nodes is the same for every recipe: a node works for all mixtures and captioners, and a node that needs
+many pods starts them itself (`recaption launch`). Only the run's address and its claimant pass from node to node.
+KFP's own cache is off everywhere: done.json files are the cache, and "find the newest dump" must never be skipped.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pipelines.planning.graph_nodes import FANNED_OUT, GROUPS, STAGE
 
 USER = 65532  # of images/Dockerfile
 SCRATCH = "/scratch"  # HOME and TMPDIR of the images
-EVICTIONS = 5  # of a step's pod, after each of which it is started again. KFP retries no step that fails by itself
-FOREVER = "365d"  # Argo ends a step that was started again at this time after its first start; KFP's default is 1 h
-EXECUTOR_INPUT = "{{$}}"  # parameters, and the places of the outputs, as one JSON
+EVICTIONS = 5  # times that a step is started again after its pod was evicted. KFP retries no step that fails by itself
+FOREVER = "365d"  # after its first start Argo ends a step that was started again; KFP's default is 1 h
+EXECUTOR_INPUT = "{{$}}"  # KFP puts JSON here: the parameters, and the paths of the outputs
 LAUNCHER_GIB = 1.0
-ENDS = ("recipe", "storage", "claim")  # what tells the exit step whose run has ended
+ENDS = ("recipe", "claim")  # parameters from which the exit step knows which run has ended
 
 Component: TypeAlias = Any  # kfp's BaseComponent; kfp has no types
 Task: TypeAlias = Any  # its PipelineTask
 
 
 def pipeline(images: str = NAME, tag: str | None = None) -> Component:
-    """The whole graph, with these images as its defaults."""
+    """Build the pipeline, with these images as the parameters' defaults."""
     inputs = parameters(images, tag)
 
     def graph(*values: Any) -> None:
@@ -51,7 +51,7 @@ def pipeline(images: str = NAME, tag: str | None = None) -> Component:
 
 
 def _line(run: Any, claimant: Any, given: dict[str, Any]) -> None:
-    """One node after the other: each keeps its record in the run's one status.json."""
+    """Chain the nodes one after the other: each keeps its record in the run's one status.json."""
     before: Task | None = None
     for name, task, image, memory_gib in _nodes({"run": run, "claimant": claimant}, given):
         _harden(task, name, image, given["job_secret"], memory_gib)
@@ -61,7 +61,7 @@ def _line(run: Any, claimant: Any, given: dict[str, Any]) -> None:
 
 
 def _nodes(planned: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str, Task, Any, float]]:
-    """Name, task, image and memory of each node, in order."""
+    """Yield the name, task, image and memory of each node, in order."""
     for name in GROUPS:
         stage = stages()[STAGE.get(name, name)]
         image = given["gpu_image" if stage.needs.gpu else "cpu_image"]
@@ -75,8 +75,10 @@ def _nodes(planned: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str
 
 
 def _plan(inputs: Sequence[Parameter]) -> Component:
+    """Return the component that plans and claims a run."""
+
     def plan(*_: Any) -> dsl.ContainerSpec:
-        """Compose and check the recipe, plan the run and claim it; with a schedule, of the newest dump."""
+        """Check the recipe, plan the run and claim it; with a schedule, a run of the newest dump."""
         return dsl.ContainerSpec(image=NAME, command=["recaption", "kfp", "plan"], args=[EXECUTOR_INPUT])
 
     texts = [(name, dsl.OutputPath(str)) for name in ("run", "claimant", "reason")]
@@ -85,14 +87,18 @@ def _plan(inputs: Sequence[Parameter]) -> Component:
 
 
 def _cleanup() -> Component:
+    """Return the component of the exit step."""
+
     def cleanup(*_: Any) -> dsl.ContainerSpec:
-        """End whatever the run still has in the cluster; give the claim of a run that failed up."""
+        """Delete the run's Jobs; release the claim of a run that failed."""
         return dsl.ContainerSpec(image=NAME, command=["recaption", "kfp", "cleanup"], args=[EXECUTOR_INPUT])
 
     return _component(cleanup, [(name, str) for name in (*ENDS, "kfp_run")])
 
 
 def _launch(group: str) -> Component:
+    """Return the component that launches a group's Jobs."""
+
     def launch(run: str, claimant: str, image: str, account: str, secret: str) -> dsl.ContainerSpec:
         options = ["--claimant", claimant, "--image", image, "--service-account", account, "--secret", secret]
         return dsl.ContainerSpec(image=NAME, command=["recaption", "launch", group], args=[*options, run])
@@ -101,6 +107,8 @@ def _launch(group: str) -> Component:
 
 
 def _step(name: str) -> Component:
+    """Return the component that does a stage's work itself."""
+
     def step(run: str, claimant: str) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(image=NAME, command=["recaption", "stage", name], args=["--claimant", claimant, run])
 
@@ -108,8 +116,10 @@ def _step(name: str) -> Component:
 
 
 def _report() -> Component:
+    """Return the component that writes the report and its artifacts."""
+
     def report(run: str, claimant: str, table: Any, page: Any, metrics: Any) -> dsl.ContainerSpec:
-        """Write the report; the result table, the page and the numbers as artifacts."""
+        """Write the report, and its table, page and numbers as artifacts."""
         files = ["--table", table.path, "--page", page.path]
         return dsl.ContainerSpec(image=NAME, command=["recaption", "kfp", "report"], args=[*files, EXECUTOR_INPUT])
 
@@ -122,7 +132,7 @@ def _report() -> Component:
 
 
 def _harden(task: Task, name: str, image: Any, secret: Any, memory_gib: float) -> None:
-    """What every node has: image, resources, no root, no cache, the storage's keys, scratch, retries with an end."""
+    """Give a node what all nodes have: image, resources, no root, no cache, storage keys, scratch, bounded retries."""
     memory = f"{round(memory_gib * 1024)}Mi"
     task.set_display_name(name).set_caching_options(False).set_container_image(image)
     task.set_cpu_request("500m").set_cpu_limit("4").set_memory_request(memory).set_memory_limit(memory)
@@ -133,17 +143,19 @@ def _harden(task: Task, name: str, image: Any, secret: Any, memory_gib: float) -
 
 
 def _component(function: Callable[..., dsl.ContainerSpec], inputs: list[tuple[Any, ...]], name: str = "") -> Component:
+    """Make a component of a function, with inputs of these names and types."""
     _sign(function, inputs)
     function.__name__ = name or function.__name__
     return dsl.container_component(function)
 
 
 def _input(parameter: Parameter, *default: Any) -> tuple[Any, ...]:
-    return (parameter.name, type(parameter.default), *default)
+    """Return a parameter as an input: name, type and, if given, default."""
+    return (parameter.name, str, *default)
 
 
 def _sign(function: Callable[..., object], inputs: list[tuple[Any, ...]]) -> None:
-    """Give a function the signature from which kfp reads a component's inputs: (name, type[, default]) each."""
+    """Give a function the signature that kfp reads a component's inputs from: (name, type[, default]) each."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     listed = [inspect.Parameter(n, kind, annotation=t, **({"default": d[0]} if d else {})) for n, t, *d in inputs]
     function.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]

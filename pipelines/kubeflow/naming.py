@@ -1,4 +1,4 @@
-"""How the pipeline and its versions are called in KFP; apart from the compiler, which takes 25 MB."""
+"""Names of the pipeline and its versions in KFP, without importing the compiler, which takes 25 MB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ABOUT = "Captions, scores and mixes a pool of image-text pairs, trains CLIP on e
 
 
 def version_name(package: str) -> str:
-    """A package's name in KFP: the same content is the same version. Fit to name a Kubernetes object."""
+    """Return the version name of a package: the same content has the same name. It may name a Kubernetes object."""
     content = list(yaml.safe_load_all(package))
     content[0].pop("sdkVersion", None)
     digest = hashlib.sha256(yaml.safe_dump_all(content).encode()).hexdigest()[:12]

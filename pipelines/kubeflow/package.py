@@ -1,4 +1,4 @@
-"""The compiled package: what KFP takes, the same bytes for the same code and images."""
+"""The compiled package that KFP takes: the same bytes for the same code and images."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipelines.kubeflow.naming import NAME, version_name
 
 
 def compile_package(images: str = NAME, tag: str | None = None) -> str:
-    """The pipeline as KFP's YAML: its specification, and what of it is Kubernetes'.
+    """Compile the pipeline to KFP's YAML: the specification of the pipeline and that of its platform, Kubernetes.
 
     Args:
-        images: What comes before -operator, -cpu and -gpu in the images' names.
+        images: Prefix of the images' names, before -operator, -cpu and -gpu.
         tag: Their tag; None is this version.
     """
     return _compiled(images, tag)
 
 
 def compile_manifests(images: str = NAME, tag: str | None = None, namespace: str | None = None) -> str:
-    """The same as Kubernetes objects, for a KFP whose API server keeps pipelines in Kubernetes: `kubectl apply -f`."""
+    """Compile the pipeline to Kubernetes objects, for a KFP that keeps its pipelines in Kubernetes."""
     options = compiler.compiler_utils.KubernetesManifestOptions(
         pipeline_name=NAME,
         pipeline_version_name=version_name(compile_package(images, tag)),

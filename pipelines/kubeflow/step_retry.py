@@ -1,8 +1,8 @@
-"""A step of the KFP run: it retries its own bad luck, holds the run's claim, and puts away what it left if it fails.
+"""A step of the KFP run: it tries again after bad luck, holds the run's claim, and cleans up after itself if it fails.
 
 KFP retries no step that fails (its Argo settings retry errors of a pod only, such as an eviction) and forgets exit
-codes, so a step does so itself. A run that KFP is told to retry doesn't plan anew and has no exit step any more: each
-step therefore takes the claim again, and one that fails for good does what the exit step would do.
+codes, so a step retries by itself. A run that is retried in KFP repeats neither its plan step nor its exit step:
+therefore each step takes the claim again, and a step that fails for good does what the exit step would do.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 PAUSES = (10.0, 30.0, 60.0, 120.0, 240.0)
-"""Seconds before each further attempt. A request to a storage that is away has itself tried for two minutes."""
+"""Seconds before each further attempt. One request to a storage that is down already tries for two minutes."""
 
 
 def attempted(what: str, work: Callable[[], T]) -> T:
-    """Call `work` until it succeeds, makes a mistake known, or has had bad luck once more than there are pauses."""
+    """Call `work` until it succeeds or raises anything but TemporaryError; after the last pause, raise that, too."""
     for number, pause in enumerate(PAUSES, start=2):
         try:
             return work()
@@ -39,10 +39,10 @@ def execute(what: str, uri: str, claimant: str | None, work: Callable[[Run], Non
     """Do a step's work on the run at this address.
 
     Args:
-        claimant: whose the run must be, a KFP run's id; None outside of KFP, where nobody claims, retries or cleans up.
+        claimant: id of the KFP run that must hold the claim; None outside of KFP: no claim, retry or cleanup.
 
     Raises:
-        PermanentError: also where another KFP run executes the run by now.
+        PermanentError: also if another KFP run executes the run by now.
         TemporaryError: bad luck in every attempt.
     """
     if claimant is None:
@@ -52,12 +52,12 @@ def execute(what: str, uri: str, claimant: str | None, work: Callable[[Run], Non
     try:
         attempted(what, lambda: work(load_run(uri)))
     except Exception:  # not a signal: an evicted step is started again and goes on with its Jobs
-        put_away(run, claimant)
+        clean_up(run, claimant)
         raise
 
 
 def _held(uri: str, claimant: str) -> Run:
-    """Return the run, claimed: it still is, unless KFP was told to retry a run that had failed."""
+    """Load the run and claim it again: the claim was released if the run failed and is being retried in KFP."""
     run = load_run(uri)
     holder = run.claim(claimant)
     if holder != claimant:
@@ -67,22 +67,22 @@ def _held(uri: str, claimant: str) -> Run:
     return run
 
 
-def put_away(run: Run, claimant: str) -> bool:
-    """End what the run has in the cluster, then give its claim up unless it is finished.
+def clean_up(run: Run, claimant: str) -> bool:
+    """Delete the run's Jobs in the cluster, then release its claim unless the run is finished.
 
     Returns:
-        False where something may be left: the claim stays then, so that whoever comes next ends it first.
+        False if Jobs may be left: the claim stays then, so that the next attempt deletes them first.
     """
     command = [sys.executable, "-m", "pipelines.cli", "cleanup", f"{run.storage.uri}/{run.folder}"]
     try:
         if code := subprocess.run(command, check=False).returncode:
-            log.error("cleanup of run %s: exit %d, see above; Jobs of it may be left", run.name, code)
+            log.error("cleanup of run %s: exit %d, see above; some of its Jobs may be left", run.name, code)
             return False
         if run.is_finished:
-            log.info("run %s is finished, by %s", run.name, claimant)
+            log.info("run %s is finished; it stays claimed by %s", run.name, claimant)
         else:
             run.storage.delete(f"{run.folder}/claim.json")
-            log.info("run %s did not finish; its claim is released, another KFP run may take over", run.name)
+            log.info("run %s did not finish; claim released, another KFP run may take over", run.name)
     except RecaptionError as error:
         log.error("cleanup of run %s: %s", run.name, error)
         return False

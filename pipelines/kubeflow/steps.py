@@ -1,6 +1,6 @@
-"""What runs in the containers of the nodes that KFP itself must understand: plan, report and cleanup.
+"""The entry points of the nodes whose inputs and outputs KFP reads: plan, report and cleanup.
 
-Their argument is KFP's executor input: the parameters' values, and the files in which it looks for outputs.
+Their argument is KFP's executor input: the parameters' values, and the paths of the files to write outputs to.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from components.storage.interface import Storage
 from components.storage.opening import open_storage
 from pipelines.execution.run_status import begin, timed
 from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of, refuse_networks, source_of
-from pipelines.kubeflow.step_retry import attempted, execute, put_away
+from pipelines.kubeflow.step_retry import attempted, clean_up, execute
 from pipelines.planning.plan import plan_run
 
 log = logging.getLogger(__name__)
@@ -44,22 +44,23 @@ class ExecutorInput:
 
     @classmethod
     def parse(cls, text: str) -> ExecutorInput:
+        """Parse KFP's JSON."""
         whole = json.loads(text)
         return cls(whole.get("inputs", {}).get("parameterValues", {}), whole.get("outputs", {}))
 
     def write(self, name: str, value: str | bool) -> None:
-        """Set an output parameter."""
+        """Write an output parameter."""
         _write(self.outputs["parameters"][name]["outputFile"], value if isinstance(value, str) else json.dumps(value))
 
     def write_metadata(self, name: str, metadata: Mapping[str, float]) -> None:
-        """Set an artifact's metadata, where the UI finds the numbers of Metrics."""
+        """Write an artifact's metadata, from which KFP's UI shows the numbers of Metrics."""
         artifact = self.outputs["artifacts"][name]["artifacts"][0]
         entry = {"name": artifact.get("name", ""), "uri": artifact["uri"], "metadata": dict(metadata)}
         _write(self.outputs["outputFile"], json.dumps({"artifacts": {name: {"artifacts": [entry]}}}))
 
 
 def plan(given: ExecutorInput) -> None:
-    """Plan and claim a run. What stands in the way of a second execution is a reason, not a failure."""
+    """Plan and claim a run. A run that another KFP run has claimed is no failure: the output `reason` says so."""
     by = _claimant(given.values)
     try:
         attempted("plan", lambda: _plan(given, by))
@@ -69,14 +70,15 @@ def plan(given: ExecutorInput) -> None:
 
 
 def _keep(values: Mapping[str, Any], by: str, error: Exception) -> None:
-    """Keep why there is no run where the operator looks; where the storage is what failed, KFP's log has it only."""
+    """Record why there is no run where the operator reads it; if the storage failed, only KFP's log has the reason."""
     try:
         keep_failure(_storage(values), by, failure_of(error))
     except RecaptionError as other:
-        log.info("what is wrong is not kept in the storage: %s", other)
+        log.info("the reason could not be recorded in the storage: %s", other)
 
 
 def _plan(given: ExecutorInput, by: str) -> None:
+    """Plan and claim a run, and write the outputs."""
     if given.values["schedule"]:
         run, reason = _plan_dump(given.values, by)
     else:
@@ -96,17 +98,20 @@ def _plan(given: ExecutorInput, by: str) -> None:
 
 
 def check_schedule(values: Mapping[str, Any]) -> None:
-    """Raises PermanentError where no dump could be planned: as the plan step would, but before there is a schedule."""
+    """Check a schedule's parameters before it is created. Raises PermanentError like its plan steps would."""
     _named(values, "schedule")
     recipe_of(values, SOME_DUMP)
     _storage(values)
 
 
 def _plan_dump(values: Mapping[str, Any], by: str) -> tuple[Run | None, str]:
-    """The run of the newest dump that this schedule has not done and whose pool has begun; or why there is none.
+    """Plan the newest dump that this schedule has not done and whose pool has begun.
 
-    The dump is claimed when its run is planned: whoever crashes before did nothing, whoever crashes later is given
-    its own dump again.
+    The dump is claimed after its run was planned: a KFP run that crashes before has done nothing, one that crashes
+    later is given the same dump again.
+
+    Returns:
+        the run, or None and the reason why there is none.
     """
     check_schedule(values)
     schedule, storage = str(values["schedule"]), _storage(values)
@@ -126,37 +131,39 @@ def _plan_dump(values: Mapping[str, Any], by: str) -> tuple[Run | None, str]:
 
 
 def _planned(recipe: Recipe, by: str) -> Run:
-    if os.environ.get("RECAPTION_LAUNCHER") != "local":  # else the launchers do the work, and ask no cluster
+    """Plan a run, or return the one that this claimant planned before, and save it."""
+    if os.environ.get("RECAPTION_LAUNCHER") != "local":  # else the launchers do the work on this machine
         refuse_networks(recipe)
-    run = _before(recipe, by) or plan_run(recipe)
+    run = _planned_latest(recipe, by) or plan_run(recipe)
     run.save()
     return run
 
 
-def _before(recipe: Recipe, by: str) -> Run | None:
-    """The run that this claimant planned of `latest`: of the dump that was the newest then."""
+def _planned_latest(recipe: Recipe, by: str) -> Run | None:
+    """Return the run that this claimant planned of `latest`, of the dump that was the newest then; None without one."""
     crawl, storage = recipe.spec.pool.common_crawl, open_storage(recipe.spec.storage)
     name = planned_by(storage, by) if crawl and crawl.dump == LATEST else None
     if name is None:
         return None
     run = load_run(f"{storage.uri}/runs/{name}")
-    return replace(run, recipe=recipe) if _asked(run.recipe) == _asked(recipe) else None
+    return replace(run, recipe=recipe) if _results_of(run.recipe) == _results_of(recipe) else None
 
 
-def _asked(recipe: Recipe) -> Mapping[str, Any]:
-    """All but how it is computed."""
+def _results_of(recipe: Recipe) -> Mapping[str, Any]:
+    """Return the fields that determine the results."""
     spec = recipe.spec.model_dump(mode="json", exclude={"compute", "suspend"})
     return {"name": recipe.name, **spec}
 
 
 def report(given: ExecutorInput, table: Path, page: Path) -> None:
-    """Write the report; its table, page and numbers where KFP's UI shows them. Then nothing of the run is left."""
+    """Write the report, and its table, page and numbers for KFP's UI; then clean up after the run."""
     by = str(given.values["claimant"])
     execute("report", given.values["run"], by, lambda run: _report(run, given, table, page))
-    put_away(load_run(given.values["run"]), by)
+    clean_up(load_run(given.values["run"]), by)
 
 
 def _report(run: Run, given: ExecutorInput, table: Path, page: Path) -> None:
+    """Write the report and its artifacts."""
     timed(run, "report", lambda: step("report").run(run))
     rows = result_table(run)
     _write(table, markdown(rows))
@@ -165,14 +172,14 @@ def _report(run: Run, given: ExecutorInput, table: Path, page: Path) -> None:
 
 
 def markdown(rows: list[dict[str, object]]) -> str:
-    """The result table as Markdown; empty cells where there is no number."""
+    """Format the result table as Markdown, with empty cells where there is no number."""
     titles = list(rows[0])
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *([_cell(row[t]) for t in titles] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def metrics(rows: list[dict[str, object]]) -> dict[str, float]:
-    """`<mixture> <title>` → number, as one flat list."""
+    """Return all numbers of the result table by `<mixture> <title>`."""
     return {
         f"{row['mixture']} {title}": float(value)
         for row in rows
@@ -182,61 +189,60 @@ def metrics(rows: list[dict[str, object]]) -> dict[str, float]:
 
 
 def cleanup(given: ExecutorInput) -> None:
-    """End what the claimant's run still has in the cluster; then give its claim up, unless it is finished.
+    """Delete the Jobs of the claimant's run; then release its claim, unless the run is finished.
 
     Raises:
-        TemporaryError: something of it may be left; the claim stays, so that the next attempt ends it.
+        TemporaryError: some Jobs may be left; the claim stays, so that the next attempt deletes them.
     """
     attempted("cleanup", lambda: _cleanup(given.values))
 
 
 def _cleanup(values: Mapping[str, Any]) -> None:
+    """Clean up after the claimant's run, if it has one."""
     found = _own_run(values)
-    if found and not put_away(*found):
-        raise TemporaryError(f"cleanup of run {found[0].name} failed, see above; Jobs of it may be left")
+    if found and not clean_up(*found):
+        raise TemporaryError(f"cleanup of run {found[0].name} failed, see above; some Jobs may be left")
 
 
 def _own_run(values: Mapping[str, Any]) -> tuple[Run, str] | None:
-    """The run that this claimant planned, unless another holds it by now; None where it never got so far."""
+    """Return the run that this claimant planned and the claimant; None if it planned none or another one holds it."""
     by = _claimant(values)
     try:
         storage = _storage(values)
     except PermanentError as error:
-        log.info("there was no run: %s", " ".join(str(error).split()))
+        log.info("no run was planned: %s", " ".join(str(error).split()))
         return None
     name = planned_by(storage, by)
     if name is None:
-        log.info("%s planned no run", by)
+        log.info("no run was planned by %s", by)
         return None
     run = load_run(f"{storage.uri}/runs/{name}")
-    holder = run.claim(by)  # the step that failed gave it up: held again, so that nobody else starts meanwhile
+    holder = run.claim(by)  # a step that failed released it: claimed again, so that nobody else starts meanwhile
     if holder != by:
-        log.info("run %s is claimed by %s: nothing to end", name, holder)
+        log.info("run %s is claimed by %s: nothing to clean up", name, holder)
         return None
     return run, by
 
 
 def _storage(values: Mapping[str, Any]) -> Storage:
-    """Where the run goes, of whatever dump it is."""
-    if not values["recipe"]:
-        uri = values["storage"]
-    elif DUMP in values["recipe"]:
-        uri = recipe_of(values, SOME_DUMP).spec.storage
-    else:
-        uri = recipe_of(values).spec.storage
-    if not uri:
-        raise PermanentError("parameter storage: found nothing; expected a folder, gs://… or s3://bucket/prefix")
-    if DUMP in uri or SOME_DUMP in uri:
+    """Open the storage that the recipe names, which is the same for every dump.
+
+    Raises:
+        PermanentError: the recipe isn't valid, or {dump} stands in its storage.
+    """
+    uri = recipe_of(values, SOME_DUMP if DUMP in values["recipe"] else None).spec.storage
+    if SOME_DUMP in uri:
         raise PermanentError(f"spec.storage: found {DUMP} in it; a schedule's runs share one storage")
     return open_storage(uri)
 
 
 def _claimant(values: Mapping[str, Any]) -> str:
+    """Return who claims the run: the parameter `claim`, else this KFP run."""
     return _named(values, "claim" if values["claim"] else "kfp_run")
 
 
 def _named(values: Mapping[str, Any], parameter: str) -> str:
-    """A parameter that becomes a file's name."""
+    """Return a parameter that becomes a file's name. Raises PermanentError if it can't be one."""
     name = str(values[parameter])
     if not NAME.fullmatch(name):
         raise PermanentError(f"parameter {parameter}: found {name}; expected letters, digits, dots and dashes")
@@ -244,12 +250,13 @@ def _named(values: Mapping[str, Any], parameter: str) -> str:
 
 
 def _cell(value: object) -> str:
+    """Format a cell of the result table."""
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _write(path: str | Path, text: str) -> None:
-    """KFP's files may lie in folders that are not there yet."""
+    """Write a file, and create its folder if it is missing."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@
   to 0) and then deletes its Jobs; a launcher that is only evicted lets them go on, the next one adopts them;
 - a step fails, or all succeed: the exit step runs `cleanup`, which deletes by label;
 - the Workflow is deleted: it owns the Jobs, the garbage collector takes them;
-- a launcher that is killed without a word, in a run that is terminated: the operator calls `sweep`; where there is no
+- a launcher that is killed without a word, in a run that is terminated: the operator calls `cleanup`; where there is no
   operator the workers stop by themselves once the launcher's heartbeat in status.json is stale (see `worker`), and
   activeDeadlineSeconds is the last bound.
 """
@@ -13,44 +13,17 @@ from __future__ import annotations
 
 import logging
 
-from pipelines.kubernetes.cluster import JOBS, TRAIN_JOBS, WORKFLOWS, Cluster, Object
-from pipelines.kubernetes.diagnosis import workflow_ended
-from pipelines.kubernetes.jobs import OURS, RUN, run_label
+from pipelines.kubernetes.cluster import JOBS, TRAIN_JOBS, Cluster, Object
+from pipelines.kubernetes.jobs import RUN, run_label
 
 log = logging.getLogger(__name__)
 
 
 def cleanup(cluster: Cluster, run: str) -> list[str]:
     """Delete every Job and TrainJob of a run, whoever started them; return what was deleted, `kind/name`."""
-    return [_delete(cluster, kind, thing) for kind in (JOBS, TRAIN_JOBS) for thing in _of(cluster, kind, run)]
-
-
-def sweep(cluster: Cluster, run: str | None = None) -> list[str]:
-    """Delete what belongs to Workflows that are gone, finished or being ended; what nobody owns stays.
-
-    Args:
-        run: URI of a run; None looks at all runs of the namespace.
-    """
-    ended: dict[str, bool] = {}
-    deleted = []
-    for kind in (JOBS, TRAIN_JOBS):
-        for thing in _of(cluster, kind, run):
-            for owner in thing["metadata"].get("ownerReferences", []):
-                if owner["kind"] != "Workflow":
-                    continue
-                uid = owner["uid"]
-                if uid not in ended:
-                    ended[uid] = workflow_ended(cluster.get(WORKFLOWS, owner["name"]), uid)
-                if ended[uid]:
-                    deleted.append(_delete(cluster, kind, thing))
-                    break
-    return deleted
-
-
-def _of(cluster: Cluster, kind: str, run: str | None) -> list[Object]:
-    labels = f"{RUN}={run_label(run)}" if run else ",".join(f"{k}={v}" for k, v in OURS.items()) + f",{RUN}"
-    found, _ = cluster.find(kind, labels)
-    return found
+    labels = f"{RUN}={run_label(run)}"
+    found = [(kind, thing) for kind in (JOBS, TRAIN_JOBS) for thing in cluster.find(kind, labels)[0]]
+    return [_delete(cluster, kind, thing) for kind, thing in found]
 
 
 def _delete(cluster: Cluster, kind: str, thing: Object) -> str:

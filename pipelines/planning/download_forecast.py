@@ -41,7 +41,7 @@ class Upcoming:
 
 
 def upcoming(run: Run) -> Upcoming:
-    """As far as the storage, the recipe and the footers of tables tell."""
+    """Tell what the storage, the recipe and the footers of tables say of the pool to come."""
     assert run.ingest is not None  # else the pool was there
     work = (
         Extraction.from_json(run.ingest.plan)
@@ -68,7 +68,7 @@ def upcoming(run: Run) -> Upcoming:
 
 
 def _found(run: Run) -> dict[str, Any]:
-    """candidates.json; empty where the extraction isn't finished."""
+    """Read candidates.json; empty where the extraction isn't finished."""
     assert run.ingest is not None
     path = f"{run.ingest.candidates}/candidates.json"
     return read_json(run.storage, path, lambda value: {**value}) if run.storage.size(path) is not None else {}
@@ -82,7 +82,7 @@ def _source(run: Run, work: Extraction) -> str:
 
 
 def _rows(work: Extraction) -> tuple[float | None, bool, str]:
-    """Candidates before duplicates are gone, whether they were counted, and how."""
+    """Return the candidates before duplicates are gone, whether they were counted, and how."""
     if work.kind != "table":
         return float(len(work.files) * ROWS_OF_FILE), False, f"an estimate: {ROWS_OF_FILE:,} a file, as in 2023"
     if not all(path.endswith(".parquet") for path in work.files):
@@ -120,7 +120,7 @@ def _retries(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _failed(first: Round, retry: Retry, number: int) -> str:
-    """How many images the first re-drive is for, once that is known."""
+    """Return how many images the first re-drive is for, once that is known."""
     path = f"{first.extraction}/candidates.json"
     if number != 1 or first.storage.size(path) is None or first.missing():
         return ""
@@ -130,7 +130,7 @@ def _failed(first: Round, retry: Retry, number: int) -> str:
 
 
 def _so_far(found: Round) -> tuple[int, int]:
-    """(finished shards, bytes of their tars)."""
+    """Return (finished shards, bytes of their tars)."""
     entries = list(found.storage.list(f"{found.folder}/"))
     done = sum(entry.path.endswith(".done.json") for entry in entries)
     return done, sum(entry.size for entry in entries if entry.path.endswith(".tar"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,12 +11,11 @@ import pyarrow.compute as pc
 from rich.console import Console, Group
 from rich.table import Table
 
-from components.engine.registry import stages
+from components.engine.registry import column_stage, stages
 from components.engine.stage import Batch, ColumnStage
 from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
-from components.recipe import recipe as schema
 from components.recipe.training import Train
 from components.selection.demand import expected_share, foresee_demand
 from components.selection.rule_inputs import coverage
@@ -26,12 +23,10 @@ from components.stages.index.stage import IndexStage
 from components.stages.report.table import result_table
 from components.stages.train.scales import scale_of
 from pipelines.planning.download_forecast import upcoming
-from pipelines.planning.rates import A100
+from pipelines.planning.graph_nodes import place_of
+from pipelines.planning.rates import A100, stated
 from pipelines.planning.without_gpus import without_gpus
 
-WIDTHS = {"ViT-B-32": 512, "ViT-B-16": 512, "ViT-L-14": 768}  # float16 numbers of an embedding
-# Per sample; an embedding has its numbers beside them.
-BYTES = {"index": 110, "embed": 32, "score": 26, "caption": 70, "import": 30, "filter": 20, "screen": 26, "faces": 30}
 PROBE = 2  # shards whose headers are read when the pool was never indexed
 COUNTED = 2_000  # shards of a pool whose demand a plan counts exactly: some minutes for 20 million samples
 
@@ -73,7 +68,7 @@ def show_plan(run: Run, console: Console) -> None:
     if run.spec.train:
         for mixture in run.trained:
             console.print(f"train {mixture.name}: {_training(run.spec.train)}", highlight=False)
-    console.print("Rates: CLIP ViT-L/14 490 and BLIP-2 OPT-2.7B 75 samples/s on an A100 (the paper, Appendix B).")
+    console.print(f"Rates: {stated(A100)} samples/s on an A100 (the paper, Appendix B).", highlight=False)
     for text in without_gpus(run, {line.key: line.todo for line in lines}):
         console.print(text, highlight=False)
 
@@ -137,39 +132,38 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _foreseen(run: Run, samples: float) -> Iterator[Line]:
-    """The columns of a pool of so many samples of which nothing is there."""
+    """Yield the columns of a pool of so many samples of which nothing is there."""
     for node in run.nodes.values():
-        asked = samples * (1.0 if node.part == ALL else expected_share(run.spec, node.key.partition(":")[2]))
-        yield Line(node.key, asked, asked, False, 0, asked * _bytes_of(run, node), A100.hours(run.spec, node, asked))
+        asked = samples * (1.0 if node.part == ALL else expected_share(run.spec, node.name))
+        yield Line(node.key, asked, asked, False, 0, asked * _bytes_of(node), A100.hours(node, asked))
 
 
 def plan_lines(run: Run) -> list[Line]:
-    """What each column of the run asks for and still lacks."""
+    """Return what each column of the run asks for and still lacks."""
     columns, size = run.open_columns(), pool_size(run)
     columns.read_records(run.index, run.pool.shards)  # which say what the parts of a shard are called
     lines: dict[str, Line] = {}
     for node in run.nodes.values():
-        kind, name = node.spec.stage, node.key.partition(":")[2]
         exact = size.exact
         if node.part == ALL:
-            asked = size.rows if kind == "index" else size.usable
+            asked = size.rows if node.spec == run.index else size.usable
             todo = _missing(run, columns, node, asked, size)
-        elif kind == "caption":
+        elif node.demand:
             exact = size.exact and _demand_is_known(run, columns)
             asked, todo = _demanded(run, columns, node) if exact else _expected(run, columns, node, size)
-        else:  # the score of a captioner: whatever has a caption by then
-            caption = lines[f"caption:{name}"]
+        else:  # computed from a column on demand: for whatever has a value by then
+            caption = lines[run.find("text", node.name).key]
             asked, exact = caption.asked, caption.exact
             captioned, scored = (_covered(run, columns, spec) for spec in (node.spec.inputs["text"], node.spec))
             todo = max(0.0, captioned + caption.todo - scored)
         done = len(run.pool.shards) - len(run.lacking(columns, node))
-        written = todo * _bytes_of(run, node)
-        lines[node.key] = Line(node.key, asked, todo, exact, done, written, A100.hours(run.spec, node, todo))
+        written = todo * _bytes_of(node)
+        lines[node.key] = Line(node.key, asked, todo, exact, done, written, A100.hours(node, todo))
     return list(lines.values())
 
 
 def pool_size(run: Run) -> Size:
-    """Exact where the pool is indexed, else scaled up by bytes from the headers of two shards."""
+    """Count the samples where the pool is indexed, else scale up by bytes from the headers of two shards."""
     columns = run.open_columns()
     if all(columns.parts(run.index, shard) for shard in run.pool.shards):
         rows = sum(columns.rows(run.index, shard) for shard in run.pool.shards)
@@ -184,26 +178,25 @@ def pool_size(run: Run) -> Size:
 
 
 def _missing(run: Run, columns: Columns, node: Node, asked: float, size: Size) -> float:
-    """Samples of a whole column that no part covers, in the shards that lack this run's part."""
+    """Return how many samples of a whole column no part covers, in the shards that lack this run's part."""
     todo = run.lacking(columns, node)
     covered = sum(columns.rows(node.spec, shard) for shard in todo)
     counted = size.exact and all(columns.parts(run.index, shard) for shard in todo)
-    if not counted or node.spec.stage == "index" or len(todo) == len(run.pool.shards):
+    if not counted or node.spec == run.index or len(todo) == len(run.pool.shards):
         share = sum(shard.size for shard in todo) / max(1, sum(shard.size for shard in run.pool.shards))
         return max(0.0, asked * share - covered)
     return float(sum(_usable(run, columns, shard) for shard in todo) - covered)
 
 
 def _demand_is_known(run: Run, columns: Columns) -> bool:
-    """Whether everything that decides a demand is there, and the pool small enough to look at all of it."""
-    captioners = {f"{stage}:{c.name}" for c in run.spec.captioners for stage in ("caption", "score")}
-    known = [node for node in run.nodes.values() if node.key not in captioners]
+    """Return whether everything that decides a demand is there and the pool is small enough to look at all of it."""
+    known = [node for node in run.nodes.values() if node.name not in run.spec.on_demand]
     return len(run.pool.shards) <= COUNTED and not any(run.lacking(columns, node) for node in known)
 
 
 def _demanded(run: Run, columns: Columns, node: Node) -> tuple[float, float]:
-    """(samples a captioner is asked for, those without a caption), counted."""
-    demand = foresee_demand(run, node.key.partition(":")[2])
+    """Count (samples that a captioner is asked for, those without a caption)."""
+    demand = foresee_demand(run, node.name)
 
     def count(shard: Shard) -> tuple[int, int]:
         index = columns.read(run.index, shard)
@@ -219,7 +212,7 @@ def _demanded(run: Run, columns: Columns, node: Node) -> tuple[float, float]:
 
 
 def _expected(run: Run, columns: Columns, node: Node, size: Size) -> tuple[float, float]:
-    asked = size.usable * expected_share(run.spec, node.key.partition(":")[2])
+    asked = size.usable * expected_share(run.spec, node.name)
     return asked, _missing(run, columns, node, asked, Size(size.rows, size.usable, False))
 
 
@@ -232,17 +225,9 @@ def _usable(run: Run, columns: Columns, shard: Shard) -> int:
     return int(index.column("error").null_count)
 
 
-def _bytes_of(run: Run, node: Node) -> int:
-    """What a sample's value takes."""
-    return BYTES[node.spec.stage] + (_width(run.spec.scorer) * 2 if node.spec.stage == "embed" else 0)
-
-
-def _width(scorer: schema.Scorer) -> int:
-    """Numbers of an embedding."""
-    config = Path(scorer.model.removeprefix("local-dir:")).expanduser() / "open_clip_config.json"
-    if scorer.model.startswith("local-dir:") and config.is_file():
-        return int(json.loads(config.read_text())["model_cfg"]["embed_dim"])
-    return WIDTHS.get(scorer.model, 512)
+def _bytes_of(node: Node) -> int:
+    """Return the bytes of a sample's value."""
+    return column_stage(node.spec.stage).bytes_per_sample(node.spec)
 
 
 def _about(count: float, exact: bool) -> str:
@@ -268,7 +253,7 @@ def _training(train: Train) -> str:
 
 
 def stage_table() -> Table:
-    """The declared stages; README's table says the same."""
+    """Return the declared stages as a table; README's table says the same."""
     table = Table("stage", "what it does", "reads", "writes", "needs", box=None, pad_edge=False)
     for row in stage_rows():
         table.add_row(*row)
@@ -277,9 +262,7 @@ def stage_table() -> Table:
 
 def stage_rows() -> list[tuple[str, str, str, str, str]]:
     """Name, summary, reads, writes, needs of every stage, in pipeline order as far as it is fixed."""
-    columns = ["index", "import", "filter", "faces", "embed", "score", "screen", "caption"]
-    order = ["extract", "download", *columns, "mix", "analyze", "reshard", "train", "evaluate", "report"]
-    found = sorted(stages().values(), key=lambda s: (order.index(s.name) if s.name in order else 99, s.name))
+    found = sorted(stages().values(), key=place_of)
     return [(s.name, s.summary, ", ".join(s.reads), _writes(s), _needs(s)) for s in found]
 
 
@@ -294,7 +277,7 @@ def _needs(stage: Any) -> str:
 
 
 def result_view(run: Run) -> Group | Table | str:
-    """The table at the end of a run."""
+    """Return the table at the end of a run."""
     rows = result_table(run)
     if not rows:
         return "no mixtures"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from components.engine.stage import ColumnStage, Stage
 from components.pool.run import Run
 
+COLUMNS = ("index", "embed", "score", "caption", "score-captions")
+"""Of columns: without a GPU, by a GPU from images, from embeddings or texts, on demand, and from what is on demand."""
 GROUPS = (
-    *("ingest", "index", "embed", "score", "caption", "score-captions"),
+    *("ingest", *COLUMNS),
     *("mix", "analyze", "reshard", "train", "evaluate", "report"),
 )
 """In an order in which everything can be computed."""
@@ -16,7 +19,7 @@ STAGE = {"ingest": "download", "score-captions": "score"}
 
 
 def ingest_of(run: Run) -> list[str]:
-    """The steps that come before a pool's shards are there, in order; none where they were there."""
+    """List the steps that come before a pool's shards are there, in order; none where they were there."""
     if run.ingest is None:
         return []
     rounds = len(run.spec.download.retry) if run.spec.download else 0
@@ -28,20 +31,27 @@ def groups(run: Run) -> dict[str, list[str]]:
 
     Every run has every group; one that has nothing to do in this recipe is empty.
     """
-    captioned = {key.replace("caption:", "score:") for key in run.nodes if key.startswith("caption:")}
-    scores = [key for key in run.nodes if key.startswith("score:")]
-    screens = [key for key in run.nodes if key.startswith("screen:")]
-    return {
+    found: dict[str, list[str]] = {
         "ingest": ingest_of(run),
-        "index": [key for key in run.nodes if key == "index" or key.startswith(("import:", "filter:", "faces:"))],
-        "embed": ["embed"],
-        "score": [key for key in scores if key not in captioned] + screens,
-        "caption": [key for key in run.nodes if key.startswith("caption:")],
-        "score-captions": [key for key in scores if key in captioned],
-        "mix": ["mix"],
-        "analyze": ["analyze"],
-        "reshard": ["reshard"],
-        "train": ["train"] if run.spec.train else [],
-        "evaluate": ["evaluate"] if run.spec.evaluate else [],
-        "report": ["report"],
+        **{group: [key for key, node in run.nodes.items() if node.group == group] for group in COLUMNS},
+        **{step: [step] for step in ("mix", "analyze", "reshard", "train", "evaluate", "report")},
     }
+    skipped = {"train": run.spec.train is None, "evaluate": run.spec.evaluate is None}
+    return {group: [] if skipped.get(group) else keys for group, keys in found.items()}
+
+
+def group_of(stage: type[ColumnStage], reads: tuple[str, ...], on_demand: bool) -> str:
+    """Return the node of the coarse graph that computes a column: after what the column reads."""
+    if on_demand:
+        return "caption"
+    if stage.needs.gpu and "image" in reads:
+        return "embed"
+    return "score" if stage.needs.gpu or "embedding" in reads else "index"
+
+
+def place_of(stage: type[Stage]) -> tuple[int, bool, str]:
+    """Return what sorts stages in the order in which a run needs them."""
+    if not issubclass(stage, ColumnStage):
+        return GROUPS.index(stage.name if stage.name in GROUPS else "ingest"), stage.name != "extract", stage.name
+    group = group_of(stage, stage.reads, any(kind.on_demand for kind in stage.kinds))
+    return GROUPS.index(group), stage.provides != "index", stage.name

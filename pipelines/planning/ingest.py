@@ -17,7 +17,7 @@ from components.storage.web import open_source
 
 
 def plan_ingest(spec: Spec, storage: Storage) -> tuple[Pool, Ingest]:
-    """The pool as it will be, and the extraction before it.
+    """Return the pool as it will be, and the extraction before it.
 
     A pool is named by what it is made from: two recipes with one `pool.name` never mix their images. Rounds of `retry`
     add shards to a pool, so they are in the name of its manifest.

@@ -9,14 +9,7 @@ from components.engine.registry import column_stage
 from components.pool.run import Run
 from components.recipe.compute import NodePool
 from components.recipe.nodes import DEFAULT_CPU, gpus_per_node, train_pool
-from pipelines.planning.rates import CORE
-
-CLIP, BLIP2 = CORE.columns.values()
-SOURCE = (
-    f"Rates without a GPU: CLIP ViT-L/14 {CLIP} images/s, BLIP-2 OPT-2.7B {BLIP2} captions/s, training of ViT-B/32 "
-    f"{CORE.training['small']} samples/s on a core (measured, as pipelines/planning/rates.py tells): "
-    "about a thousandth of an A100."
-)
+from pipelines.planning.rates import CORE, stated
 
 
 def without_gpus(run: Run, todo: Mapping[str, float]) -> list[str]:
@@ -26,7 +19,7 @@ def without_gpus(run: Run, todo: Mapping[str, float]) -> list[str]:
         todo: samples of each column still to come, by the node's key; empty where that is not known.
     """
     found = [*_columns(run, todo), *_trainings(run)]
-    return [*found, SOURCE] if found else []
+    return [*found, _source()] if found else []
 
 
 def cores_of(pool: NodePool) -> int:
@@ -44,7 +37,7 @@ def _columns(run: Run, todo: Mapping[str, float]) -> list[str]:
     nodes = [node for node in run.nodes.values() if column_stage(node.spec.stage).needs.gpu]
     stages = [*dict.fromkeys(node.spec.stage for node in nodes), *(["evaluate"] if run.spec.evaluate else [])]
     share = sum(pool.share for pool in slow) / sum(pool.share for pool in pools)
-    hours = [CORE.hours(run.spec, node, todo[node.key] * share) for node in nodes if node.key in todo]
+    hours = [CORE.hours(node, todo[node.key] * share) for node in nodes if node.key in todo]
     cores = sum(pool.parallelism * cores_of(pool) for pool in slow)
     names = ", ".join(pool.name for pool in slow)
     part = f"{share:.0%} of " if share < 1 else ""
@@ -70,3 +63,11 @@ def _time(hours: Sequence[float | None], cores: int) -> str:
         return f", {unknown}" if unknown else ""
     on = f"{known / cores:,.2f} hours on {cores:,} core{'s' if cores > 1 else ''}"
     return f", {known:,.2f} core-hours{f' and more ({unknown} of the rest)' if unknown else ''}: {on}"
+
+
+def _source() -> str:
+    """Say where the rates come from."""
+    return (
+        f"Rates without a GPU: {stated(CORE)} samples/s, training of ViT-B/32 {CORE.training['small']} samples/s on a "
+        "core (measured, as pipelines/planning/rates.py tells): about a thousandth of an A100."
+    )

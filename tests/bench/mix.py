@@ -36,7 +36,7 @@ metadata: {name: bench}
 spec:
   storage: STORAGE
   pool: {name: bench, shards: STORAGE}
-  captioners: [{name: cap, model: none}]
+  columns: [{name: cap, caption: {model: none}}]
   mixtures:
   - name: raw30-cap
     rules:

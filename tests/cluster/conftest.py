@@ -27,7 +27,6 @@ from pipelines.kubernetes.jobs import Owner, Target
 from pipelines.kubernetes.launcher import launch
 from pipelines.kubernetes.watching import Pace
 from pipelines.operator.crd.generate import recaption_crd, schedule_crd
-from pipelines.operator.crd.policy import binding, policy
 from tests.manifests.rendering import render
 from tests.pipelines.kubernetes.conftest import plan
 from tests.pipelines.kubernetes.controller import DISRUPTED, Outcome, Pod
@@ -37,12 +36,7 @@ PACE = Pace(look=0.5, beat=2.0, stuck=90.0, scarce=90.0)
 INDEX = "batch.kubernetes.io/job-completion-index"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-ADMISSION = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
-OURS = [
-    *((CRDS, crd()) for crd in (recaption_crd, schedule_crd)),
-    (f"{ADMISSION}ies", policy()),
-    (f"{ADMISSION}ybindings", binding()),
-]
+OURS = [(CRDS, crd()) for crd in (recaption_crd, schedule_crd)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,7 +95,7 @@ def namespace(api: client.ApiClient) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def installed(api: client.ApiClient) -> Iterator[None]:
-    """Our kinds and our policy; those that were not there before go again."""
+    """Our kinds; those that were not there before go again."""
     cluster = Cluster(api, "default")
     paths = {f"{path}/{thing['metadata']['name']}": (path, thing) for path, thing in OURS}
     made = [path for path in paths if cluster.ask("GET", path) is None]

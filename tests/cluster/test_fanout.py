@@ -15,8 +15,9 @@ from kubernetes import client
 
 from components.base.errors import PermanentError, TemporaryError
 from pipelines.execution import run_status
-from pipelines.kubernetes.cleanup import cleanup, sweep
+from pipelines.kubernetes.cleanup import cleanup
 from pipelines.kubernetes.cluster import JOBS, PODS, WORKFLOWS, Cluster
+from pipelines.kubernetes.diagnosis import workflow_ended
 from pipelines.kubernetes.jobs import Owner
 from tests.cluster.conftest import Real, hands
 from tests.pipelines.kubernetes.conftest import TASKS, Work, uri
@@ -114,25 +115,20 @@ def test_cancel_leaves_nothing_behind(real: Real) -> None:
     eventually("end of the pods", lambda: real.cluster.find(PODS, "recaption.dev/run")[0] == [])
 
 
-def test_deleting_the_workflow_deletes_its_jobs_and_sweep_finds_terminated_ones(real: Real) -> None:
+def test_deleting_the_workflow_deletes_its_jobs(real: Real) -> None:
     custom, place = client.CustomObjectsApi(real.api), ("argoproj.io", "v1alpha1", real.cluster.namespace, "workflows")
     try:
         made = custom.create_namespaced_custom_object(*place, workflow())
     except client.ApiException as error:
         pytest.skip(f"this cluster has no Argo Workflows: {error.status}")
     real.owner = Owner(made["metadata"]["name"], made["metadata"]["uid"])
-    for end in (sweep, None):
-        real.cluster.create(JOBS, body_of(real, owner=real.owner))  # type: ignore[arg-type]
-        eventually("pods", lambda: len(real.cluster.find(PODS, "recaption.dev/run")[0]) == 2)
-        assert sweep(real.cluster) == []
-        if end is sweep:
-            custom.patch_namespaced_custom_object(*place, real.owner.name, {"spec": {"activeDeadlineSeconds": 0}})
-            assert len(sweep(real.cluster)) == 1
-            custom.patch_namespaced_custom_object(*place, real.owner.name, {"spec": {"activeDeadlineSeconds": 9}})
-        else:
-            custom.delete_namespaced_custom_object(*place, real.owner.name)
-        eventually("end of the Job", lambda: real.jobs == [])
-        eventually("end of the pods", lambda: real.cluster.find(PODS, "recaption.dev/run")[0] == [])
+    real.cluster.create(JOBS, body_of(real, owner=real.owner))  # type: ignore[arg-type]
+    eventually("pods", lambda: len(real.cluster.find(PODS, "recaption.dev/run")[0]) == 2)
+    custom.patch_namespaced_custom_object(*place, real.owner.name, {"spec": {"activeDeadlineSeconds": 0}})
+    assert workflow_ended(real.cluster.get(WORKFLOWS, real.owner.name), real.owner.uid)
+    custom.delete_namespaced_custom_object(*place, real.owner.name)
+    eventually("end of the Job", lambda: real.jobs == [])
+    eventually("end of the pods", lambda: real.cluster.find(PODS, "recaption.dev/run")[0] == [])
     assert real.cluster.get(WORKFLOWS, real.owner.name) is None
 
 

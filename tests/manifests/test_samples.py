@@ -74,7 +74,11 @@ def test_the_sample_without_gpus_has_models_that_the_images_have() -> None:
     spec = recipe_of(MANIFESTS / "samples" / "without-gpus.yaml").spec
     assert spec.train
     assert isinstance(spec.train.scale, ScaleConfig)
-    models = [spec.scorer.model.removeprefix("local-dir:"), *(c.model for c in spec.captioners), spec.train.scale.model]
+    models = [
+        spec.scorer.model.removeprefix("local-dir:"),
+        *(c.options.model for c in spec.columns),
+        spec.train.scale.model,
+    ]
     installed = "/opt/recaption/lib/python3.11/site-packages/components/miniature/weights/"
     assert all((WEIGHTS / model.removeprefix(installed)).exists() for model in models)
     dockerfile = (MANIFESTS.parent / "images" / "Dockerfile").read_text()

@@ -189,7 +189,7 @@ def test_a_pool_without_a_usable_sample(tmp_path: Path) -> None:
     write_tar(tmp_path / "shards" / "00000001.tar", {"a": sample(0, jpg=b""), "b": sample(1, jpg=None)})
     for mixtures, message in (([BEST], "top of raw"), ([RAW], "mixture raw: no sample matches its rules")):
         with pytest.raises(PermanentError, match=message) as caught:
-            run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, captioners=[]))
+            run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=[]))
         assert "\n" not in str(caught.value)
 
 
@@ -204,7 +204,7 @@ def _data(storage: Path) -> dict[str, str]:
 def test_a_record_whose_data_is_gone_or_altered_is_made_anew(tmp_path: Path, key: str, damage: str) -> None:
     for shard in range(3):
         write_shard(tmp_path / "shards", shard, 6)
-    first = run(recipe_text(tmp_path / "out", tmp_path / "shards", [RAW], captioners=[]))
+    first = run(recipe_text(tmp_path / "out", tmp_path / "shards", [RAW], columns=[]))
     good = _data(tmp_path / "out")
     columns = Columns(first.storage, "pool")
     victim = tmp_path / "out" / columns.record(first.nodes[key].spec, first.pool.shards[1], "all").file
@@ -226,14 +226,14 @@ def test_a_full_disk_stops_a_run_that_goes_on_later(tmp_path: Path, free: int) -
     for shard in range(3):
         write_shard(tmp_path / "shards", shard, 8)
     calm = tmp_path / "calm"
-    run(recipe_text(calm, tmp_path / "shards", [RAW], captioners=[]))
+    run(recipe_text(calm, tmp_path / "shards", [RAW], columns=[]))
     with full_disk(tmp_path / "disk", "4m") as disk:
         (disk / "ballast").write_bytes(bytes((4096 - free) << 10))
         with pytest.raises(TemporaryError, match="the disk is full: free space") as caught:
-            run(recipe_text(disk / "out", tmp_path / "shards", [RAW], captioners=[]))
+            run(recipe_text(disk / "out", tmp_path / "shards", [RAW], columns=[]))
         assert "\n" not in str(caught.value)
         (disk / "ballast").unlink()
-        run(recipe_text(disk / "out", tmp_path / "shards", [RAW], captioners=[]))
+        run(recipe_text(disk / "out", tmp_path / "shards", [RAW], columns=[]))
         assert _data(disk / "out") == _data(calm)
         assert not list((disk / "out").rglob(".tmp-*"))
 
@@ -267,7 +267,7 @@ def test_a_folder_without_permission_is_one_line(tmp_path: Path, closed: str) ->
     scorer.mkdir()
     for path in (WEIGHTS / "scorer").iterdir():
         (scorer / path.name).write_bytes(path.read_bytes())
-    text = recipe_text(out, tmp_path / "shards", [RAW], captioners=[], scorer={"model": f"local-dir:{scorer}"})
+    text = recipe_text(out, tmp_path / "shards", [RAW], columns=[], scorer={"model": f"local-dir:{scorer}"})
     recipe.write_text(text)
     open_to_all(tmp_path)
     for folder in (tmp_path / "shards", scorer):
@@ -295,11 +295,9 @@ def test_a_model_that_brings_python_is_one_line(tmp_path: Path, kind: str) -> No
     sentinel, typed = tmp_path / "sentinel", tmp_path / "typed"
     model = (evil.scorer if kind == "scorer" else evil.config)(tmp_path / "model", sentinel)
     spec: dict[str, Any] = {
-        "scorer": {"scorer": {"model": str(model)}, "captioners": []},
-        "captioner": {"captioners": [{"name": "blip", "model": str(model)}]},
-        "screen": {
-            "screens": [{"name": "x", "kind": "textNsfw", "model": str(model), "label": "nsfw", "dropAbove": 0.5}]
-        },
+        "scorer": {"scorer": {"model": str(model)}, "columns": []},
+        "captioner": {"columns": [{"name": "blip", "caption": {"model": str(model)}}]},
+        "screen": {"columns": [{"name": "x", "textNsfw": {"model": str(model), "label": "nsfw"}}]},
     }[kind]
     mixtures = [SYNTHETIC] if kind == "captioner" else [RAW]
     (tmp_path / "recipe.yaml").write_text(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, **spec))
@@ -366,8 +364,8 @@ MISTAKES = [
     ({"spec.mixtures.0.emit": "last"}, "spec.mixtures[0].emit: found \"last\": Input should be 'first' or 'all'"),
     ({"state": {}}, "state: unknown key; allowed are apiVersion, kind, metadata, spec, status"),
     (
-        {"spec.captioners.0.temperature": 0},
-        "spec.captioners[0].temperature: found 0: Input should be greater than 0",
+        {"spec.columns.0.caption.temperature": 0},
+        "spec.columns[0].caption.temperature: found 0: Input should be greater than 0",
     ),
 ]
 
@@ -396,7 +394,10 @@ def test_a_key_that_comes_twice_in_the_yaml_is_said() -> None:
             {"spec.scorer": {"model": "ViT-B-32", "weights": "/no/weights.pt"}},
             "spec.scorer.weights: /no/weights.pt does",
         ),
-        ({"spec.captioners.0.model": "./no/captioner"}, r"spec.captioners[0].model: ./no/captioner does not exist"),
+        (
+            {"spec.columns.0.caption.model": "./no/captioner"},
+            r"spec.columns[0].caption.model: ./no/captioner does not exist",
+        ),
         (
             {"spec.train": {"scale": "debug"}, "spec.evaluate": {"root": "/no/tasks"}},
             "spec.evaluate.root: /no/tasks does not exist or is empty",

@@ -28,7 +28,7 @@ from pipelines.planning.estimate import show_plan
 from pipelines.planning.plan import plan_run
 from tests.components.storage.gcs_server import BUCKET, gcs_server
 from tests.components.storage.s3_server import s3_environment, s3_server
-from tests.pipelines.execution.test_local import GOOD, REST, recipe_text, run
+from tests.pipelines.execution.test_local import BLIP, GOOD, REST, recipe_text, run
 from tests.pipelines.test_pools import RAW, files, written
 from tests.pools import indexed, jpeg, sample, uid, write_tar
 
@@ -57,7 +57,7 @@ def texts(done: Run, mixture: str = "raw") -> set[str]:
 
 def recipe(storage: Path, shards: Path, *, name: str = "pool", mixtures: Sequence[Any] = (RAW,), **spec: Any) -> str:
     where = {"name": name, "shards": str(shards)}
-    captioners = {} if len(mixtures) > 1 else {"captioners": []}
+    captioners = {} if len(mixtures) > 1 else {"columns": []}
     return recipe_text(storage, shards, [*mixtures], pool=where, **captioners, **spec)
 
 
@@ -271,9 +271,12 @@ def test_which_columns_are_made_of_raw_texts(tmp_path: Path) -> None:
     write(tmp_path / "shards", "photo")
     (tmp_path / "scores.csv").write_text("uid,s\n")
     spec = {
-        "columns": [{"name": "given", "kind": "score", "from": str(tmp_path / "scores.csv"), "field": "s"}],
-        "filters": [{"name": "basic", "kind": "basic"}],
-        "screens": [{"name": "faces", "kind": "faces"}],
+        "columns": [
+            BLIP,
+            {"name": "given", "import": {"from": str(tmp_path / "scores.csv"), "field": "s", "as": "score"}},
+            {"name": "basic", "basic": {}},
+            {"name": "faces", "faces": {}},
+        ],
     }
     planned = plan_run(parse_recipe(recipe(tmp_path / "out", tmp_path / "shards", mixtures=(RAW, MIXED), **spec)))
     assert {key for key, node in planned.nodes.items() if node.spec.reads_texts} == {"filter:basic", "score:raw"}

@@ -132,7 +132,7 @@ def test_gpu_hours_are_of_what_is_left(tmp_path: Path) -> None:
     write_shard(tmp_path / "shards", 1, 9)
     paper = {
         "scorer": {"model": "ViT-L-14"},
-        "captioners": [{"name": "blip", "model": "Salesforce/blip2-opt-2.7b"}],
+        "columns": [{"name": "blip", "caption": {"model": "Salesforce/blip2-opt-2.7b"}}],
         "train": {"scale": "medium"},
     }
     recipe = recipe_text(tmp_path / "out", tmp_path / "shards", [SYNTHETIC], **paper)
@@ -292,7 +292,7 @@ def on_terminal(command: list[str]) -> tuple[int, str]:
 @pytest.mark.slow
 def test_progress_with_and_without_a_terminal(tmp_path: Path, world: Path) -> None:
     raw = [{"name": "raw", "rules": [{"text": "raw"}]}]
-    text = recipe_text(tmp_path / "out", world, raw, captioners=[], compute={"decoders": 0, "shardsPerTask": 6})
+    text = recipe_text(tmp_path / "out", world, raw, columns=[], compute={"decoders": 0, "shardsPerTask": 6})
     run = plan_run(parse_recipe(text))
     run.save()
     uri = f"{run.storage.uri}/{run.folder}"

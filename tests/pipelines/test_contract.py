@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from components.base.errors import TemporaryError
 from components.engine.registry import column_stage, stages
@@ -27,7 +28,8 @@ from components.engine.worker import Summary, run_task
 from components.miniature.demo import WEIGHTS
 from components.pool.columns import ALL, Columns, ColumnSpec
 from components.pool.shards import Pool, Shard
-from components.recipe import recipe
+from components.recipe.columns import Options, kinds
+from components.recipe.scorer import Scorer
 from components.storage.local import LocalStorage
 from tests.pools import jpeg, open_pool, sample, uid, write_shard, write_tar
 
@@ -37,44 +39,42 @@ EMPTY, BAD = "00000004", "00000005"
 UNREADABLE = {uid(101): jpeg(1)[:300], uid(102): b"<html>not found</html>"}
 
 WIDTH = json.loads((WEIGHTS / "scorer" / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"]
-SCORER = recipe.Scorer(model=f"local-dir:{WEIGHTS / 'scorer'}")
-CAPTIONER = recipe.Captioner(name="blip", model=str(WEIGHTS / "captioner"), min_length=1, max_length=8)
-
+SCORER = Scorer(model=f"local-dir:{WEIGHTS / 'scorer'}")
 LOADING = threading.Lock()  # workers are processes; in threads of one, transformers can't load two models at once
 
 Upstream = Callable[[str], ColumnSpec]
 """The specification of another stage's column, which is then computed first."""
 
 
-def _make(name: str, *arguments: object) -> ColumnSpec:
-    return cast(ColumnSpec, cast(Any, column_stage(name)).make_spec(*arguments))
-
-
-def _screen(folder: Path) -> recipe.Screen:
-    return recipe.Screen(name="x", kind="duplicates", index=str(folder / "made" / "index.npy"))
-
-
-# How to make a column of each stage. A new stage gets a line here: (its inputs by stage, the pool's folder) → spec.
-MAKERS: Mapping[str, Callable[[Upstream, Path], ColumnSpec]] = {
-    "index": lambda _, folder: _make("index"),
-    "embed": lambda of, folder: _make("embed", SCORER, "print", of("index")),
-    "score": lambda of, folder: _make("score", SCORER, "print", of("index"), of("embed"), of("index")),
-    "caption": lambda of, folder: _make("caption", CAPTIONER, "print", of("index")),
-    "screen": lambda of, folder: _make(
-        "screen", _screen(folder), "spec.screens[0]", of("index"), of("embed"), of("index")
+# The options of a kind of each stage, given the pool's folder. A stage with other kinds needs a line here.
+OPTIONS: Mapping[str, Callable[[Path], Options]] = {
+    "caption": lambda _: kinds()["caption"](model=str(WEIGHTS / "captioner"), min_length=1, max_length=8),
+    "screen": lambda folder: kinds()["duplicates"](index=str(folder / "made" / "index.npy")),
+    "faces": lambda _: kinds()["faces"](),
+    "import": lambda folder: kinds()["import"].model_validate(
+        {"from": f"{folder}/made/scores.csv", "field": "value", "as": "score"}
     ),
-    "faces": lambda of, folder: _make("faces", recipe.Screen(name="x", kind="faces"), "spec.screens[0]", of("index")),
-    "import": lambda of, folder: _make(
-        "import",
-        recipe.ImportedColumn.model_validate(
-            {"name": "x", "kind": "score", "from": f"{folder}/made/scores.csv", "field": "value"}
-        ),
-        of("index"),
-    ),
-    "filter": lambda of, folder: _make(
-        "filter", cast(Any, recipe).Filter(name="x", kind="basic"), "spec.filters[0]", of("index")
-    ),
+    "filter": lambda _: kinds()["basic"](),
+    "aesthetic": lambda folder: kinds()["aesthetic"](weights=str(folder / "made" / "aesthetic.safetensors")),
 }
+
+
+def _make(name: str, of: Upstream, folder: Path) -> ColumnSpec:
+    stage = cast(Any, column_stage(name))
+    if name == "index":
+        return cast(ColumnSpec, stage.make_index())
+    if name == "embed":
+        return cast(ColumnSpec, stage.of_scorer(SCORER, "spec.scorer", of("index")))
+    if name == "score":
+        return cast(ColumnSpec, stage.of_text(of("index"), of("embed"), of("index")))
+    if name not in OPTIONS:
+        pytest.fail(f"column {name}: tell the contract test how to make one, with a line in OPTIONS of {__file__}")
+    options = OPTIONS[name](folder)
+    needs = {"embedding": "embed", "text": "index"}
+    inputs = {role: of(needs[role]) for role in options.reads or stage.reads if role in needs}
+    return cast(
+        ColumnSpec, stage.make_spec(options, f"spec.columns[0].{options.kind}", {"index": of("index"), **inputs})
+    )
 
 
 def specs_of(name: str, folder: Path) -> dict[str, ColumnSpec]:
@@ -82,10 +82,8 @@ def specs_of(name: str, folder: Path) -> dict[str, ColumnSpec]:
     found: dict[str, ColumnSpec] = {}
 
     def of(name: str) -> ColumnSpec:
-        if name not in MAKERS:
-            pytest.fail(f"column {name}: tell the contract test how to make one, with a line in MAKERS of {__file__}")
         if name not in found:
-            found[name] = MAKERS[name](of, folder)
+            found[name] = _make(name, of, folder)
         return found[name]
 
     of(name)
@@ -102,6 +100,8 @@ def write_world(folder: Path) -> Path:
     (folder / "made").mkdir()
     index = np.random.default_rng(0).normal(size=(30, WIDTH)).astype(np.float16)
     np.save(folder / "made" / "index.npy", index)
+    head = {"weight": np.ones((1, WIDTH), np.float32), "bias": np.zeros(1, np.float32)}
+    save_file(head, folder / "made" / "aesthetic.safetensors")
     scores = [f"{uid(i)},{i / 1000}" for i in (*range(SHARDS * SAMPLES), 100, *(101, 102), 103)]
     (folder / "made" / "scores.csv").write_text("uid,value\n" + "\n".join(scores))
     return folder
@@ -341,6 +341,7 @@ def test_of_two_racing_workers_one_record_stands(made: Made, tmp_path: Path) -> 
         assert fresh.read(made.spec, shard).equals(made.columns.read(made.spec, shard))
 
 
-def test_a_stage_without_a_maker_fails_loudly(world: Path) -> None:
-    with pytest.raises(pytest.fail.Exception, match="column novel: tell the contract test how to make one"):
-        specs_of("novel", world)
+def test_a_stage_without_options_fails_loudly(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.OPTIONS", {})
+    with pytest.raises(pytest.fail.Exception, match="column aesthetic: tell the contract test how to make one"):
+        specs_of("aesthetic", world)

@@ -42,7 +42,7 @@ def web() -> Iterator[Crawl]:
 
 def ingested(storage: Path, source: dict[str, Any], index: bool = True, **download: Any) -> Run:
     """A run whose pool is downloaded and, if asked for, indexed; without a model."""
-    spec = {"pool": {"name": "crawl", **source}, "download": {**HOW, **download}, "captioners": []}
+    spec = {"pool": {"name": "crawl", **source}, "download": {**HOW, **download}, "columns": []}
     run = plan_run(parse_recipe(recipe_text(storage, storage, [RAW], **spec)))
     run.save()
     run_group(run, "ingest")

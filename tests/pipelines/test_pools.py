@@ -123,7 +123,7 @@ def test_a_subset_by_count_and_seed(tmp_path: Path) -> None:
 def test_a_subset_shares_its_columns_with_the_whole_pool(tmp_path: Path, world: Path) -> None:
     def text(**pool: Any) -> str:
         where = {"name": "pool", "shards": str(world), **pool}
-        return recipe_text(tmp_path, world, [TOP], captioners=[], pool=where)
+        return recipe_text(tmp_path, world, [TOP], columns=[], pool=where)
 
     part = run(text(subset={"shards": 2, "seed": 3}))
     before = files(tmp_path, "pools/pool/columns")
@@ -141,11 +141,11 @@ def test_a_subset_shares_its_columns_with_the_whole_pool(tmp_path: Path, world: 
 def test_a_storage_among_the_shards_is_refused(tmp_path: Path, out: str) -> None:
     """The training sets written there would be the next run's shards."""
     write_shard(tmp_path / "shards", 0, 1)
-    text = recipe_text(tmp_path / "shards" / out, tmp_path / "shards", [RAW], captioners=[])
+    text = recipe_text(tmp_path / "shards" / out, tmp_path / "shards", [RAW], columns=[])
     with pytest.raises(PermanentError, match=r"^spec\.storage: .* lies in spec\.pool\.shards .*; give another folder$"):
         plan_run(parse_recipe(text))
-    plan_run(parse_recipe(recipe_text(tmp_path / "shards-out", tmp_path / "shards", [RAW], captioners=[])))
-    plan_run(parse_recipe(recipe_text(tmp_path, tmp_path / "shards", [RAW], captioners=[])))
+    plan_run(parse_recipe(recipe_text(tmp_path / "shards-out", tmp_path / "shards", [RAW], columns=[])))
+    plan_run(parse_recipe(recipe_text(tmp_path, tmp_path / "shards", [RAW], columns=[])))
 
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF"}

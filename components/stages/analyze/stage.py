@@ -16,7 +16,7 @@ from components.engine.stage import Needs, Step
 from components.pool.columns import Columns, align
 from components.pool.run import Run
 from components.pool.shards import Shard
-from components.recipe import recipe as schema
+from components.recipe.columns import RAW
 from components.recipe.mixtures import Mixture
 from components.selection.rule_inputs import analysis_path, coverage, read_values
 from components.selection.rules import Scores
@@ -77,7 +77,7 @@ def _text_chunks(run: Run, name: str) -> Iterator[Chunk]:
     def read(shard: Shard) -> Chunk:
         index = columns.read(run.index, shard, ["text", "error"])
         index = index.filter(pc.is_null(index.column("error")))
-        if name != schema.RAW and columns.parts(run.text(name), shard):
+        if name != RAW and columns.parts(run.text(name), shard):
             covered = columns.read(run.text(name), shard, []).column("uid").combine_chunks()
             index = index.filter(pc.is_in(index.column("uid"), value_set=covered))
         values = read_values(run, columns, shard, index, [name], [name] if _scored(run, name) else [], [])
@@ -106,7 +106,7 @@ def _mixture_chunks(run: Run, folder: str) -> Iterator[Chunk]:
 
 
 def _scored(run: Run, text: str) -> bool:
-    return f"score:{text}" in run.nodes
+    return run.has("score", text)
 
 
 def _columns(run: Run) -> Columns:

@@ -3,14 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from components.engine.stage import Batch, ColumnStage, Field, Needs
+import pydantic
+
+from components.engine.stage import Batch, ColumnStage, Field, Needs, Rate
 from components.models.names import model_label
-from components.pool.columns import ColumnSpec
-from components.recipe.recipe import Captioner
+from components.recipe.columns import Options
+from components.recipe.types import ModelName, Seed, Text, Whole
 
 EMPTY = "empty caption"
+
+
+class Caption(Options):
+    """Captions of a model that captions images, with how it samples."""
+
+    kind = "caption"
+    roles = ("text",)
+    on_demand = True
+    checks = (("self.minLength <= self.maxLength", "minLength is above maxLength"),)
+
+    model: ModelName
+    """A Hugging Face id or folder of BLIP or BLIP-2, or open_clip:<CoCa model>/<pretrained tag>."""
+    revision: Text | None = None
+    """Commit, branch or tag of a Hugging Face id."""
+    temperature: Annotated[float, pydantic.Field(gt=0, le=10)] = 0.75
+    """Softmax temperature; the paper's default (section 4, Table 3)."""
+    top_k: Annotated[int, pydantic.Field(ge=1, le=1000), Whole] = 50
+    """Of how many most likely tokens one is sampled."""
+    min_length: Annotated[int, pydantic.Field(ge=0, le=256), Whole] = 5
+    """In tokens of the caption."""
+    max_length: Annotated[int, pydantic.Field(ge=1, le=256), Whole] = 40
+    """In tokens of the caption."""
+    seed: Seed = 0
+    """Of the sampling: another seed gives other captions."""
+
+    @pydantic.model_validator(mode="after")
+    def _lengths(self) -> Caption:
+        if self.min_length > self.max_length:
+            raise ValueError(f"minLength {self.min_length} is above maxLength {self.max_length}")
+        return self
+
+
+# The paper, Appendix B, for an A100. A core: measured with random weights, extrapolated (pipelines/planning/rates.py).
+RATES = {"Salesforce/blip2-opt-2.7b": Rate(75.0, 0.07)}
 
 
 class CaptionStage(ColumnStage):
@@ -25,21 +61,23 @@ class CaptionStage(ColumnStage):
     fields: tuple[Field, ...] = (
         Field("text", "string", "caption; null: the image can't be read, or nothing but special tokens was drawn"),
     )
+    kinds = (Caption,)
     batch_size = 64
+    rates = RATES
+    sample_bytes = 70
 
     @classmethod
-    def make_spec(cls, captioner: Captioner, fingerprint: str, index: ColumnSpec) -> ColumnSpec:
-        params = captioner.model_dump(mode="json", exclude={"name"}) | {"fingerprint": fingerprint}
-        label = f"{model_label(captioner.model)}-t{captioner.temperature:g}"
-        return ColumnSpec(cls.name, label, cls.version, params, {"index": index})
+    def label(cls, options: Options) -> str:
+        assert isinstance(options, Caption)
+        return f"{model_label(options.model)}-t{options.temperature:g}"
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         from components.models.captioner import Sampling
         from components.models.captioners import load_captioner
 
-        params = self.spec.params
-        sampling = Sampling(params["temperature"], params["top_k"], params["min_length"], params["max_length"])
-        self.captioner = load_captioner(params["model"], params["revision"], sampling)
+        asked = self.options
+        sampling = Sampling(asked.temperature, asked.top_k, asked.min_length, asked.max_length)
+        self.captioner = load_captioner(asked.model, asked.revision, sampling)
         self.geometry = self.captioner.geometry
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:

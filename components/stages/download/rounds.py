@@ -21,7 +21,8 @@ from components.pool.run import Run
 from components.pool.shards import Shard, read_json
 from components.recipe.sources import Retry
 from components.stages.download.redrive import plan_redrive
-from components.stages.download.shard import Candidates, ShardRecord, done_path, read_record
+from components.stages.download.shard import Candidates, ShardRecord, done_path
+from components.storage.commit import read_record
 from components.storage.interface import Storage
 
 READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
@@ -92,13 +93,8 @@ class Round:
         return map_ahead(self._record, [c.shard for c in self.candidates], READERS)
 
     def _record(self, shard: str) -> ShardRecord:
-        path = done_path(self.folder, shard)
-        try:
-            return read_record(self.storage, path)
-        except PermanentError as error:  # one look at each of 128,000, where all is well
-            if self.storage.size(path) is not None:
-                raise
-            raise PermanentError(f"{path}: shard {shard} is not downloaded; run the round before first") from error
+        absent = f"shard {shard} is not downloaded; run the round before first"
+        return read_record(self.storage, done_path(self.folder, shard), ShardRecord, absent)
 
     def shard_of(self, record: ShardRecord) -> Shard:
         """Return the shard as the pool lists it; a re-drive's has a name that no other recipe's retries have."""

@@ -12,11 +12,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,9 +29,9 @@ from components.pool.shards import Shard
 from components.pool.tar import TarWriter
 from components.stages.download.picture import Picture
 from components.stages.download.reasons import REASONS
+from components.storage import commit as protocol
+from components.storage.commit import DONE, DoneRecord
 from components.storage.interface import Storage
-
-log = logging.getLogger(__name__)
 
 LARGEST = 10_000  # candidates: an index has four digits
 SCHEMA = pa.schema(
@@ -60,8 +59,8 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class ShardRecord:
-    """The contents of one finished shard: its done.json."""
+class ShardRecord(DoneRecord):
+    """The done.json of a shard."""
 
     shard: str
     tar: str
@@ -81,6 +80,10 @@ class ShardRecord:
     user_agent: str
     seconds: float
     code: str
+
+    @property
+    def data(self) -> Mapping[str, int]:
+        return {self.tar: self.tar_bytes, self.parquet: self.parquet_bytes}
 
     def to_shard(self, below: str = "") -> Shard:
         """Return the shard as the pool lists it; `below` is the pool's folder, with its slash."""
@@ -172,32 +175,8 @@ def commit(
 
 
 def finished(storage: Storage, folder: str, shard: str) -> ShardRecord | None:
-    """Return a shard's record if its files are there; a record without its files is withdrawn."""
-    path = done_path(folder, shard)
-    if storage.size(path) is None:
-        return None
-    record = read_record(storage, path)
-    for file, expected in ((record.tar, record.tar_bytes), (record.parquet, record.parquet_bytes)):
-        found = storage.size(file)
-        if found != expected:
-            log.warning("%s: has %s bytes, expected %d; withdrawn, it will be downloaded anew", file, found, expected)
-            storage.delete(path)
-            return None
-    return record
-
-
-def list_finished(storage: Storage, folder: str) -> Iterator[ShardRecord]:
-    """Yield the records of a folder, by shard."""
-    for entry in storage.list(f"{folder}/"):
-        if entry.path.endswith(".done.json"):
-            yield read_record(storage, entry.path)
-
-
-def read_record(storage: Storage, path: str) -> ShardRecord:
-    try:
-        return ShardRecord(**json.loads(storage.read(path)))
-    except (ValueError, TypeError) as error:
-        raise PermanentError(f"{path}: not the record of a shard ({error}); delete it and run again") from error
+    """Return the shard's record where its files are there; withdraw a record without them."""
+    return protocol.find_whole(storage, done_path(folder, shard), ShardRecord)
 
 
 def read_candidates(storage: Storage, path: str) -> pa.Table:
@@ -224,7 +203,7 @@ def read_candidates(storage: Storage, path: str) -> pa.Table:
 
 
 def done_path(folder: str, shard: str) -> str:
-    return f"{folder}/{shard}.done.json"
+    return f"{folder}/{shard}{DONE}"
 
 
 def _rows(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -253,14 +232,13 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _publish(storage: Storage, folder: str, record: ShardRecord) -> ShardRecord:
-    """Create the record and delete the shard's files that the standing record doesn't name."""
+    """Commit the record, and delete what attempts that were killed have left of the shard; return what stands."""
     path = done_path(folder, record.shard)
-    won = storage.create(path, json.dumps(asdict(record), indent=1).encode())
-    standing = record if won else read_record(storage, path)
-    for entry in list(storage.list(f"{folder}/{record.shard}.")):
-        ours = entry.path in (record.tar, record.parquet)
-        if entry.path not in (standing.tar, standing.parquet, path) and (won or ours):
-            storage.delete(entry.path)
+    standing = protocol.commit(storage, path, record)
+    if standing is record:
+        for entry in list(storage.list(f"{folder}/{record.shard}.")):
+            if entry.path != path and entry.path not in record.data:
+                storage.delete(entry.path)
     return standing
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from components.engine.stage import Batch, ColumnStage, Field, Needs
+from components.base.hashing import said
+from components.engine.stage import Batch, ColumnStage, Field, Needs, Rate
 from components.models.names import model_label
+from components.models.scorers import CLIP_RATES, embedding_width, scorer_of
 from components.pool.columns import ColumnSpec
-from components.recipe.recipe import Scorer
+from components.recipe.scorer import Scorer
 
 
 class EmbedStage(ColumnStage):
@@ -24,17 +26,29 @@ class EmbedStage(ColumnStage):
     fields: tuple[Field, ...] = (
         Field("embedding", "float16[D]", "L2-normalised before rounding; null: the image can't be read"),
     )
+    provides = "embedding"
+    rates = CLIP_RATES
     batch_size = 256
 
     @classmethod
-    def make_spec(cls, scorer: Scorer, fingerprint: str, index: ColumnSpec) -> ColumnSpec:
-        params = {"model": scorer.model, "weights": scorer.weights, "fingerprint": fingerprint}
+    def of_scorer(cls, scorer: Scorer, where: str, index: ColumnSpec) -> ColumnSpec:
+        """Return the column of a scorer's embeddings. Raises PermanentError: its model is not there."""
+        params = {"options": said(scorer), "content": cls.fingerprints(scorer, where)}
         return ColumnSpec(cls.name, model_label(scorer.model, scorer.weights), cls.version, params, {"index": index})
+
+    @classmethod
+    def rate(cls, spec: ColumnSpec) -> Rate | None:
+        return CLIP_RATES.get(scorer_of(spec).model)
+
+    @classmethod
+    def bytes_per_sample(cls, spec: ColumnSpec) -> int:
+        return 32 + 2 * embedding_width(scorer_of(spec).model)
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         from components.models.clip import load_clip
 
-        self.clip = load_clip(self.spec.params["model"], self.spec.params["weights"])
+        scorer = scorer_of(self.spec)
+        self.clip = load_clip(scorer.model, scorer.weights)
         self.geometry = self.clip.geometry
         width = self.clip.embed_texts([""]).shape[1]
         self.fields = tuple(replace(field, width=width) for field in self.fields)

@@ -5,7 +5,7 @@
     zeroshot_classification_templates.txt     a prompt a line, with {c} for the class; not of retrieval
     test/nshards.txt, test/0.tar, …           samples: an image, and cls (a number), npy (a row of 0 and 1) or txt
 
-Of a sample only its image and its label are decoded, whatever else is in the tar.
+Only the image and the label of a sample are decoded, whatever else is in the tar.
 """
 
 from __future__ import annotations
@@ -55,19 +55,17 @@ class ZeroShot(IterableDataset[tuple[torch.Tensor, Any]]):
     templates: list[str] | None = None
 
     def __init__(self, folder: Path, transform: Callable[[Image.Image], torch.Tensor]) -> None:
-        """Raises PermanentError: a text file is missing, or isn't what it should be."""
+        """Read the text files of a data set. Raises PermanentError: one is missing, or isn't what it should be."""
         super().__init__()
         self.storage, self.transform = LocalStorage(folder), transform
-        kind = "classification"
-        if self.storage.size("dataset_type.txt") is not None:
-            kind = self._read("dataset_type.txt").strip().lower()
-        self.retrieval = kind == "retrieval"
-        self.label, self.decode = LABELS.get(kind, LABELS["classification"])
+        found = self._read("dataset_type.txt") if self.storage.size("dataset_type.txt") is not None else ""
+        self.kind = kind if (kind := found.strip().lower()) in LABELS else "classification"
+        self.label, self.decode = LABELS[self.kind]
         count = self._read("test/nshards.txt").strip()
         if not count.isdecimal() or not int(count):
             raise PermanentError(f"{folder}/test/nshards.txt: found {count[:40]!r}, expected the number of tars")
         self.tars = [f"test/{number}.tar" for number in range(int(count))]
-        if not self.retrieval:
+        if self.kind != "retrieval":
             self.classes, self.templates = (
                 [line.strip() for line in self._read(name).splitlines()] for name in (CLASSES, TEMPLATES)
             )

@@ -1,94 +1,153 @@
-"""A trained CLIP and clip-benchmark's zero-shot metrics on one data set."""
+"""Every metric of a zero-shot task, each declared once.
+
+To add one, add a Metric to METRICS: it is then measured on every data set of its kind, a task can be counted by it, and
+the report writes it. This module is read without torch, which a metric imports when it is measured.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
-from unittest.mock import patch
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from clip_benchmark.datasets.builder import image_captions_collate_fn
-from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
-from open_clip.model import get_model_preprocess_cfg
-from open_clip.transform import PreprocessCfg, image_transform_v2
-
-from components.models.clip import load_open_clip
-from components.models.devices import pick_device
-from components.stages.evaluate.data import ZeroShot
-
-BATCH = 256
-RECALLS = [1, 5, 10]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class Student:
-    """The model of one mixture, loaded once for all tasks."""
+@dataclass(frozen=True)
+class Predictions:
+    """The scores that a model gave to the samples of one data set, and what is true of them."""
 
-    def __init__(self, model: str, checkpoint: str) -> None:
-        self.device = pick_device()
-        self.module, self.tokenizer, _ = load_open_clip(model, checkpoint, self.device)
-        preprocess = PreprocessCfg(**get_model_preprocess_cfg(self.module))
-        self.transform = image_transform_v2(preprocess, is_train=False)
+    kind: str
+    """classification: each image has one class; multilabel: any number of classes; retrieval: each text has one
+    image."""
+    scores: Tensor
+    """float32, higher = fits better: (images, classes), of retrieval (texts, images)."""
+    labels: Tensor
+    """Number of each image's class, (images,); of multilabel 0 or 1, (images, classes); of retrieval the number of each
+    text's image, (texts,)."""
 
-    def evaluate(self, folder: Path) -> tuple[str, dict[str, float], int]:
-        """(classification or retrieval, metrics, number of images) of one data set.
-
-        Images and texts are embedded in float32, as DataComp does.
-
-        Raises:
-            PermanentError: a file or a member of a tar isn't what it should be.
-        """
-        data = ZeroShot(folder, self.transform)
-        collate = image_captions_collate_fn if data.retrieval else torch.utils.data.default_collate
-        loader = _Counted(torch.utils.data.DataLoader(data, BATCH, collate_fn=collate), data.classes)
-        common = {"device": self.device.type, "amp": False}
-        with _adapted():
-            if data.retrieval:
-                found = zeroshot_retrieval.evaluate(
-                    self.module, loader, self.tokenizer, recall_k_list=RECALLS, **common
-                )
-                found["mean_recall@1"] = (found["image_retrieval_recall@1"] + found["text_retrieval_recall@1"]) / 2
-                return "retrieval", _floats(found), loader.samples
-            found = zeroshot_classification.evaluate(
-                self.module, loader, self.tokenizer, data.classes, data.templates, **common
-            )
-        return "classification", _floats(found), loader.samples
+    @property
+    def images(self) -> int:
+        """Count the data set's images."""
+        return self.scores.shape[1 if self.kind == "retrieval" else 0]
 
 
-class _Counted:
-    """A loader that counts its samples; `dataset.classes` is what clip-benchmark looks at."""
+@dataclass(frozen=True)
+class Metric:
+    """One number that says how good predictions are."""
 
-    def __init__(self, loader: Iterable[Any], classes: list[str] | None) -> None:
-        self.loader, self.classes, self.samples = loader, classes, 0
-        self.dataset = self
-
-    def __iter__(self) -> Iterator[Any]:
-        for images, labels in self.loader:
-            self.samples += len(images)
-            yield images, labels
-
-
-def _floats(metrics: dict[str, Any]) -> dict[str, float]:
-    """Plain numbers; acc5 is NaN where there are fewer than five classes, and left out."""
-    return {name: float(value) for name, value in metrics.items() if float(value) == float(value)}
+    name: str
+    """As DataComp's task list and clip-benchmark call it."""
+    kind: str
+    """Kind of the data sets that it is measured on."""
+    said: str
+    """How the report writes it."""
+    measure: Callable[[Predictions], float]
+    """NaN where it says nothing about this data set."""
+    group: str = "classification"
+    """Column of the report's table in whose mean it counts."""
 
 
-def _accuracy(logits: torch.Tensor, labels: torch.Tensor, topk: tuple[int, ...] = (1,)) -> list[float]:
-    """Share of rows whose label is among the k highest logits, (N, C); clip-benchmark's own dies with numpy 2.4."""
-    hits = logits.topk(max(topk), dim=1).indices == labels[:, None]
-    return [float(hits[:, :k].any(dim=1).float().mean()) for k in topk]
+def top_accuracy(k: int) -> Callable[[Predictions], float]:
+    """Make the metric that is the share of images whose class is among the k with the highest scores.
+
+    It is NaN where there are fewer than k classes.
+    """
+
+    def measure(found: Predictions) -> float:
+        if found.scores.shape[1] < k:
+            return math.nan
+        return _hit(found.scores.topk(k, dim=1).indices == found.labels[:, None])
+
+    return measure
 
 
-@contextmanager
-def _adapted() -> Iterator[None]:
-    """clip-benchmark as it is needed here: no bar per loop (our log has a line per task), an accuracy that runs."""
-    with ExitStack() as stack:
-        for module in (zeroshot_classification, zeroshot_retrieval):
-            stack.enter_context(patch.object(module, "tqdm", lambda items: items))
-        stack.enter_context(patch.object(zeroshot_classification, "accuracy", _accuracy))
-        stack.enter_context(warnings.catch_warnings())
-        # scikit-learn leaves classes without an image out of the mean, as it should, and warns of it
-        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
-        yield
+def mean_per_class_recall(found: Predictions) -> float:
+    """Average over the classes, each of which counts the same, the share of its images that are recognized.
+
+    A class without an image is left out.
+    """
+    right = found.labels[found.scores.argmax(dim=1) == found.labels]
+    images = found.labels.bincount()
+    recalls = right.bincount(minlength=len(images)).double() / images
+    return float(recalls[images > 0].mean())
+
+
+def mean_average_precision(found: Predictions) -> float:
+    """Average over the classes the average precision of the images, sorted by score."""
+    from clip_benchmark.metrics.zeroshot_classification import average_precision_per_class
+
+    return float(average_precision_per_class(found.scores, found.labels).mean())
+
+
+def image_recall(k: int) -> Callable[[Predictions], float]:
+    """Make the metric that is the share of texts whose image is among the k images with the highest scores."""
+
+    def measure(found: Predictions) -> float:
+        best = found.scores.topk(min(k, found.scores.shape[1]), dim=1).indices
+        return _hit(best == found.labels[:, None])
+
+    return measure
+
+
+def text_recall(k: int) -> Callable[[Predictions], float]:
+    """Make the metric that is the share of images one of whose texts is among the k texts with the highest scores."""
+
+    def measure(found: Predictions) -> float:
+        import torch
+
+        best = found.scores.T.topk(min(k, found.scores.shape[0]), dim=1).indices
+        return _hit(found.labels[best] == torch.arange(found.images)[:, None])
+
+    return measure
+
+
+def mean_recall(found: Predictions) -> float:
+    """Average the recall of images and of texts at 1."""
+    return (image_recall(1)(found) + text_recall(1)(found)) / 2
+
+
+def _hit(right: Tensor) -> float:
+    return float(right.any(dim=1).float().mean())
+
+
+METRICS: list[Metric] = [
+    Metric("acc1", "classification", "accuracy", top_accuracy(1)),
+    Metric("acc5", "classification", "accuracy of 5 guesses", top_accuracy(5)),
+    Metric("mean_per_class_recall", "classification", "mean recall of a class", mean_per_class_recall),
+    Metric("mean_average_precision", "multilabel", "mean average precision", mean_average_precision),
+    Metric("mean_recall@1", "retrieval", "mean of image and text recall@1", mean_recall, "retrieval"),
+    *(
+        Metric(f"{what}_retrieval_recall@{k}", "retrieval", f"{what} recall@{k}", recall(k), "retrieval")
+        for what, recall in (("image", image_recall), ("text", text_recall))
+        for k in (1, 5, 10)
+    ),
+]
+"""The first of a kind counts where a task names none."""
+
+
+def find_metric(name: str | None, kind: str | None = None) -> Metric | None:
+    """Return the metric of this name, or where there is no name the one that counts for data sets of this kind.
+
+    None: there is no such metric.
+    """
+    return next((m for m in METRICS if m.name == name or (name is None and m.kind == kind)), None)
+
+
+def measure_all(found: Predictions) -> dict[str, float]:
+    """Measure every metric of the data set's kind; one that says nothing about it is left out."""
+    values = {m.name: m.measure(found) for m in METRICS if m.kind == found.kind}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def mean_by_group(values: Sequence[tuple[str, float]]) -> dict[str, float | None]:
+    """Average the values of (group, value) by group, unweighted; None where a group has none."""
+    groups = dict.fromkeys(m.group for m in METRICS)
+    return {group: mean_of([v for g, v in values if g == group]) for group in groups}
+
+
+def mean_of(values: Sequence[float]) -> float | None:
+    """Average values; None where there is none."""
+    return sum(values) / len(values) if values else None

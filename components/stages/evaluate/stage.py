@@ -1,4 +1,4 @@
-"""evaluate: every trained model on every zero-shot task, by clip-benchmark's own metrics."""
+"""evaluate: measure every trained model on every zero-shot task, as clip-benchmark does."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from components.base.errors import PermanentError, RecaptionError, TemporaryErro
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
 from components.recipe.mixtures import Mixture
+from components.stages.evaluate.metrics import find_metric, mean_by_group, mean_of, measure_all
 from components.stages.evaluate.tasks import Task, gap, local_copy, tasks_of
 from components.storage.interface import below
 from components.storage.opening import open_storage
 
 if TYPE_CHECKING:
-    from components.stages.evaluate.metrics import Student
+    from components.stages.evaluate.student import Student
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +71,14 @@ def _tasks(run: Run) -> list[Task]:
 
 
 def _groups(run: Run) -> list[tuple[Mixture, list[Task]]]:
-    """What belongs together. Every n-th task: neighbours in the list tend to be equally large."""
+    """Group the tasks that one loading of a model serves: every n-th, since neighbours tend to be equally large."""
     tasks = _tasks(run)
     count = -(-len(tasks) // GROUP)
     return [(mixture, tasks[i::count]) for mixture in run.trained for i in range(count)]
 
 
 def _evaluate(run: Run, mixture: Mixture, tasks: Sequence[Task]) -> list[RecaptionError]:
-    """Make the results that are missing; what failed."""
+    """Make the results that are missing, and return what failed."""
     assert run.spec.evaluate is not None
     folder, root = run.evaluation_folder(mixture), open_storage(run.spec.evaluate.root)
     student: Student | None = None
@@ -107,7 +108,7 @@ def _path(folder: str, task: Task) -> str:
 
 
 def _explained(error: Exception, mixture: Mixture, task: Task) -> RecaptionError:
-    """One line. Memory and I/O may be there next time; anything else would happen again."""
+    """Say an error in one line. Memory and I/O may be there next time; anything else would happen again."""
     passing = (TemporaryError, OSError, MemoryError)
     kind = TemporaryError if isinstance(error, passing) or type(error).__name__ in PASSING else PermanentError
     text = " ".join(str(error).split())[:500]
@@ -116,7 +117,7 @@ def _explained(error: Exception, mixture: Mixture, task: Task) -> RecaptionError
 
 
 def _raise(failures: Sequence[RecaptionError]) -> None:
-    """One error for all; worth a retry where one of them is."""
+    """Raise one error for all, worth a retry where one of them is."""
     if failures:
         kind = next((type(f) for f in failures if isinstance(f, TemporaryError)), PermanentError)
         more = f" (and {len(failures) - 1} more, above)" if len(failures) > 1 else ""
@@ -133,12 +134,18 @@ def _merge(run: Run, mixture: Mixture) -> None:
             found.append(json.loads(run.storage.read(_path(folder, task))))
         else:
             gaps.append({"task": task.name, "reason": gap(task, root)})
-    results = {"mixture": mixture.name, "tasks": found, "gaps": gaps, **_means(found)}
+    results = {
+        "mixture": mixture.name,
+        "tasks": found,
+        "gaps": gaps,
+        "means": mean_by_group([(r["kind"], r["value"]) for r in found]),
+        "average": mean_of([r["value"] for r in found]),  # DataComp's
+    }
     run.storage.create(f"{folder}/results.json", json.dumps(results, indent=1).encode())
 
 
 def _load(run: Run, mixture: Mixture) -> Student:
-    from components.stages.evaluate.metrics import Student
+    from components.stages.evaluate.student import Student
 
     folder = run.model_folder(mixture)
     model: dict[str, Any] = json.loads(run.storage.read(f"{folder}/model.json"))
@@ -156,27 +163,17 @@ def _load(run: Run, mixture: Mixture) -> Student:
 
 def _timed(student: Student, task: Task, data: Path) -> dict[str, Any]:
     began = time.monotonic()
-    kind, metrics, samples = student.evaluate(data)
-    metric = task.metric or ("mean_recall@1" if kind == "retrieval" else "acc1")
+    found = student.predict(data)
+    metric, metrics = find_metric(task.metric, found.kind), measure_all(found)
+    if metric is None or metric.name not in metrics:
+        raise PermanentError(f"metric {task.metric} can't be measured; there is {', '.join(metrics)}")
     return {
         "name": task.name,
-        "kind": kind,
-        "metric": metric,
-        "value": metrics[metric],
+        "kind": metric.group,
+        "metric": metric.name,
+        "said": metric.said,
+        "value": metrics[metric.name],
         "metrics": metrics,
-        "samples": samples,
+        "samples": found.images,
         "seconds": round(time.monotonic() - began, 3),
-    }
-
-
-def _means(results: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Unweighted means of the metrics that count (DataComp's average)."""
-
-    def mean(values: list[float]) -> float | None:
-        return sum(values) / len(values) if values else None
-
-    return {
-        "classification": mean([r["value"] for r in results if r["kind"] == "classification"]),
-        "retrieval": mean([r["value"] for r in results if r["kind"] == "retrieval"]),
-        "average": mean([r["value"] for r in results]),
     }

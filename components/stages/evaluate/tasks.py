@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from components.recipe.training import Evaluate
+from components.stages.evaluate.metrics import find_metric
 from components.storage.interface import Storage, below
 from components.storage.local import LocalStorage
 
 DATACOMP = Path(__file__).with_name("datacomp_tasks.yaml")
-OURS = {"acc1", "mean_per_class_recall", "mean_recall@1"}  # what clip-benchmark's own two evaluations give
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class Task:
     folder: str
     """Below the root."""
     metric: str | None = None
-    """The one that counts; None is acc1 for classification and mean_recall@1 for retrieval."""
+    """Name of the metric that counts; None: the first of the data set's kind in METRICS."""
 
 
 def tasks_of(evaluate: Evaluate) -> list[Task]:
-    """The tasks a recipe names, DataComp's with its metrics."""
+    """List the tasks that a recipe names, DataComp's with its metrics."""
     if evaluate.tasks == "datacomp":
         return [Task(**entry) for entry in yaml.safe_load(DATACOMP.read_text())]
     return [Task(name, name) for name in evaluate.tasks]
 
 
 def gap(task: Task, root: Storage) -> str | None:
-    """Why a task can't be evaluated, or None."""
-    if task.metric and task.metric not in OURS:
+    """Say why a task can't be evaluated; None where it can."""
+    if task.metric and find_metric(task.metric) is None:
         return f"its metric {task.metric} is not implemented"
     if root.size(f"{task.folder}/test/nshards.txt") is None:
         return f"no data set at {root.uri}/{task.folder} (test/nshards.txt is missing)"
@@ -47,7 +47,7 @@ def gap(task: Task, root: Storage) -> str | None:
 
 @contextmanager
 def local_copy(task: Task, root: Storage) -> Iterator[Path]:
-    """The task's folder on this machine: as it is, or fetched for as long as it is needed.
+    """Give the task's folder on this machine: as it is, or fetched for as long as it is needed.
 
     Raises:
         PermanentError: the name of an object is no path below a folder; nothing is written for it.

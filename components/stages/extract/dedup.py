@@ -6,12 +6,11 @@ BUDGET, and a segment) whatever a partition's size: a larger one takes several p
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,13 @@ from components.base.threads import map_ahead
 from components.stages.extract.extraction import BUDGET, SHARD, Extraction
 from components.stages.extract.pairs import SPACE, bounds_of, cut, hexadecimal, sort_once
 from components.stages.extract.spill import Spill, SpillSegment, TaskRecord, read_record, read_segment
+from components.storage.commit import DONE, DoneRecord, commit, find_whole, write_content
+from components.storage.commit import read_record as read_done
 from components.storage.interface import Storage
 
 
 @dataclass(frozen=True)
-class Partition:
+class Partition(DoneRecord):
     """A partition's done.json: its shards, and what became of the rows."""
 
     shards: list[dict[str, Any]]
@@ -35,6 +36,10 @@ class Partition:
     rows: int
     """Rows that came in."""
     lost: Mapping[str, int]
+
+    @property
+    def data(self) -> Mapping[str, int]:
+        return {shard["file"]: shard["bytes"] for shard in self.shards}
 
 
 class Dedup:
@@ -59,18 +64,13 @@ class Dedup:
 
     def run(self, partition: int) -> Partition:
         """Write a partition's shards, unless that is done. Their bytes don't depend on the number of tasks."""
-        path = f"{self.extraction.shards(partition)}.done.json"
-        if self.storage.size(path) is not None:
-            found = _read(self.storage, path)
-            if all(self.storage.size(shard["file"]) == shard["bytes"] for shard in found.shards):
-                return found
-            self.storage.delete(path)  # a shard is gone
+        path = f"{self.extraction.shards(partition)}{DONE}"
+        if found := find_whole(self.storage, path, Partition):
+            return found
         lost: Counter[str] = Counter()
         shards = [self._write(partition, n, shard) for n, shard in enumerate(_shards(self._once(partition, lost)))]
         rows = sum(segment.rows for segment in self._segments(partition))
-        done = Partition(shards, rows, dict(sorted(lost.items())))
-        self.storage.create(path, json.dumps(asdict(done), indent=1).encode())
-        return done
+        return commit(self.storage, path, Partition(shards, rows, dict(sorted(lost.items()))))
 
     def _once(self, partition: int, lost: Counter[str]) -> Iterator[pa.Table]:
         """Yield the partition's rows, sorted, each uid once, a table per pass; `lost` counts the other rows."""
@@ -103,10 +103,9 @@ class Dedup:
         sink = io.BytesIO()
         uids = hexadecimal(shard.column("uid").combine_chunks())
         pq.write_table(shard.set_column(0, "uid", uids), sink, compression="zstd")
-        data, digest = sink.getvalue(), hashlib.sha256(sink.getvalue()).hexdigest()
-        file = f"{self.extraction.shards(partition)}.{number:04d}.{digest[:16]}.parquet"
-        self.storage.write(file, data)
-        return {"file": file, "rows": shard.num_rows, "bytes": len(data), "sha256": digest}
+        stem = f"{self.extraction.shards(partition)}.{number:04d}"
+        data = write_content(self.storage, stem, "parquet", sink.getvalue())
+        return {"file": data.file, "rows": shard.num_rows, "bytes": data.bytes, "sha256": data.sha256}
 
 
 def finish(storage: Storage, extraction: Extraction, tasks: int) -> dict[str, Any]:
@@ -116,8 +115,9 @@ def finish(storage: Storage, extraction: Extraction, tasks: int) -> dict[str, An
         PermanentError: a task or partition isn't done, or a candidate is unaccounted for.
     """
     records = [_slim(read_record(storage, extraction, task)) for task in range(tasks)]
-    paths = [f"{extraction.shards(partition)}.done.json" for partition in range(extraction.partitions)]
-    partitions = list(map_ahead(lambda path: _read(storage, path), paths))
+    paths = [f"{extraction.shards(partition)}{DONE}" for partition in range(extraction.partitions)]
+    absent = "this partition is not done; run dedup's tasks first"
+    partitions = list(map_ahead(lambda path: read_done(storage, path, Partition, absent), paths))
     funnel = _funnel(records, partitions)
     accounted = funnel["kept"] + sum(funnel["dropped"].values()) + sum(funnel["lost"].values())
     if accounted != funnel["candidates"]:
@@ -182,12 +182,3 @@ def _shards(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 def _copied(table: pa.Table) -> pa.Table:
     """Copy rows into memory of their own, so that the table they were cut from can be freed."""
     return table.take(pa.array(range(table.num_rows), pa.int64()))
-
-
-def _read(storage: Storage, path: str) -> Partition:
-    if storage.size(path) is None:
-        raise PermanentError(f"{path}: this partition is not done; run dedup's tasks first")
-    try:
-        return Partition(**json.loads(storage.read(path)))
-    except (ValueError, TypeError) as error:
-        raise PermanentError(f"{path}: not the record of a partition ({error}); delete it and run again") from error

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
@@ -21,9 +19,9 @@ from components.base.errors import PermanentError, TemporaryError
 from components.stages.extract.extraction import Extraction
 from components.stages.extract.pairs import SCHEMA, SPACE, bounds_of, cut, sort_once
 from components.stages.extract.text_rules import uid_of
+from components.storage import commit
+from components.storage.commit import DONE, DoneRecord, write_content
 from components.storage.interface import Storage
-
-log = logging.getLogger(__name__)
 
 MEMORY = 128_000_000  # bytes of candidates in memory before they are spilled; sorting takes as much again, twice
 CHUNK = 20_000  # candidates kept as Python's strings, which take five times an Arrow array's memory
@@ -54,8 +52,8 @@ class SpillSegment:
 
 
 @dataclass(frozen=True)
-class TaskRecord:
-    """The result of one task: its done.json. `candidates` = Σ `dropped` + Σ `lost` + the spills' rows."""
+class TaskRecord(DoneRecord):
+    """A task's done.json. What it counts adds up: `candidates` = Σ `dropped` + Σ `lost` + the spills' rows."""
 
     spills: list[Spill]
     files: int
@@ -75,6 +73,16 @@ class TaskRecord:
     """The first damaged places: file, offset, bytes, reason."""
     seconds: float
     code: str
+
+    INDENT: ClassVar[int | None] = None
+
+    @property
+    def data(self) -> Mapping[str, int]:
+        return {spill.file: spill.bytes for spill in self.spills}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{**value, "spills": [Spill(**spill) for spill in value["spills"]]})
 
 
 @dataclass
@@ -121,9 +129,8 @@ class Spiller:
             sink.write(data)
             segments.append([len(data), part.num_rows, part.nbytes])
         content = sink.getvalue()
-        name = f"{self.path}.{hashlib.sha256(content).hexdigest()[:16]}.spill"
-        self.storage.write(name, content)
-        self.spills.append(Spill(name, len(content), segments))
+        written = write_content(self.storage, self.path, "spill", content)
+        self.spills.append(Spill(written.file, written.bytes, segments))
 
     def _pack(self) -> None:
         if self._rows[0]:
@@ -142,41 +149,18 @@ class Spiller:
 
 
 def find_record(storage: Storage, extraction: Extraction, task: int) -> TaskRecord | None:
-    """Return the task's record, if there is one and its spills are there; else withdraw it and return None."""
-    path = _done(extraction, task)
-    if storage.size(path) is None:
-        return None
-    record = read_record(storage, extraction, task)
-    gone = [spill.file for spill in record.spills if storage.size(spill.file) != spill.bytes]
-    if gone:
-        log.warning("%s: %s is gone or has another size; withdrawn, it is made anew", path, gone[0])
-        storage.delete(path)
-        return None
-    return record
+    """Return the task's record if its spills are there; withdraw a record without them."""
+    return commit.find_whole(storage, done_path(extraction, task), TaskRecord)
 
 
 def read_record(storage: Storage, extraction: Extraction, task: int) -> TaskRecord:
-    """Read a task's record. Raises PermanentError if the task is not done."""
-    path = _done(extraction, task)
-    try:
-        value = json.loads(storage.read(path))
-        return TaskRecord(**{**value, "spills": [Spill(**spill) for spill in value["spills"]]})
-    except (ValueError, TypeError, KeyError) as error:
-        raise PermanentError(f"{path}: not the record of a task ({error}); delete it and run again") from error
-    except PermanentError as error:
-        if storage.size(path) is not None:
-            raise
-        raise PermanentError(f"{path}: task {task} is not done; run extract's tasks first") from error
+    """Read the task's record.
 
-
-def commit(storage: Storage, extraction: Extraction, task: int, record: TaskRecord) -> TaskRecord:
-    """Create the task's record and return the one that stands: the first, if two workers did the task."""
-    if storage.create(_done(extraction, task), json.dumps(asdict(record)).encode()):
-        return record
-    standing = read_record(storage, extraction, task)
-    for file in {s.file for s in record.spills} - {s.file for s in standing.spills}:
-        storage.delete(file)
-    return standing
+    Raises:
+        PermanentError: the task is not done.
+    """
+    absent = f"task {task} is not done; run extract's tasks first"
+    return commit.read_record(storage, done_path(extraction, task), TaskRecord, absent)
 
 
 def read_segment(storage: Storage, extraction: Extraction, segment: SpillSegment) -> pa.Table:
@@ -190,7 +174,7 @@ def read_segment(storage: Storage, extraction: Extraction, segment: SpillSegment
     except PermanentError:
         data = b""
     if len(data) != segment.length or _digest(data[DIGEST:]) != data[:DIGEST]:
-        storage.delete(_done(extraction, segment.task))
+        storage.delete(done_path(extraction, segment.task))
         raise TemporaryError(f"{segment.file} is gone or altered; run extract's task {segment.task} to make it anew")
     return pa.ipc.open_stream(pa.py_buffer(memoryview(data)[DIGEST:])).read_all()
 
@@ -206,5 +190,6 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:DIGEST]
 
 
-def _done(extraction: Extraction, task: int) -> str:
-    return f"{extraction.spills(task)}.done.json"
+def done_path(extraction: Extraction, task: int) -> str:
+    """Return the path of the task's record."""
+    return f"{extraction.spills(task)}{DONE}"

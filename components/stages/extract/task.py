@@ -16,9 +16,10 @@ from components.stages.extract import page, wat
 from components.stages.extract.extraction import Extraction
 from components.stages.extract.members import Damage
 from components.stages.extract.records import WarcRecord, read_records
-from components.stages.extract.spill import Spiller, TaskRecord, commit, find_record
+from components.stages.extract.spill import Spiller, TaskRecord, done_path, find_record
 from components.stages.extract.table import candidates_of
 from components.stages.extract.text_rules import candidate
+from components.storage.commit import commit
 from components.storage.interface import Storage
 from components.storage.web import open_source
 
@@ -62,7 +63,7 @@ def extract_task(
         progress(1)
     extractor.spiller.flush()
     record = TaskRecord(**extractor.counts(), files=len(files), seconds=time.monotonic() - began, code=version())
-    return commit(storage, extraction, task, record)
+    return commit(storage, done_path(extraction, task), record)
 
 
 class Extractor:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from components.engine.images import Geometry
 from components.engine.stage import Batch, ColumnStage, Field, Needs
-from components.pool.columns import ColumnSpec
-from components.recipe.screens import Screen
-from components.storage.fingerprint import path_fingerprint
+from components.recipe.columns import Options
+from components.recipe.types import LocalPath, Model
 
 SIDE = 640  # pixels: larger than DataComp's images, which are looked at as they are
 CASCADE = "opencv-frontalface-alt2"
+
+
+class Faces(Options):
+    """How many faces are in the image, and where: to be blurred, or as a score."""
+
+    kind = "faces"
+    roles = ("score", "boxes")
+
+    weights: LocalPath | None = None
+    """YuNet's ONNX file; left out: OpenCV's frontal-face cascade, which misses more and takes more for a face."""
 
 
 class FacesStage(ColumnStage):
@@ -28,16 +37,16 @@ class FacesStage(ColumnStage):
         Field("score", "float32", "how many faces; null: the image can't be read"),
         Field("boxes", "boxes", "of the upright image, as DataComp's face_bboxes; null: the image can't be read"),
     )
+    kinds = (Faces,)
     batch_size = 64
 
     @classmethod
-    def make_spec(cls, screen: Screen, where: str, index: ColumnSpec) -> ColumnSpec:
-        """`where` is the screen's place in the recipe, for messages. Raises PermanentError: a path isn't there."""
-        if screen.weights:
-            params = {"weights": screen.weights, "print": path_fingerprint(screen.weights, f"{where}.weights")}
-        else:
-            params = {"cascade": CASCADE}
-        return ColumnSpec(cls.name, "yunet" if screen.weights else "cascade", cls.version, params, {"index": index})
+    def label(cls, options: Options) -> str:
+        return "yunet" if cast(Faces, options).weights else "cascade"
+
+    @classmethod
+    def fingerprints(cls, options: Model, where: str) -> dict[str, str]:
+        return super().fingerprints(options, where) or {"weights": CASCADE}
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         import cv2
@@ -45,7 +54,7 @@ class FacesStage(ColumnStage):
         from components.stages.faces.detectors import cascade, yunet
 
         cv2.setNumThreads(1)  # a worker has one core, and its threads would find boxes in any order
-        weights = self.spec.params.get("weights")
+        weights = self.options.weights
         self.detect = yunet(weights) if weights else cascade()
         self.geometry = Geometry((SIDE, SIDE), "inside")
 

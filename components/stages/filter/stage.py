@@ -1,24 +1,61 @@
 """filter: DataComp's filters by raw text and image size; each is a flag that rules may ask for.
 
 Source: mlfoundations/datacomp, baselines/apply_filter.py. Two things differ: the index has stripped the text, and the
-default language model is the quantised lid.176.ftz (`languageModel: …/lid.176.bin` is DataComp's).
+default language model is the quantised lid.176.ftz (`model: …/lid.176.bin` is DataComp's).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import pydantic
 
 from components.engine.stage import Batch, ColumnStage, Field, Needs
-from components.pool.columns import ColumnSpec
-from components.recipe.recipe import Filter
+from components.recipe.columns import Options
+from components.recipe.types import LocalPath, Model
 from components.stages.filter.language import BUNDLED, english
 from components.stages.filter.wordnet import Entities
-from components.storage.fingerprint import path_fingerprint
 
 WORDS, CHARACTERS = 2, 5  # a text has more than these
 SIDE, ASPECT = 200, 3.0  # an image has at least this short side, in pixels, and at most this ratio of its sides
 NO_SIZE = "original size unknown"
+
+
+class _Filter(Options):
+    """Base of the filters, which all ask for a language."""
+
+    roles = ("flag",)
+
+    model: LocalPath | None = None
+    """A fastText model such as DataComp's lid.176.bin; left out: the bundled, quantised lid.176.ftz."""
+
+
+class Language(_Filter):
+    """Whether the raw text is in a language: DataComp's filter `english`."""
+
+    kind = "language"
+
+    is_: Annotated[Literal["en"], pydantic.Field(alias="is")] = "en"
+    """Which language: en, as in DataComp."""
+
+
+class Basic(_Filter):
+    """DataComp's filter `basic`: in English, more than 2 words and 5 characters, an image of at least 200 pixels and at
+    most 3:1."""
+
+    kind = "basic"
+
+
+class ImageNet21k(_Filter):
+    """DataComp's filter `text_based`: in English, with a word that names a class of ImageNet-21k."""
+
+    kind = "imagenet21k"
+
+    wordnet: LocalPath
+    """Folder of WordNet 3.0's files (index.noun, data.noun, …)."""
+    wnids: LocalPath
+    """File with the id of a class in each line, such as n02084071."""
 
 
 class FilterStage(ColumnStage):
@@ -33,21 +70,18 @@ class FilterStage(ColumnStage):
     fields: tuple[Field, ...] = (
         Field("flag", "bool", "the sample passes; a sample without a text never does; null: original size unknown"),
     )
+    kinds = (Language, Basic, ImageNet21k)
     batch_size = 10_000
+    sample_bytes = 20
 
     @classmethod
-    def make_spec(cls, wanted: Filter, where: str, index: ColumnSpec) -> ColumnSpec:
-        """`where` is the filter's place in the recipe, for messages. Raises PermanentError: a path isn't there."""
-        named = {"languageModel": wanted.language_model, "wordnet": wanted.wordnet, "wnids": wanted.wnids}
-        paths = {key: path for key, path in named.items() if path}
-        prints = {key: path_fingerprint(path, f"{where}.{key}") for key, path in paths.items()}
-        params = {"kind": wanted.kind, "paths": paths, "prints": {"languageModel": BUNDLED, **prints}}
-        return ColumnSpec(cls.name, wanted.kind, cls.version, params, {"index": index, "text": index})
+    def fingerprints(cls, options: Model, where: str) -> dict[str, str]:
+        return {"model": BUNDLED, **super().fingerprints(options, where)}
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
-        kind, paths = self.spec.params["kind"], self.spec.params["paths"]
-        self.english = english(paths.get("languageModel"))
-        self.entities = Entities(paths["wordnet"], paths["wnids"]) if kind == "imagenet21k" else None
+        self.speaks = english(self.options.model)
+        named = isinstance(self.options, ImageNet21k)
+        self.entities = Entities(self.options.wordnet, self.options.wnids) if named else None
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         rows = batch.inputs["text"].select(["text", "width", "height"]).to_pylist()
@@ -55,14 +89,14 @@ class FilterStage(ColumnStage):
         return {"flag": flags, "error": [NO_SIZE if flag is None else None for flag in flags]}
 
     def _passes(self, text: str, width: int | None, height: int | None) -> bool | None:
-        if self.spec.params["kind"] == "basic":
+        if isinstance(self.options, Basic):
             long = len(text.split()) > WORDS and len(text) > CHARACTERS
-            return long and self.english(text) and large(width, height)
-        return self.english(text) and (self.entities is None or self.entities(text))
+            return long and self.speaks(text) and large(width, height)
+        return self.speaks(text) and (self.entities is None or self.entities(text))
 
 
 def large(width: int | None, height: int | None) -> bool | None:
-    """Whether an image is neither small nor a strip; None: a side is unknown."""
+    """Return whether an image is neither small nor a strip; None where a side is unknown."""
     if width is None or height is None:
         return None
     return min(width, height) >= SIDE and max(width, height) / min(width, height) <= ASPECT

@@ -5,18 +5,56 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import pydantic
 
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.engine.stage import Batch, ColumnStage, Field, Needs
 from components.pool.columns import ColumnSpec
-from components.recipe.recipe import ImportedColumn
+from components.recipe.columns import Options, Role
+from components.recipe.types import Address, Model, Text
 from components.stages.imported.sources import check_fields, find_source, rows_of
 
 log = logging.getLogger(__name__)
 
 NOT_THERE = "not in the source"
+
+
+class Import(Options):
+    """A column made elsewhere, joined by uid."""
+
+    kind = "import"
+    roles = ("score", "text", "flag")
+    checks = (
+        (
+            "self.from.endsWith('.npy') != has(self.field)",
+            "a .npy lists uids and has no field; a parquet or CSV needs `field`, the name of its value",
+        ),
+        ("!self.from.endsWith('.npy') || self.__as__ == 'flag'", "a .npy lists uids, so it must be imported as a flag"),
+    )
+
+    source: Annotated[Address, pydantic.Field(alias="from")]
+    """A .parquet, .csv or (flags) DataComp subset .npy file, or a folder of them, with a `uid` field."""
+    field: Text | None = None
+    """Which field of a parquet or CSV holds the value. Left out for a .npy: listed uids are true."""
+    as_: Annotated[Literal["score", "text", "flag"], pydantic.Field(alias="as")]
+    """score: float, higher = better; text: captions; flag: true or false."""
+
+    @property
+    def roles_here(self) -> tuple[Role, ...]:
+        return (self.as_,)
+
+    @pydantic.model_validator(mode="after")
+    def _field(self) -> Import:
+        if self.source.endswith(".npy") != (self.field is None):
+            raise ValueError(
+                "a .npy lists uids and has no field; a parquet or CSV needs `field`, the name of its value"
+            )
+        if self.source.endswith(".npy") and self.as_ != "flag":
+            raise ValueError("a .npy lists uids, so it must be imported as a flag")
+        return self
 
 
 class ImportStage(ColumnStage):
@@ -33,22 +71,29 @@ class ImportStage(ColumnStage):
         Field("text", "string", "null: no text, or another kind of column"),
         Field("flag", "bool", "null: unknown, or another kind of column"),
     )
+    kinds = (Import,)
     batch_size = 10_000
 
     @classmethod
-    def make_spec(cls, column: ImportedColumn, index: ColumnSpec) -> ColumnSpec:
-        """Raises PermanentError when there is no such source or no such field."""
-        source = find_source(column.source)
-        if column.field is not None:
-            check_fields(source, column.field)
-        params = {
-            "source": source.address,
-            "files": content_hash([(e.path, e.size) for e in source.files]),
-            "field": column.field,
-            "kind": column.kind,
-        }
-        label = re.sub(r"[^A-Za-z0-9._-]+", "-", column.field or column.kind)
-        return ColumnSpec(cls.name, label, cls.version, params, {"index": index})
+    def make_spec(cls, options: Options, where: str, inputs: Mapping[str, ColumnSpec]) -> ColumnSpec:
+        """Return the column; a relative source is found from anywhere. Raises PermanentError as `fingerprints` does."""
+        assert isinstance(options, Import)
+        whole = options.model_copy(update={"source": find_source(options.source).address})
+        return super().make_spec(whole, where, inputs)
+
+    @classmethod
+    def label(cls, options: Options) -> str:
+        assert isinstance(options, Import)
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", options.field or options.as_)
+
+    @classmethod
+    def fingerprints(cls, options: Model, where: str) -> dict[str, str]:
+        """Return the names and sizes of the source's files. Raises PermanentError: no such source, or no such field."""
+        assert isinstance(options, Import)
+        source = find_source(options.source)
+        if options.field is not None:
+            check_fields(source, options.field)
+        return {"from": content_hash([(e.path, e.size) for e in source.files])}
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         """Stream the source once and keep what this task's samples need.
@@ -56,8 +101,12 @@ class ImportStage(ColumnStage):
         Raises:
             PermanentError: no file, no such field, or values that aren't of the column's kind.
         """
-        wanted, params = set(uids()), self.spec.params
-        source, field, kind = find_source(str(params["source"])), params["field"], str(params["kind"])
+        wanted, source, field, kind = (
+            set(uids()),
+            find_source(self.options.source),
+            self.options.field,
+            self.options.as_,
+        )
         self.values: dict[str, Any] = {}
         rows = repeated = 0
         for file in source.files:
@@ -75,16 +124,16 @@ class ImportStage(ColumnStage):
             log.warning("%s: most samples are not in it; is it of another pool?", source.address)
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
-        kind, count = str(self.spec.params["kind"]), len(batch.uids)
+        count = len(batch.uids)
         columns: dict[str, list[Any]] = {name: [None] * count for name in ("score", "text", "flag")}
-        if self.spec.params["field"] is None:
+        if self.options.field is None:
             return {**columns, "flag": [uid in self.values for uid in batch.uids]}
-        columns[kind] = [self.values.get(uid) for uid in batch.uids]
+        columns[self.options.as_] = [self.values.get(uid) for uid in batch.uids]
         return {**columns, "error": [None if uid in self.values else NOT_THERE for uid in batch.uids]}
 
 
 def _checked(value: Any, kind: str, path: str) -> Any:
-    """The value as the column's kind; None stays None, and a text of nothing but spaces is none."""
+    """Return the value as what it is imported as; None stays None, and a text of nothing but spaces becomes None."""
     if value is None:
         return None
     if kind == "score" and isinstance(value, (int, float)) and not isinstance(value, bool):

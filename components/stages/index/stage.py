@@ -80,7 +80,9 @@ class IndexStage(ColumnStage):
     reads = ("tar",)
     writes = "uid, raw text, offsets"
     needs = Needs(memory_gib=1)
+    provides = "index"
     version = 2
+    sample_bytes = 110
     fields: tuple[Field, ...] = (
         Field("key", "string", "the sample's name in the tar"),
         Field("text", "string", "alt text of the image; null: there is none, or it can't be used (see note)"),
@@ -94,7 +96,8 @@ class IndexStage(ColumnStage):
     )
 
     @classmethod
-    def make_spec(cls) -> ColumnSpec:
+    def make_index(cls) -> ColumnSpec:
+        """Return the column that every pool has."""
         return ColumnSpec(cls.name, "shards", cls.version, {})
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
@@ -122,7 +125,7 @@ class IndexStage(ColumnStage):
 
 
 def _scan(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[Sample]:
-    """Samples in the order of their first members.
+    """Yield the samples in the order of their first members.
 
     webdataset writes the members of one key one after the other; plain tar writes them in any order. So a member
     belongs to the first sample of its key that has none of its kind yet: what comes twice is a sample of its own.
@@ -164,7 +167,7 @@ def _members(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[ta
 
 
 def _ends_here(tar: BinaryIO, offset: int, size: int) -> bool:
-    """Whether a tar's end mark is here and nothing behind it: tarfile takes any block it can't read for the end."""
+    """Return whether a tar's end mark is here and nothing behind it: tarfile takes any unreadable block for the end."""
     tar.seek(offset)
     tail = tar.read(max(0, min(TAIL, size - offset)))
     return len(tail) >= tarfile.BLOCKSIZE and not any(tail)
@@ -246,7 +249,7 @@ def _compare(samples: list[Sample], beside: pa.Table, counts: dict[str, int]) ->
 
 
 def _uid(sample: Sample, beside: dict[str, str], shard: Shard) -> str:
-    """From the metadata, else from the parquet, else derived from the sample's place in the pool."""
+    """Return the uid of the metadata, else of the parquet, else one derived from the sample's place in the pool."""
     given = sample.meta.get("uid") or beside.get(sample.key)
     if given:
         return canonical_uid(str(given))

@@ -22,10 +22,20 @@ from components.engine.stage import Needs, Step
 from components.pool.columns import Columns, align
 from components.pool.run import Run
 from components.pool.shards import Shard
-from components.recipe import recipe as schema
-from components.recipe.mixtures import Mixture, RuleThreshold, ScoreCondition
-from components.selection.rule_inputs import find_thresholds, read_values, require_finished, screened
-from components.selection.rules import Selection, Thresholds, Values, columns_of, lender, select, shares_of, why_dropped
+from components.recipe.columns import RAW
+from components.recipe.mixtures import Mixture
+from components.selection.rule_inputs import drop_samples, drop_unseen, find_thresholds, read_values, require_finished
+from components.selection.rules import (
+    Selection,
+    Thresholds,
+    Values,
+    columns_of,
+    lender_of,
+    select,
+    shares_of,
+    tested_by,
+    why_dropped,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +45,7 @@ EMPTY = "no image matched any rule: the mixture is empty, and nothing can be tra
 
 @dataclass
 class MixtureCounts:
-    """Counts of what one mixture has chosen so far."""
+    """The pairs that one mixture has chosen so far, and the samples it dropped."""
 
     mixture: Mixture
     folder: str
@@ -67,21 +77,25 @@ class MixStep(Step):
             return
         columns = run.open_columns()
         texts, scores, flags = columns_of(t.mixture for t in tallies)
-        scores |= {name for name in texts if f"score:{name}" in run.nodes}  # for the mean cosines
-        read_always = {schema.RAW} if f"score:{schema.RAW}" in run.nodes else set()
-        read_always |= {*run.spec.blurring, *(name for name, _ in run.spec.dropping)}
-        require_finished(run, columns, _keys(run, texts, scores | read_always, flags))
+        scores |= {name for name in texts if run.has("score", name)}  # for the mean cosines
+        read_always = {RAW} if run.has("score", RAW) else set()
+        dropping = tested_by(run.spec.drop)
+        require_finished(run, columns, _keys(run, texts, scores | read_always | dropping[0], flags | dropping[1]))
         thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
 
         def read(shard: Shard) -> tuple[Shard, pa.Array, Values, Mapping[str, int]]:
             index = columns.read(run.index, shard, ["text", "error"])
             index = index.filter(pc.is_null(index.column("error")))
             readable = _readable(run, columns, shard, index)
-            uids = readable.column("uid").combine_chunks()
-            kept, lost = screened(run, columns, shard, uids, run.spec.dropping, run.spec.blurring)
-            left = readable.filter(pa.array(kept)) if lost else readable
+            lost = Counter({UNREADABLE: index.num_rows - readable.num_rows})
+            left = readable
+            if run.spec.drop:
+                kept, dropped = drop_samples(run, columns, shard, left, run.spec.drop, thresholds)
+                left, lost = left.filter(pa.array(kept)), lost + Counter(dropped)
+            if run.spec.training_sets.blur:
+                kept, unseen = drop_unseen(run, columns, shard, left)
+                left, lost = left.filter(pa.array(kept)), lost + Counter(unseen)
             values = read_values(run, columns, shard, left, texts, scores, flags)
-            lost = {UNREADABLE: index.num_rows - readable.num_rows, **lost}
             return shard, left.column("uid").combine_chunks(), values, lost
 
         for shard, uids, values, lost in map_ahead(read, run.pool.shards):
@@ -102,16 +116,16 @@ class MixStep(Step):
 
 def _readable(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> pa.Table:
     """Leave out the samples whose image could not be embedded: no trainer could read it either."""
-    if f"score:{schema.RAW}" not in run.nodes:
+    if not run.has("score", RAW):
         return index
-    scores = align(columns.read(run.score(schema.RAW), shard, ["error"]), index.column("uid").combine_chunks())
+    scores = align(columns.read(run.score(RAW), shard, ["error"]), index.column("uid").combine_chunks())
     return index.filter(pc.is_null(scores.column("error")))
 
 
 def _keys(run: Run, texts: set[str], scores: set[str], flags: set[str]) -> list[str]:
-    """Return the nodes that hold these columns, in the run's order."""
+    """Return the nodes that hold these columns, and those that `trainingSets.blur` needs, in the run's order."""
     specs = {run.index.hash, *(run.text(name).hash for name in texts), *(run.score(name).hash for name in scores)}
-    specs |= {run.flag(name).hash for name in flags}
+    specs |= {run.flag(name).hash for name in flags} | {run.boxes(name).hash for name in run.spec.training_sets.blur}
     return [key for key, node in run.nodes.items() if node.spec.hash in specs]
 
 
@@ -174,7 +188,7 @@ def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str,
         "pairs": tally.pairs.total(),
         "scored": tally.scored.total(),
         "mean_cosine": _mean(tally, range(len(rules))),
-        "cosines": {name: run.score(name).folder for name in texts if f"score:{name}" in run.nodes},
+        "cosines": {name: run.score(name).folder for name in texts if run.has("score", name)},
         "rules": rules,
         "thresholds": [{"score": s, "top": f, "threshold": thresholds[s, f]} for s, f in sorted(used)],
         "dropped": {reason: n for reason, n in sorted(tally.dropped.items()) if n},
@@ -185,7 +199,7 @@ def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str,
 
 
 def _mean(tally: MixtureCounts, rules: Iterable[int]) -> float | None:
-    """Return the mean cosine of the rules' scored pairs; None where a rule's text has none (a concatenation, say)."""
+    """Return the mean cosine of these rules' pairs; None where a rule's text (a concatenation, say) never has one."""
     rules = [r for r in rules if tally.pairs[r]]
     if not rules or not all(tally.scored[r] for r in rules):
         return None
@@ -197,11 +211,10 @@ def warnings_of(run: Run, mixture: Mixture) -> list[str]:
     found = []
     for rule in mixture.rules:
         for condition in rule.where:
-            if isinstance(condition, ScoreCondition) and isinstance(condition.at_least, RuleThreshold):
-                own, lent = run.score(condition.score), run.score(lender(condition, mixture).score)
-                if "import" in (own.stage, lent.stage) and own.hash != lent.hash:
-                    found.append(
-                        f"compares {condition.score} with the threshold of rule {condition.at_least.rule}, but they "
-                        "were not made by the same scorer (one is imported): their scales may differ"
-                    )
+            own, lent = run.tested(condition), run.tested(lender_of(condition, mixture))
+            if (own.stage, own.params) != (lent.stage, lent.params):
+                found.append(
+                    f"compares {condition.name} with the threshold of rule {condition.lender}, but they were not made "
+                    "by the same scorer: their scales may differ"
+                )
     return found

@@ -16,7 +16,7 @@ from components.engine.images import ImageError, open_rgb
 from components.pool.columns import Columns, ColumnSpec, align
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
-from components.recipe import recipe as schema
+from components.recipe.columns import RAW
 from components.selection.rule_inputs import analysis_path, coverage
 from components.stages.report.plots import Circle, Histogram
 from components.stages.report.table import read, read_of
@@ -39,6 +39,7 @@ def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
         found.append(
             {
                 "key": node.key,
+                "on_demand": node.demand is not None,
                 "folder": node.spec.folder,
                 "shards": shards_of(run, columns, node),
                 "asked": rows,
@@ -112,7 +113,7 @@ def _pictures(run: Run, columns: Columns, shard: Shard, count: int) -> list[dict
     texts: dict[str, Any] = {name: _text(run, columns, shard, name, index, uids) for name in run.spec.texts}
     scores = {name: _score(run, columns, shard, name, uids) for name in run.spec.texts}
     order = sorted(range(index.num_rows), key=lambda row: hashlib.sha256(uids[row].as_py().encode()).digest())
-    raw: Any = scores[schema.RAW]
+    raw: Any = scores[RAW]
     if raw is not None and raw.null_count < len(raw):
         cut = pc.quantile(raw, 0.7)[0].as_py()  # outside the best 30 %, as in the paper's Figure 1
         order.sort(key=lambda row: raw[row].as_py() is not None and raw[row].as_py() >= cut)
@@ -126,7 +127,7 @@ def _pictures(run: Run, columns: Columns, shard: Shard, count: int) -> list[dict
             said = [
                 {"name": name, "text": _short(text[row].as_py()), "cosine": None if s is None else s[row].as_py()}
                 for name, text, s in ((name, texts[name], scores[name]) for name in texts)
-                if name == schema.RAW or (text is not None and text[row].as_py() is not None)
+                if name == RAW or (text is not None and text[row].as_py() is not None)
             ]
             if picture:
                 found.append({"uid": uids[row].as_py(), "picture": picture, "texts": said})
@@ -136,14 +137,16 @@ def _pictures(run: Run, columns: Columns, shard: Shard, count: int) -> list[dict
 def _text(
     run: Run, columns: Columns, shard: Shard, name: str, index: pa.Table, uids: pa.Array
 ) -> pa.ChunkedArray | None:
-    if name == schema.RAW:
+    if name == RAW:
         return index.column("text")
     return _column(columns, shard, run.text(name), "text", uids)
 
 
 def _score(run: Run, columns: Columns, shard: Shard, name: str, uids: pa.Array) -> pa.ChunkedArray | None:
-    node = run.nodes.get(f"score:{name}")
-    return None if node is None else _column(columns, shard, node.spec, "cosine", uids)
+    if not run.has("score", name):
+        return None
+    node = run.find("score", name)
+    return _column(columns, shard, node.spec, node.fields["score"], uids)
 
 
 def _column(columns: Columns, shard: Shard, spec: ColumnSpec, field: str, uids: pa.Array) -> pa.ChunkedArray | None:

@@ -17,7 +17,7 @@ from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
 from components.recipe import recipe as schema
-from components.recipe.mixtures import BestOf, Concat, FlagCondition, Mixture, Rule, RuleThreshold
+from components.recipe.mixtures import Mixture, in_words
 from components.stages.report import gather, plots
 from components.stages.report.funnel import Funnel
 from components.stages.report.funnel import funnel as funnel_of
@@ -88,7 +88,7 @@ def _result(run: Run, mixture: Mixture) -> dict[str, Any]:
     evaluated = trained and run.spec.evaluate
     return {
         "name": mixture.name,
-        "rules": [_in_words(rule) for rule in mixture.rules],
+        "rules": [in_words(rule) for rule in mixture.rules],
         "emit": mixture.emit,
         "chosen": read_of(run, run.mixture_folder, mixture, "mixture.json"),
         "model": read_of(run, run.model_folder, mixture, "model.json") if trained else {},
@@ -104,27 +104,6 @@ def _doubts(funnel: Funnel, results: list[dict[str, Any]]) -> Iterator[str]:
             yield f"mixture {name}: {settled:,} images chosen or dropped, of {chosen['usable']:,} usable ones"
 
 
-def _in_words(rule: Rule) -> str:
-    """Write a rule as a person would say it."""
-    if isinstance(rule.text, Concat):
-        text = " + ".join(rule.text.concat)
-    else:
-        text = f"best of {', '.join(rule.text.best_of)}" if isinstance(rule.text, BestOf) else rule.text
-    conditions = []
-    for c in rule.where:
-        if isinstance(c, FlagCondition):
-            conditions.append(f"{'' if c.equals else 'not '}{c.flag}")
-        elif c.top is not None:
-            conditions.append(f"score {c.score} is among the pool's top {c.top * 100:g} %")
-        elif c.at_most is not None:
-            conditions.append(f"score {c.score} ≤ {c.at_most:g}")
-        elif isinstance(c.at_least, RuleThreshold):
-            conditions.append(f"score {c.score} ≥ the threshold of “{c.at_least.rule}”")
-        else:
-            conditions.append(f"score {c.score} ≥ {c.at_least:g}")
-    return f"{text}, where {' and '.join(conditions)}" if conditions else f"{text}, wherever there is one"
-
-
 def _headline(table: list[dict[str, object]]) -> str:
     for title, what in (("classification", "zero-shot accuracy"), ("mean cosine", "mean image–text cosine")):
         scored = [row for row in table if isinstance(row.get(title), float)]
@@ -135,11 +114,10 @@ def _headline(table: list[dict[str, object]]) -> str:
 
 
 def _best(table: list[dict[str, object]]) -> dict[str, object]:
-    """Return the highest value of each column that has a better end."""
-    titles = ("mean cosine", "unique trigrams", "classification", "retrieval", "average")
+    """Return the highest value of each column of which more is better."""
     best: dict[str, object] = {}
-    for title in titles:
-        values = [row[title] for row in table if isinstance(row.get(title), (int, float))]
+    for title in table[0].keys() - {"mixture", "pairs", "words"}:
+        values = [row[title] for row in table if isinstance(row[title], (int, float))]
         if len(values) > 1:
             best[title] = max(values)  # type: ignore[type-var]
     return best
@@ -174,10 +152,10 @@ def _arrived(run: Run, funnel: Funnel) -> list[str]:
 
 def _partial(done: list[dict[str, Any]]) -> list[str]:
     return [
-        f"{c['key'].partition(':')[2]} was captioned for {c['covered']:,} of {c['usable']:,} usable samples "
+        f"{c['key'].partition(':')[2]} was computed for {c['covered']:,} of {c['usable']:,} usable samples "
         f"({gather.share(c['covered'], c['usable'])}), those a mixture can use; its statistics are of these."
         for c in done
-        if c["key"].startswith("caption:") and 0 < c["covered"] < c["usable"]
+        if c["on_demand"] and 0 < c["covered"] < c["usable"]
     ]
 
 

@@ -12,7 +12,9 @@ from components.recipe.mixtures import Mixture
 
 def result_table(run: Run) -> list[dict[str, object]]:
     """Return one row per mixture, column title → value; None where there is nothing (yet)."""
-    rows = [_row(run, mixture) for mixture in run.spec.mixtures]
+    evaluated = [_evaluation(run, mixture) for mixture in run.spec.mixtures]
+    groups = dict.fromkeys(group for results in evaluated for group in results.get("means", ()))
+    rows = [_row(run, m, results, [*groups]) for m, results in zip(run.spec.mixtures, evaluated, strict=True)]
     empty = {title for title in (rows[0] if rows else ()) if all(row[title] is None for row in rows)}
     return [{title: value for title, value in row.items() if title not in empty} for row in rows]
 
@@ -28,20 +30,22 @@ def results(run: Run) -> dict[str, Any]:
     return {"rows": rows, "datasets": sets}
 
 
-def _row(run: Run, mixture: Mixture) -> dict[str, object]:
+def _evaluation(run: Run, mixture: Mixture) -> dict[str, Any]:
+    if not run.spec.evaluate or mixture not in run.trained:
+        return {}
+    return read_of(run, run.evaluation_folder, mixture, "results.json")
+
+
+def _row(run: Run, mixture: Mixture, results: dict[str, Any], groups: list[str]) -> dict[str, object]:
     chosen = read_of(run, run.mixture_folder, mixture, "mixture.json")
     analysis = read_of(run, run.mixture_folder, mixture, "analysis.json")
-    results = {}
-    if run.spec.evaluate and mixture in run.trained:
-        results = read_of(run, run.evaluation_folder, mixture, "results.json")
     row: dict[str, object] = {
         "mixture": mixture.name,
         "pairs": chosen.get("pairs"),
         "mean cosine": chosen.get("mean_cosine"),
         "unique trigrams": analysis.get("trigrams", {}).get("unique"),
         "words": analysis.get("words", {}).get("mean"),
-        "classification": results.get("classification"),
-        "retrieval": results.get("retrieval"),
+        **{group: results.get("means", {}).get(group) for group in groups},
     }
     if run.spec.evaluate and len(results.get("tasks", ())) > 2:
         row["average"] = results["average"]

@@ -41,7 +41,7 @@ def card(run: Run, mixture: Mixture, dataset: Mapping[str, Any]) -> str:
         f"{dataset['bytes']:,} bytes. Made by recaption {dataset['code']}, run `{run.name}`.",
         f"## Texts\n\n{_texts(run, mixture, dataset)}",
         f"## Rules\n\n{_rules(run, mixture)}",
-        f"## Format\n\n{_FORMAT}{_BLURRED if run.spec.blurring else ''}",
+        f"## Format\n\n{_FORMAT}{_BLURRED if run.spec.training_sets.blur else ''}",
         f"## Recipe\n\n```yaml\n{schema.dump_recipe(run.recipe).rstrip()}\n```",
         f"## Licence\n\n{_LICENCE}",
     ]
@@ -84,6 +84,8 @@ def _rules(run: Run, mixture: Mixture) -> str:
     chosen = "the first rule that matches gives its text" if mixture.emit == "first" else "every match is a pair"
     rules = mixture.model_dump(mode="json", by_alias=True, exclude_none=True)["rules"]
     lines = [f"Per image, {chosen}.", "", *(f"{i}. `{json.dumps(rule)}`" for i, rule in enumerate(rules))]
+    if run.spec.drop:
+        lines += ["", f"Left out before the rules: {'; '.join(c.in_words() for c in run.spec.drop)}."]
     found = json.loads(run.storage.read(f"{run.mixture_folder(mixture)}/mixture.json"))
     return "\n".join([*lines, "", "What mix found:", "", "```json", json.dumps(_brief(found), indent=1), "```"])
 

@@ -23,7 +23,8 @@ from components.recipe.mixtures import Mixture
 from components.stages.reshard.card import card
 from components.stages.reshard.ids import write_sample_ids
 from components.stages.reshard.layout import Segment, ShardSelection, lay_out, read_mixture, read_selection, tar_name
-from components.stages.reshard.write import DatasetJob, Resharder, TarRecord, begin, done_name, read_record, write_tar
+from components.stages.reshard.write import DatasetJob, Resharder, TarRecord, begin, done_name, write_tar
+from components.storage.commit import find_record
 from components.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def reshard(run: Run, mixture: Mixture) -> None:
 
 def _job(run: Run, mixture: Mixture) -> DatasetJob:
     folders = run.mixture_folder(mixture), run.dataset_folder(mixture)
-    blur = tuple(run.score(name) for name in run.spec.blurring)
+    blur = tuple(run.boxes(name) for name in run.spec.training_sets.blur)
     return DatasetJob(run.storage.uri, run.pool.name, run.pool.source.uri, run.index, *folders, blur)
 
 
@@ -108,8 +109,8 @@ def _finished(storage: Storage, folder: str, sizes: Mapping[str, int], numbers: 
     found = {}
     for number in numbers:
         if done_name(number) in sizes:
-            record = read_record(storage, f"{folder}/{done_name(number)}")
-            if sizes.get(record.name) == record.bytes:
+            record = find_record(storage, f"{folder}/{done_name(number)}", TarRecord)
+            if record and sizes.get(record.name) == record.bytes:
                 found[number] = record
     return found
 

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +24,7 @@ from components.pool.columns import Columns, ColumnSpec, align
 from components.pool.shards import Shard
 from components.pool.tar import BLOCK, TarWriter
 from components.stages.reshard.layout import Segment, read_selection, tar_name
+from components.storage.commit import DONE, DoneRecord, commit
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
 
@@ -31,8 +32,8 @@ INDEX_FIELDS = ("text", "offset", "size", "json_offset", "json_size", "error")
 
 
 @dataclass(frozen=True)
-class TarRecord:
-    """One finished tar: its `.done.json`, and its entry in dataset.json."""
+class TarRecord(DoneRecord):
+    """What one finished tar is; its `.done.json`, and its entry in dataset.json."""
 
     name: str
     samples: int
@@ -43,8 +44,9 @@ class TarRecord:
     formats: Mapping[str, int]
     """Number of pairs by the image's extension."""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def data(self) -> Mapping[str, int]:
+        return {self.name: self.bytes}
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,7 @@ class Resharder:
             name = tar_name(number)
             record = TarRecord(name, sources.total(), tar.size, tar.sha256, _sorted(sources), _sorted(formats))
             self.storage.upload(Path(file.name), f"{self.job.dataset}/{name}")
-        _commit(self.storage, f"{self.job.dataset}/{done_name(number)}", record)
-        return record
+        return _commit(self.storage, f"{self.job.dataset}/{done_name(number)}", record)
 
     def _samples(self, segments: Sequence[Segment]) -> Iterator[tuple[dict[str, Any], list[tuple[str, Any]]]]:
         for segment in segments:
@@ -102,7 +103,7 @@ class Resharder:
                     yield row, _members(tar, shard, row)
 
     def _rows(self, segment: Segment) -> list[dict[str, Any]]:
-        """Selected rows with their places in the tar, in the tar's order so that it is read forwards."""
+        """Return the selected rows with their places in the tar, in the tar's order, so that it is read forwards."""
         shard = segment.selection.shard
         chosen = read_selection(self.storage, self.job.mixture, segment.selection, ("uid", "text", "rule", "source"))
         chosen = chosen.slice(segment.start, segment.stop - segment.start)
@@ -137,7 +138,7 @@ class Resharder:
 
 
 def done_name(number: int) -> str:
-    return f"{number:08d}.done.json"
+    return f"{number:08d}{DONE}"
 
 
 def _members(tar: BinaryIO, shard: Shard, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -218,23 +219,15 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _commit(storage: Storage, path: str, record: TarRecord) -> None:
-    """Create the tar's record; if another writer was first, its record stands, and must be of the same bytes."""
-    if storage.create(path, json.dumps(record.to_json(), indent=1).encode()):
-        return
-    other = read_record(storage, path)
-    if other.sha256 != record.sha256:
+def _commit(storage: Storage, path: str, record: TarRecord) -> TarRecord:
+    """Of two writers of one tar the first one's record stands; both wrote the same bytes."""
+    standing = commit(storage, path, record)
+    if standing.sha256 != record.sha256:
         raise PermanentError(
-            f"{path}: was made of other bytes ({other.sha256[:12]}, now {record.sha256[:12]}); the pool's images or "
+            f"{path}: was made of other bytes ({standing.sha256[:12]}, now {record.sha256[:12]}); the pool's images or "
             "the mixture changed in between: delete this data set and run again"
         )
-
-
-def read_record(storage: Storage, path: str) -> TarRecord:
-    try:
-        return TarRecord(**json.loads(storage.read(path)))
-    except (ValueError, TypeError) as error:
-        raise PermanentError(f"{path}: not a record of a tar ({error}); delete it and run again") from error
+    return standing
 
 
 _resharder: Resharder

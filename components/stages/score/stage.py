@@ -9,12 +9,37 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.engine.stage import Batch, ColumnStage, Field, Needs, vectors_of
+from components.engine.stage import NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, vectors_of
 from components.models.names import model_label
+from components.models.scorers import CLIP_RATES, scorer_of
 from components.pool.columns import ColumnSpec
-from components.recipe.recipe import RAW, Scorer
+from components.recipe.columns import RAW, Options
+from components.recipe.scorer import Scorer
+from components.recipe.types import ModelName, Name
 
-UNREADABLE = "image without an embedding"  # a missing text is no error: its cosine is just null
+TEXT_TOWER = 13.0  # texts that cost as much as an image in CLIP ViT-L/14 (FLOPs of its two towers)
+
+
+class Clip(Options):
+    """The cosine of the image with a text by another CLIP than the recipe's scorer, which embeds the images as well."""
+
+    kind = "clip"
+    roles = ("score",)
+
+    model: ModelName
+    """An open_clip model name, hf-hub:org/name, or local-dir:/folder with open_clip_config.json."""
+    weights: ModelName | None = None
+    """An open_clip pretrained tag or a checkpoint file; left out where the model brings them."""
+    text: Name = RAW
+    """`raw`, or an imported text."""
+
+    @property
+    def scorer(self) -> Scorer:
+        return Scorer(model=self.model, weights=self.weights)
+
+    @property
+    def source_text(self) -> str:
+        return self.text
 
 
 class ScoreStage(ColumnStage):
@@ -29,25 +54,39 @@ class ScoreStage(ColumnStage):
     fields: tuple[Field, ...] = (
         Field("cosine", "float32", "[-1, 1], higher = closer; null: no text, or the image can't be read"),
     )
+    provides = "cosine"
+    kinds = (Clip,)
     batch_size = 1024
+    sample_bytes = 26
 
     @classmethod
-    def make_spec(
-        cls, scorer: Scorer, fingerprint: str, index: ColumnSpec, embedding: ColumnSpec, text: ColumnSpec
-    ) -> ColumnSpec:
-        params = {"model": scorer.model, "weights": scorer.weights, "fingerprint": fingerprint}
-        of = RAW if text.stage == index.stage else text.label
+    def make_spec(cls, options: Options, where: str, inputs: Mapping[str, ColumnSpec]) -> ColumnSpec:
+        return cls.of_text(inputs["index"], inputs["embedding"], inputs["text"])
+
+    @classmethod
+    def of_text(cls, index: ColumnSpec, embedding: ColumnSpec, text: ColumnSpec) -> ColumnSpec:
+        """Return the column of one text's cosines by the scorer that made the embeddings."""
+        scorer = scorer_of(embedding)
+        of = text.label if text.inputs else RAW  # only the index, which has the raw texts, reads no column
         label = f"{of}-by-{model_label(scorer.model, scorer.weights)}"
-        return ColumnSpec(cls.name, label, cls.version, params, {"index": index, "embedding": embedding, "text": text})
+        inputs = {"index": index, "embedding": embedding, "text": text}
+        return ColumnSpec(cls.name, label, cls.version, embedding.params, inputs)
+
+    @classmethod
+    def rate(cls, spec: ColumnSpec) -> Rate | None:
+        rate = CLIP_RATES.get(scorer_of(spec).model)
+        return rate and rate.times(TEXT_TOWER)
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         from components.models.clip import load_clip
 
-        self.clip = load_clip(self.spec.params["model"], self.spec.params["weights"])
+        scorer = scorer_of(self.spec)
+        self.clip = load_clip(scorer.model, scorer.weights)
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         texts, images = batch.inputs["text"].column("text"), batch.inputs["embedding"].column("embedding")
-        unreadable = [None if there else UNREADABLE for there in pc.is_valid(images).to_pylist()]
+        # A missing text is no error: its cosine is just null.
+        unreadable = [None if there else NO_EMBEDDING for there in pc.is_valid(images).to_pylist()]
         both = pc.and_(pc.is_valid(texts), pc.is_valid(images))
         texts, images = texts.filter(both).to_pylist(), vectors_of(images.filter(both))
         cosines = iter(_cosines(images, self.clip.embed_texts(texts)) if texts else ())
@@ -55,7 +94,7 @@ class ScoreStage(ColumnStage):
 
 
 def _cosines(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Cosines of rows, (B,) in [-1, 1]: normalised anew, since rounding to float16 moved the lengths off 1."""
+    """Return cosines of rows, (B,) in [-1, 1]: normalised anew, since rounding to float16 moved the lengths off 1."""
     a32, b32 = a.astype(np.float32), b.astype(np.float32)
     lengths = np.linalg.norm(a32, axis=1) * np.linalg.norm(b32, axis=1)
     found: NDArray[np.float32] = np.clip(np.einsum("bd,bd->b", a32, b32) / lengths, -1, 1)

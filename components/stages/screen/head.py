@@ -17,17 +17,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import nn
 
 from components.base.errors import PermanentError
 from components.models.devices import pick_device
-from components.models.loading import loading
+from components.models.heads import load_tensors
 
 EPSILON = 1e-10  # beside the standard deviation, as in LAION's code
 LAYER = re.compile(r"(?P<kind>linear_|layers\.)(?P<number>\d+)\.(weight|bias)")
@@ -77,14 +75,7 @@ def load_head(path: str) -> Head:
     Raises:
         PermanentError: it is no file of tensors, or of neither layout.
     """
-    file = Path(path).expanduser()
-    with loading(f"screen {path}"):
-        if file.suffix == ".safetensors":
-            tensors = load_file(file)
-        else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise PermanentError(f"screen {path}: is no state dict; save the module's state_dict(), or a safetensors file")
+    tensors = load_tensors(path, "screen")
     network, width = _network(tensors, path)
     return Head(network, width, path)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from components.base.addresses import parse_address
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
+from components.recipe.scorer import Scorer
 from components.storage.fingerprint import path_fingerprint
 from components.storage.interface import Storage
 from components.storage.opening import open_object, open_storage
@@ -76,11 +77,17 @@ def _check_scorer(storage: Storage, index: str, scorer: Mapping[str, Any]) -> No
     if index.endswith(KINDS) or storage.size("column.json") is None:
         return
     made_by = json.loads(storage.read("column.json")).get("params", {})
-    if made_by.get("fingerprint") != scorer["fingerprint"]:
+    if made_by.get("content") != scorer["content"]:
         raise PermanentError(
-            f"screen {index}: was made by {made_by.get('model')}, weights {made_by.get('weights')}, the recipe's "
-            f"scorer is {scorer['model']}, weights {scorer['weights']}; make the index with this scorer"
+            f"screen {index}: was made by {_named(made_by)}, the recipe's scorer is {_named(scorer)}; make the index "
+            "with this scorer"
         )
+
+
+def _named(params: Mapping[str, Any]) -> str:
+    """Return the scorer of an embed column for a message."""
+    options = params.get("options", {})
+    return f"{options.get('model', Scorer().model)}, weights {options.get('weights')}"
 
 
 def _vectors(storage: Storage, path: str, what: str) -> Iterator[NDArray[Any]]:

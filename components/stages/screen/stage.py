@@ -1,7 +1,7 @@
 """screen: how likely a sample is what it should not be, as a score; higher = worse.
 
-Stored, not decided: the recipe's `dropAbove` and its rules look at the scores, so that another threshold computes
-nothing anew. What has no score stays: a missing text offends nobody, and an image that can't be read is dropped anyway.
+Stored, not decided: the recipe's `drop` and its rules look at the scores, so that another threshold computes nothing
+anew. What has no score stays: a missing text offends nobody, and an image that can't be read is dropped anyway.
 """
 
 from __future__ import annotations
@@ -12,14 +12,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.engine.stage import Batch, ColumnStage, Field, Needs, vectors_of
-from components.models.names import model_label
+from components.engine.stage import FREE, NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, score_rows
 from components.pool.columns import ColumnSpec
-from components.recipe.screens import Screen
+from components.recipe.columns import RAW, Options
+from components.recipe.types import Address, LocalPath, Model, ModelName, Name, Text
 from components.stages.screen.index import index_fingerprint, read_index
-from components.storage.fingerprint import model_fingerprint, path_fingerprint
 
-UNREADABLE = "image without an embedding"
+
+class ImageNsfw(Options):
+    """How likely the image is not safe for work, by a head over the scorer's image embedding; higher = worse."""
+
+    kind = "imageNsfw"
+    roles = ("score",)
+    reads = ("embedding",)
+
+    weights: LocalPath
+    """File of the head (safetensors, or torch's state dict), as LAION's for this CLIP."""
+
+
+class TextNsfw(Options):
+    """How likely a text is not safe for work, by a text classifier; higher = worse."""
+
+    kind = "textNsfw"
+    roles = ("score",)
+    reads = ("text",)
+
+    model: ModelName
+    """A Hugging Face id or folder of a sequence classifier."""
+    revision: Text | None = None
+    """Commit, branch or tag of a Hugging Face id."""
+    label: Text
+    """The classifier's label whose probability is the score."""
+    text: Name = RAW
+    """`raw`, or an imported text."""
+
+    @property
+    def source_text(self) -> str:
+        return self.text
+
+
+class Duplicates(Options):
+    """Highest cosine of the image with the images of an index, such as the evaluation sets'; higher = closer."""
+
+    kind = "duplicates"
+    roles = ("score",)
+    reads = ("embedding",)
+
+    index: Address
+    """Embeddings by the scorer, as a .npy or .parquet file, or a folder of them: an embed column's."""
 
 
 class ScreenStage(ColumnStage):
@@ -34,55 +74,38 @@ class ScreenStage(ColumnStage):
     fields: tuple[Field, ...] = (
         Field("score", "float32", "higher = worse; null: no text, or the image can't be read"),
     )
+    kinds = (ImageNsfw, TextNsfw, Duplicates)
     batch_size = 1024
+    sample_bytes = 26
 
     @classmethod
-    def make_spec(
-        cls, screen: Screen, where: str, index: ColumnSpec, embedding: ColumnSpec, text: ColumnSpec
-    ) -> ColumnSpec:
-        """`where` is the screen's place in the recipe, for messages. Raises PermanentError: a path isn't there."""
-        source = {"embedding": embedding}
-        if screen.kind == "imageNsfw":
-            assert screen.weights
-            made_by = {"weights": screen.weights, "print": path_fingerprint(screen.weights, f"{where}.weights")}
-        elif screen.kind == "duplicates":
-            assert screen.index
-            made_by = {"index": screen.index, "print": index_fingerprint(screen.index, f"{where}.index")}
-        else:
-            assert screen.model
-            assert screen.label
-            at = model_fingerprint(screen.model, screen.revision, f"{where}.model")
-            made_by = {"model": screen.model, "revision": screen.revision or "", "label": screen.label, "print": at}
-            source = {"text": text}
-        label = f"{screen.kind.lower()}-{model_label(screen.weights, screen.index, screen.model)}"
-        return ColumnSpec(cls.name, label, cls.version, {"kind": screen.kind, **made_by}, {"index": index, **source})
+    def fingerprints(cls, options: Model, where: str) -> dict[str, str]:
+        prints = super().fingerprints(options, where)
+        if isinstance(options, Duplicates):
+            prints["index"] = index_fingerprint(options.index, f"{where}.index")
+        return prints
+
+    @classmethod
+    def rate(cls, spec: ColumnSpec) -> Rate | None:
+        return FREE if "embedding" in spec.inputs else None
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
-        params = self.spec.params
         self.score: Callable[[Any], NDArray[np.float32]]
-        if params["kind"] == "imageNsfw":
-            from components.stages.screen.head import load_head
+        match self.options:
+            case ImageNsfw(weights=weights):
+                from components.stages.screen.head import load_head
 
-            self.score = load_head(params["weights"]).score
-        elif params["kind"] == "duplicates":
-            from components.stages.screen.nearest import Nearest
+                self.score = load_head(weights).score
+            case Duplicates(index=index):
+                from components.stages.screen.nearest import Nearest
 
-            vectors = read_index(params["index"], self.spec.inputs["embedding"].params)
-            self.score = Nearest(vectors, params["index"]).cosines
-        else:
-            from components.stages.screen.classifier import load_classifier
+                self.score = Nearest(read_index(index, self.spec.inputs["embedding"].params), index).cosines
+            case TextNsfw(model=model, revision=revision, label=label):
+                from components.stages.screen.classifier import load_classifier
 
-            self.score = load_classifier(params["model"], params["revision"] or None, params["label"]).score
+                self.score = load_classifier(model, revision, label).score
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
-        images = "embedding" in batch.inputs
-        column = batch.inputs["embedding"].column("embedding") if images else batch.inputs["text"].column("text")
-        there = column.is_valid().to_pylist()
-        given: Any = column.drop_null()
-        given = vectors_of(given) if images and len(given) else given.to_pylist()
-        scores = iter(self.score(given) if len(given) else ())
-        missing = UNREADABLE if images else None  # a missing text is no error: its score is just null
-        return {
-            "score": [next(scores) if row else None for row in there],
-            "error": [None if row else missing for row in there],
-        }
+        if "embedding" in batch.inputs:
+            return score_rows(batch.inputs["embedding"].column("embedding"), self.score, NO_EMBEDDING)
+        return score_rows(batch.inputs["text"].column("text"), self.score, None)  # a missing text is no error

@@ -1,17 +1,16 @@
 """What a schema's types can't say, as CEL rules in the CRD: the checks of the recipe's models, in the CLI's words.
 
 CEL's cost is estimated for the largest object that the schema admits. What is too dear, and what looks into values
-without a structural type, says the admission policy.
+without a structural type, the operator refuses by the condition Accepted=False.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from components.recipe.recipe import RAW
-from components.recipe.screens import KEYS as SCREEN_KEYS
-from components.recipe.screens import TAKES, keys_said
-from components.recipe.types import LONGEST_NAME
+from components.recipe.columns import RAW, kinds
+from components.recipe.conditions import SUBJECTS, comparisons_about, listed
+from components.recipe.types import LONGEST_NAME, is_address
 from pipelines.kubeflow.parameters import NOT_HERE
 
 Rule = dict[str, Any]
@@ -36,24 +35,39 @@ ONE_SOURCE: list[Rule] = [
     },
 ]
 NOT_RAW: Rule = {"rule": f"self != '{RAW}'", "message": f"{RAW} is taken; every name must be used once"}
+RESERVED = ("as", "import", "in", "package", "namespace")  # of CEL's words, those that a key of ours could be
 
 
-def taken(in_list: str, by: str) -> Rule:
-    """A name of one list that another list has. (To name it would be estimated as too dear.)"""
-    clash = f"self.{in_list}.exists(a, self.{by}.exists(b, a.name == b.name))"
-    return {
-        "rule": f"!has(self.{in_list}) || !has(self.{by}) || !{clash}",
-        "message": f"a name is taken by one of spec.{by}; every name must be used once",
-        "fieldPath": f".{in_list}",
+def cel_name(key: str) -> str:
+    """Return how a key is written in a rule: Kubernetes escapes CEL's reserved words."""
+    return f"__{key}__" if key in RESERVED else key
+
+
+def column_rules() -> dict[str, list[Rule]]:
+    """Return the rules of a recipe's columns: one kind for each, and what the kinds declare about their options."""
+    given = ", ".join(f"has(self.{cel_name(kind)})" for kind in kinds())
+    one: Rule = {"rule": f"[{given}].exists_one(x, x)", "message": f"give exactly one of {', '.join(kinds())}"}
+    rules = {"Column": [one], "Column.name": [NOT_RAW]}
+    for options in kinds().values():
+        if options.checks:
+            rules[options.__name__] = [{"rule": rule, "message": message} for rule, message in options.checks]
+        for name, declared in options.model_fields.items():
+            if is_address(declared):
+                rules[f"{options.__name__}.{declared.alias or name}"] = [ADDRESS]
+    return rules
+
+
+def keys_of_conditions() -> Rule:
+    """Refuse a score's keys in a condition on a flag, and the other way. (A key that may be {rule: …} has no type.)"""
+    keys = {about: [c.key for c in comparisons_about(about)] for about in SUBJECTS}
+    absent = {
+        about: " && ".join(f"!has(self.{c.key})" for c in comparisons_about(about) if not c.borrows)
+        for about in SUBJECTS
     }
-
-
-def screen_keys(kind: str) -> Rule:
-    """Which keys a screen of this kind has and may have."""
-    needs, may = TAKES[kind]
-    said = [f"has(self.{key})" for key in needs]
-    said += ["!self.blur" if key == "blur" else f"!has(self.{key})" for key in SCREEN_KEYS if key not in (*needs, *may)]
-    return {"rule": f"self.kind != '{kind}' || ({' && '.join(said)})", "message": keys_said(kind)}
+    return {
+        "rule": f"has(self.flag) ? {absent['score']} : {absent['flag']}",
+        "message": f"{listed(keys['score'])} go with a score, {listed(keys['flag'])} with a flag",
+    }
 
 
 def immutable(what: str, remedy: str) -> Rule:
@@ -68,44 +82,10 @@ def longest_name(longest: int = LONGEST_NAME) -> Rule:
 
 
 RULES: dict[str, list[Rule]] = {
-    "Captioner.name": [NOT_RAW],
-    "Captioner": [
-        {
-            "rule": "self.minLength <= self.maxLength",
-            "message": "minLength is above maxLength",
-        }
-    ],
-    "ImportedColumn.name": [NOT_RAW],
-    "ImportedColumn.from": [ADDRESS],
-    "ImportedColumn": [
-        {
-            "rule": "self.from.endsWith('.npy') != has(self.field)",
-            "message": "a .npy lists uids and has no field; a parquet or CSV needs `field`, the name of its value",
-        },
-        {
-            "rule": "!self.from.endsWith('.npy') || self.kind == 'flag'",
-            "message": "a .npy lists uids, so its kind must be flag",
-        },
-    ],
-    "Filter.name": [NOT_RAW],
-    "Filter": [
-        {
-            "rule": (
-                "self.kind == 'imagenet21k' ? has(self.wordnet) && has(self.wnids) : "
-                "!has(self.wordnet) && !has(self.wnids)"
-            ),
-            "message": "kind imagenet21k needs `wordnet` and `wnids`, the others have neither",
-        }
-    ],
-    "Screen.name": [NOT_RAW],
-    "Screen.index": [ADDRESS],
-    "Screen": [screen_keys(kind) for kind in TAKES],
+    **column_rules(),
     "ScoreCondition|FlagCondition": [
         {"rule": "has(self.score) != has(self.flag)", "message": "expected {score: …} or {flag: …}"},
-        {
-            "rule": "has(self.flag) ? !has(self.top) && !has(self.atMost) : !has(self.equals)",
-            "message": "`top`, `atLeast` and `atMost` go with a score, `equals` with a flag",
-        },
+        keys_of_conditions(),
     ],
     "Toleration": [
         {"rule": "self.operator != 'Exists' || !has(self.value)", "message": "operator Exists has no value"},
@@ -140,20 +120,6 @@ RULES: dict[str, list[Rule]] = {
     "Evaluate.root": [ADDRESS],
     "Spec.storage": [ADDRESS],
     "Spec": [
-        taken("columns", "captioners"),
-        taken("filters", "captioners"),
-        taken("filters", "columns"),
-        taken("screens", "captioners"),
-        taken("screens", "columns"),
-        taken("screens", "filters"),
-        {
-            "rule": (
-                f"!has(self.screens) || self.screens.all(s, !has(s.text) || s.text == '{RAW}' || "
-                "(has(self.columns) && self.columns.exists(c, c.kind == 'text' && c.name == s.text)))"
-            ),
-            "message": "a screen's text is no text that is there before captions",
-            "fieldPath": ".screens",
-        },
         {
             "rule": (
                 "!has(self.train) || !has(self.train.mixtures) || "
@@ -206,6 +172,6 @@ TEMPLATE: dict[str, list[Rule]] = {
 
 
 def joined(*tables: dict[str, list[Rule]]) -> dict[str, list[Rule]]:
-    """One table; the rules of a key that several have follow each other."""
+    """Join tables; the rules of a key that several tables have follow each other."""
     keys = dict.fromkeys(key for table in tables for key in table)
     return {key: [rule for table in tables for rule in table.get(key, ())] for key in keys}

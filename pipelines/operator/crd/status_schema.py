@@ -1,4 +1,4 @@
-"""What the operator writes into an object's status, as a structural schema."""
+"""The structural schema of the status that the operator writes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ PHASES = ("Pending", "Suspended", "Running", "Succeeded", "Failed", "Refused", "
 
 
 def text(description: str, **more: Any) -> Schema:
+    """Return the schema of a string."""
     return {"type": "string", "description": description, **more}
 
 
 def time(description: str) -> Schema:
+    """Return the schema of a time."""
     return text(description, format="date-time")
 
 
 def whole(description: str) -> Schema:
+    """Return the schema of an integer."""
     return {"type": "integer", "format": "int64", "description": description}
 
 
 def number(description: str) -> Schema:
+    """Return the schema of a number."""
     return {"type": "number", "description": description}
 
 
 def thing(description: str, required: tuple[str, ...] = (), **properties: Schema) -> Schema:
+    """Return the schema of an object with these properties."""
     made = {"type": "object", "description": description, "properties": properties}
     return made | ({"required": list(required)} if required else {})
 
 
 def listed(description: str, key: str, items: Schema) -> Schema:
+    """Return the schema of a list whose items differ in one key."""
     return {
         "type": "array",
         "description": description,
@@ -40,104 +46,107 @@ def listed(description: str, key: str, items: Schema) -> Schema:
     }
 
 
-OBSERVED = whole("The generation of the object that this status is of.")
+OBSERVED = whole("Generation of the object that this status describes.")
 
 
 def conditions(types: str) -> Schema:
-    """metav1.Condition, with its bounds."""
+    """Return the schema of a list of metav1.Condition, with its bounds."""
     condition = thing(
         "One aspect of the object's state.",
         ("type", "status", "lastTransitionTime", "reason", "message"),
         type=text(f"{types}.", maxLength=316, pattern=r"^[A-Z][A-Za-z0-9]*$"),
         status=text("True, False or Unknown.", enum=["True", "False", "Unknown"]),
         reason=text(
-            "Why, in one word.", minLength=1, maxLength=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
+            "Reason, in one word.",
+            minLength=1,
+            maxLength=1024,
+            pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
         ),
-        message=text("Why, for a person.", maxLength=32768),
-        lastTransitionTime=time("When the status last changed."),
-        observedGeneration=whole("The generation of the object that this condition is of."),
+        message=text("Reason, as a sentence.", maxLength=32768),
+        lastTransitionTime=time("Time when the status last changed."),
+        observedGeneration=whole("Generation of the object that this condition describes."),
     )
-    return listed("Aspects of the object's state.", "type", condition)
+    return listed("Conditions of the object, one per type.", "type", condition)
 
 
 STAGE = thing(
     "A stage of the run.",
     ("name",),
-    name=text("The stage, and what it works for: caption:blip2."),
-    state=text("What status.json says: waiting, running, done, failed or stopped."),
-    done=whole("How many of the total are done."),
-    total=whole("Of shards or tasks, as unit says."),
-    unit=text("What is counted: shards or tasks."),
-    samples=whole("Samples worked through."),
-    samplesPerSecond=number("Of all its pods together."),
-    seconds=number("How long it took, so far."),
+    name=text("Name of the stage, with the column that it makes: caption:blip2."),
+    state=text("State of the stage: waiting, running, done, failed or stopped."),
+    done=whole("Number of units that are done."),
+    total=whole("Number of units in all."),
+    unit=text("Unit of done and total: shards or tasks."),
+    samples=whole("Number of samples processed."),
+    samplesPerSecond=number("Samples per second of all the stage's pods together."),
+    seconds=number("Seconds that the stage took so far."),
     failures={
         "type": "object",
-        "description": "Samples that could not be used, by reason; the most frequent ones.",
+        "description": "Number of samples that could not be used, by reason; the most frequent reasons.",
         "additionalProperties": {"type": "integer", "format": "int64"},
     },
 )
 
 RECAPTION = thing(
-    "What the operator observed.",
-    phase=text("In one word.", enum=list(PHASES)),
+    "State of the run, as the operator observed it.",
+    phase=text("State of the run in one word.", enum=list(PHASES)),
     observedGeneration=OBSERVED,
     conditions=conditions("Accepted, Running, Suspended, Complete, Failed or Reachable"),
-    stage=text("The stage that works now."),
-    progress=text("Of that stage, such as 120/800 shards."),
-    rate=text("Of that stage, such as 75.2/s."),
-    stages=listed("Every stage that has begun.", "name", STAGE),
+    stage=text("Current stage."),
+    progress=text("Progress of the current stage, such as 120/800 shards."),
+    rate=text("Samples per second of the current stage, such as 75.2/s."),
+    stages=listed("Stages that have begun.", "name", STAGE),
     run=text("URI of the run: <storage>/runs/<run>."),
     kfp=thing(
-        "The Kubeflow run that executes it.",
-        hash=text("Of what is computed."),
-        compute=text("Hash of how it is computed."),
-        name=text("Of the KFP run."),
-        runId=text("KFP's id of it."),
-        state=text("What KFP says of it."),
-        link=text("Where KFP's UI shows it, if the operator is told the UI's address."),
+        "Current attempt: the KFP run that executes the recipe.",
+        hash=text("Hash of the spec fields that determine the results."),
+        compute=text("Hash of spec.compute, which changes no result."),
+        name=text("Name of the KFP run."),
+        runId=text("KFP's id of the KFP run."),
+        state=text("State of the KFP run, as KFP reports it."),
+        link=text("Address of the KFP run in KFP's UI, if the operator knows the UI's address."),
         refused={
             "type": "boolean",
-            "description": "It can't go on: KFP could not resume it, or what the object asks for was changed.",
+            "description": "Whether a new attempt must follow: KFP could not resume this one, or the spec changed.",
         },
     ),
-    attempts=whole("How many KFP runs were made of this object."),
-    restarts=whole("How many times in a row the operator has started the run anew after bad luck."),
-    restartTime=time("When the operator starts the run anew."),
-    retried=text("The value of the annotation recaption.dev/retry that was acted upon."),
-    startTime=time("When the KFP run was created."),
-    completionTime=time("When it came to its end, good or bad."),
+    attempts=whole("Number of attempts so far, each with a KFP run of its own."),
+    restarts=whole("Number of restarts in a row after bad luck, such as a storage that is down."),
+    restartTime=time("Time of the next restart."),
+    retried=text("Last value of the annotation recaption.dev/retry that the operator acted upon."),
+    startTime=time("Time when the KFP run was created."),
+    completionTime=time("Time when the run succeeded or failed."),
     report=text("URI of the report."),
     datasets=listed(
-        "The training sets.",
+        "Training sets that the run made.",
         "mixture",
         thing(
             "A training set.",
             ("mixture",),
-            mixture=text("Its name."),
-            uri=text("Where its tars lie."),
-            pairs=whole("How many image-text pairs it has."),
+            mixture=text("Name of its mixture."),
+            uri=text("Folder of its tars."),
+            pairs=whole("Number of its image-text pairs."),
         ),
     ),
     best=thing(
-        "The mixture with the best result.",
-        mixture=text("Its name."),
-        metric=text("By which number."),
-        value=number("That number."),
+        "Mixture with the best result.",
+        mixture=text("Name of the mixture."),
+        metric=text("Metric by which it is the best."),
+        value=number("Its value of the metric."),
     ),
-    bestResult=text("The best mixture and its number, in short."),
-    cleaned={"type": "boolean", "description": "Whether what the KFP run left in the cluster is deleted."},
+    bestResult=text("Best mixture and its value, in short."),
+    cleaned={"type": "boolean", "description": "Whether the Jobs that the KFP run left in the cluster are deleted."},
 )
 
 SCHEDULE = thing(
-    "What the operator observed.",
+    "State of the schedule, as the operator observed it.",
     observedGeneration=OBSERVED,
     conditions=conditions("Accepted, DumpsListed or Scheduled"),
-    lastScheduleTime=time("The last time of the schedule that something came of."),
-    nextScheduleTime=time("The next time of the schedule."),
-    lastDump=text("The dump whose Recaption was made last."),
-    pending=text("The dump whose Recaption is being made."),
-    behind=whole("How many of the dumps that are wanted are not done."),
+    lastScheduleTime=time("Last scheduled time that has an outcome."),
+    nextScheduleTime=time("Next scheduled time."),
+    lastDump=text("Dump whose Recaption was created last."),
+    pending=text("Dump whose Recaption is being created."),
+    behind=whole("Number of wanted dumps that were not started."),
     active={
         "type": "array",
         "description": "Names of the Recaptions that are not finished.",

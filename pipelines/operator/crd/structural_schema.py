@@ -1,8 +1,8 @@
-"""From a pydantic model to a structural schema, as a CustomResourceDefinition has it.
+"""Convert a pydantic model into the structural schema of a CustomResourceDefinition.
 
 A union of objects becomes one object with the keys of all. A union of an object with something else has no structural
-type: such a value goes through as it is, checked as far as its constraints tell the shapes apart by themselves. What
-is lost, the CRD's rules and the admission policy say.
+type: such a value is admitted as it is, checked only by the constraints that hold for each of its shapes. The rest is
+checked by the CRD's CEL rules and by the operator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEPT = (
 
 
 def structural(model: type[BaseModel], rules: Rules) -> Schema:
-    """The schema of a model by the names of the YAML.
+    """Return the schema of a model, with the names that the YAML has.
 
     Args:
         rules: x-kubernetes-validations by the name of a model (of a union of models: joined by |), or by that and a
@@ -37,6 +37,7 @@ class _Translation:
         self.defs, self.rules = defs, rules
 
     def node(self, given: Schema) -> Schema:
+        """Convert a schema of any type."""
         schema = self.resolved(given)
         members = [self.resolved(m) for m in schema.pop("anyOf", schema.pop("oneOf", ()))]
         if len(members) == 1:
@@ -59,7 +60,7 @@ class _Translation:
         return self.described(made, schema)
 
     def resolved(self, schema: Schema) -> Schema:
-        """Without references, and without the null that every optional key may have."""
+        """Return a schema without references, and without the null that every optional key may have."""
         if "$ref" in schema:
             named = self.defs[schema["$ref"].rpartition("/")[2]]
             schema = {**named, **{k: v for k, v in schema.items() if k != "$ref"}, "title": named["title"]}
@@ -73,6 +74,7 @@ class _Translation:
         return schema
 
     def described(self, made: Schema, schema: Schema) -> Schema:
+        """Add the description and the default."""
         if "description" in schema:
             made["description"] = " ".join(schema["description"].split())
         default = schema.get("default")
@@ -84,12 +86,14 @@ class _Translation:
         return made
 
     def array(self, items: Schema) -> Schema:
+        """Return what a list adds: a list whose items have a required name is a map by name."""
         made: Schema = {"items": self.node(items)}
         if "name" in made["items"].get("required", ()):
             made |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
         return made
 
     def object(self, schema: Schema) -> Schema:
+        """Return what an object adds: its properties, or the schema of its values."""
         if "properties" not in schema:
             [(pattern, values)] = schema["patternProperties"].items()
             return {"additionalProperties": self.node(values), "x-kubernetes-validations": [key_rule(pattern)]}
@@ -101,6 +105,7 @@ class _Translation:
         return made
 
     def union(self, members: list[Schema]) -> Schema:
+        """Convert a union: of objects only into one object, else into a value of any type with common constraints."""
         objects = [m for m in members if m["type"] == "object"]
         made: Schema = self.merged(objects) if objects else {}
         if len(objects) == len(members):
@@ -113,7 +118,7 @@ class _Translation:
         return {**made, "x-kubernetes-preserve-unknown-fields": True}
 
     def merged(self, objects: list[Schema]) -> Schema:
-        """One object with all keys: no defaults, which would make it look like the other one."""
+        """Merge objects into one with all keys, without defaults: a default would turn one member into another."""
         properties: Schema = {}
         for member in map(self.node, objects):
             properties |= {key: _without_default(value) for key, value in member["properties"].items()}
@@ -126,7 +131,7 @@ class _Translation:
 
 
 def key_rule(pattern: str) -> Schema:
-    """A schema says nothing of a map's keys."""
+    """Return the rule that checks a map's keys, which a schema can't."""
     return {"rule": f"self.all(key, key.matches('{pattern}'))", "message": f"keys should match '{pattern}'"}
 
 
@@ -136,7 +141,7 @@ def _add_rules(schema: Schema, rules: list[Schema] | None) -> None:
 
 
 def _text(schema: Schema) -> Schema:
-    """What holds of a value if it is a text; an enumeration would hold of any value."""
+    """Return constraints that hold only if the value is a string; an enum would refuse values of other types."""
     names = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if names is None:
         return {key: schema[key] for key in ("pattern", "maxLength")}
@@ -144,4 +149,5 @@ def _text(schema: Schema) -> Schema:
 
 
 def _without_default(schema: Schema) -> Schema:
+    """Return a schema without its default."""
     return {key: value for key, value in schema.items() if key != "default"}

@@ -1,1 +1,1 @@
-"""The Recaption: what to do about it, and the doing."""
+"""The reconciliation of a Recaption: what to do about it (decide), and the calls that do it (reconcile)."""

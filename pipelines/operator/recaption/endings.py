@@ -1,4 +1,7 @@
-"""Why a KFP run ended without a report, and whether it is worth another attempt: from what its steps have recorded."""
+"""Classify how a KFP run ended without a report: its stage, its reason, and whether to restart it.
+
+The evidence is what the run's steps have recorded in status.json, because KFP keeps no exit codes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ KILLED = "its pod was evicted, deleted or killed before it could say why"
 
 @dataclass(frozen=True)
 class Ending:
-    """How a KFP run ended."""
+    """The end of a KFP run without a report."""
 
     kind: str
     """As `failure_of` records it; empty where no step has recorded anything."""
@@ -31,12 +34,12 @@ class Ending:
 
     @property
     def reason(self) -> str:
-        """The condition's reason."""
+        """Return the reason of the condition."""
         return REASONS.get(self.kind, "KFPRunFailed")
 
 
 def ending_of(kfp: KfpRun, progress: Mapping[str, Any], failure: Mapping[str, str]) -> Ending:
-    """Return how a KFP run ended that has no report.
+    """Classify the end of a KFP run that has no report.
 
     Args:
         progress: the run's status.json; a stage that never left `running` was killed.
@@ -54,7 +57,7 @@ def ending_of(kfp: KfpRun, progress: Mapping[str, Any], failure: Mapping[str, st
         if state == "failed":
             message = str(error.get("message", "its log in KFP says why")).removeprefix(f"{name}: ")
             return Ending(str(error.get("kind", "")), f"stage {name}: {message}{where}")
-    return Ending("", f"no step of it has recorded why it ended; its log in KFP may say it{where}")
+    return Ending("", f"no step recorded why the run ended; its log in KFP may say it{where}")
 
 
 def restart_after(status: Object, now: datetime) -> tuple[int, timedelta] | None:

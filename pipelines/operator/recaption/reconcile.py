@@ -1,8 +1,10 @@
-"""One Recaption after the other is looked at, and brought a step nearer to what it asks for: the I/O around `decide`.
+"""The reconciliation of one Recaption: observe it, decide, write its status, and act, until there is nothing to do.
+
+It reads from the storage:
 
 <storage>/claims/<KFP run>.json      which run this KFP run has planned
-<storage>/runs/<run>/claim.json      which KFP run executes it
-<storage>/runs/<run>/status.json     how far it is
+<storage>/runs/<run>/claim.json      which KFP run executes the run
+<storage>/runs/<run>/status.json     how far the run is
 """
 
 from __future__ import annotations
@@ -22,37 +24,41 @@ from pipelines.kubeflow.client import KfpRun
 from pipelines.kubeflow.parameters import parameters
 from pipelines.kubernetes.cleanup import cleanup
 from pipelines.kubernetes.cluster import RECAPTIONS, Conflict
-from pipelines.operator.recaption.asked import asked
-from pipelines.operator.recaption.decide import BAD_NEWS, STOPPED, Act, Problem, Seen, decide, is_under_way
-from pipelines.operator.recaption.status_view import best_of, mirrored
+from pipelines.operator.recaption.attempt import is_under_way, recipe_of
+from pipelines.operator.recaption.decide import BAD_NEWS, Act, decide
+from pipelines.operator.recaption.observation import STOPPED, Observation, Problem
+from pipelines.operator.recaption.status_view import best_of, run_fields
 from pipelines.operator.runtime.conditions import Object, events, with_condition
-from pipelines.operator.runtime.dependencies import World
-from pipelines.operator.runtime.patches import set_finalizer, tell, where, write_status
+from pipelines.operator.runtime.dependencies import Dependencies
+from pipelines.operator.runtime.patches import post_event, set_finalizer, where, write_status
 
 log = logging.getLogger(__name__)
 
-STEPS = 8  # acts of one turn: the longest way, from an edit to the next KFP run, has four
+STEPS = 8  # acts of one reconciliation: the longest way, from an edit to the next KFP run, has four
 
 
-def reconcile(thing: Object, world: World) -> float:
-    """Seconds until the next look; inf: when the object changes.
+def reconcile(thing: Object, deps: Dependencies) -> float:
+    """Bring a Recaption nearer to what its spec asks for.
+
+    Returns:
+        seconds until the next look; inf: none until the object changes.
 
     Raises:
         Conflict: the object has changed meanwhile.
         TemporaryError, PermanentError: the API server is away or refuses.
     """
-    notes: Object = {}  # what an act came to, until it is written
+    notes: Object = {}  # fields that an act changed, until they are written
     problem: Problem | None = None
     for _ in range(STEPS):
         noted = {**thing, "status": {**thing.get("status", {}), **notes}}
-        seen = observe(noted, world, problem)
+        seen = observe(noted, deps, problem)
         decision = decide(noted, seen)
         told = events(thing.get("status", {}), decision.status, BAD_NEWS)
-        written = write_status(world.cluster, RECAPTIONS, thing, decision.status)
+        written = write_status(deps.cluster, RECAPTIONS, thing, decision.status)
         if written is None:
             return inf
         for event in (*told, *([decision.event] if decision.event else ())):
-            tell(world.cluster, written, event, seen.now)
+            post_event(deps.cluster, written, event, seen.now)
         thing, notes = written, {}
         if decision.act is None:
             if decision.wait > 0:
@@ -60,7 +66,7 @@ def reconcile(thing: Object, world: World) -> float:
             continue
         log.info("%s: %s", where(thing), decision.act.value)
         try:
-            found, notes = perform(decision.act, thing, seen, world)
+            found, notes = perform(decision.act, thing, seen, deps)
         except Conflict:
             raise
         except RecaptionError as error:
@@ -74,23 +80,23 @@ def reconcile(thing: Object, world: World) -> float:
     return 1.0
 
 
-def observe(thing: Object, world: World, problem: Problem | None = None) -> Seen:
-    """What `decide` has to know, and no more than that."""
-    ui = world.settings.ui
-    seen = Seen(world.now(), link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
+def observe(thing: Object, deps: Dependencies, problem: Problem | None = None) -> Observation:
+    """Ask KFP and the storage for what `decide` has to know, and no more than that."""
+    ui = deps.settings.ui
+    seen = Observation(deps.now(), link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
     if problem or not is_under_way(thing):
         return seen
     attempt = thing["status"]["kfp"]
     try:
-        seen = replace(seen, runs=_kfp_runs(thing, attempt, world))  # known also where the storage is away
-        storage = world.storage(thing["spec"]["storage"])
+        seen = replace(seen, runs=_kfp_runs(thing, attempt, deps))  # known also where the storage is away
+        storage = deps.storage(thing["spec"]["storage"])
         known = thing["status"].get("run", "").rpartition("/")[2]
         ids = [i for i in dict.fromkeys([*(run.id for run in seen.runs), attempt.get("runId", "")]) if i]
         name = known or next(filter(None, (planned_by(storage, run_id) for run_id in ids)), "")
         seen = replace(seen, answered=bool(ids))  # else there was nothing to ask the storage for
         if seen.chosen and seen.chosen.state in STOPPED:
             seen = replace(seen, failure=failure_to_plan(storage, seen.chosen.id))
-        return _look_into(seen, storage, name) if name else seen
+        return _with_run(seen, storage, name) if name else seen
     except RecaptionError as error:
         return replace(seen, problem=_problem(error))
 
@@ -99,19 +105,22 @@ def _problem(error: RecaptionError) -> Problem:
     return Problem("Refused" if isinstance(error, PermanentError) else "NoAnswer", str(error))
 
 
-def _kfp_runs(thing: Object, attempt: Mapping[str, Any], world: World) -> tuple[KfpRun, ...]:
-    """By id while it runs, which is cheap; by name where there may be several, or none."""
+def _kfp_runs(thing: Object, attempt: Mapping[str, Any], deps: Dependencies) -> tuple[KfpRun, ...]:
+    """Look up an attempt's KFP runs: by id while it runs, which is cheap; else by name, as there may be several."""
     namespace = thing["metadata"]["namespace"]
     if known := attempt.get("runId"):
-        run = world.kfp.get(namespace, known)
+        run = deps.kfp.get(namespace, known)
         if run and run.state not in STOPPED:
             return (run,)
-    return tuple(world.kfp.find(namespace, attempt["name"]))
+    return tuple(deps.kfp.find(namespace, attempt["name"]))
 
 
-def _look_into(seen: Seen, storage: Storage, name: str) -> Seen:
+def _with_run(seen: Observation, storage: Storage, name: str) -> Observation:
+    """Add what the storage has of the planned run."""
     folder, uri = f"runs/{name}", f"{storage.uri}/runs/{name}"
-    seen = replace(seen, run=uri, progress=_read(storage, f"{folder}/status.json", lambda found: mirrored(uri, found)))
+    seen = replace(
+        seen, run=uri, progress=_read(storage, f"{folder}/status.json", lambda found: run_fields(uri, found))
+    )
     if len(seen.runs) != 1 or seen.runs[0].state in STOPPED:
         seen = replace(seen, holder=claimed_by(storage, f"{folder}/claim.json"))
     if not seen.finished:
@@ -120,7 +129,14 @@ def _look_into(seen: Seen, storage: Storage, name: str) -> Seen:
 
 
 def _read(storage: Storage, path: str, use: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """Empty where there is no such file. Raises PermanentError: it is of no use, which must be known before it is."""
+    """Read a JSON file of a run; return nothing where there is no such file.
+
+    Args:
+        use: what will be done with its content, tried here so that a damaged file is refused here.
+
+    Raises:
+        PermanentError: the file is damaged.
+    """
     if storage.size(path) is None:
         return {}
     try:
@@ -133,75 +149,87 @@ def _read(storage: Storage, path: str, use: Callable[[dict[str, Any]], object]) 
     return found
 
 
-def perform(act: Act, thing: Object, seen: Seen, world: World) -> tuple[Object | None, Object]:
-    """Do one thing: the object then (None when it is gone), and what of its status is to be noted."""
+def perform(act: Act, thing: Object, seen: Observation, deps: Dependencies) -> tuple[Object | None, Object]:
+    """Carry out an act.
+
+    Returns:
+        the object afterwards, None when it is gone; and the fields of its status that the act changed.
+    """
     namespace = thing["metadata"]["namespace"]
-    if act in (Act.ADOPT, Act.LET_GO):
-        return set_finalizer(world.cluster, RECAPTIONS, thing, act is Act.ADOPT), {}
+    if act in (Act.ADD_FINALIZER, Act.REMOVE_FINALIZER):
+        return set_finalizer(deps.cluster, RECAPTIONS, thing, act is Act.ADD_FINALIZER), {}
     if act is Act.SUBMIT:
         attempt = thing["status"]["kfp"]
-        return thing, {
-            "kfp": {**attempt, "runId": world.kfp.submit(namespace, attempt["name"], submitted(thing, world))}
-        }
+        run_id = deps.kfp.submit(namespace, attempt["name"], submitted(thing, deps))
+        return thing, {"kfp": {**attempt, "runId": run_id}}
     if act is Act.TERMINATE:
         for run in seen.runs:
             if run.state not in (*STOPPED, "CANCELING"):
-                world.kfp.terminate(namespace, run.id)
+                deps.kfp.terminate(namespace, run.id)
     elif act is Act.RESUME:
-        return thing, _resume(thing, seen, world)
-    elif act is Act.PUT_AWAY:
-        _put_away(thing, seen, world)
+        return thing, _resume(thing, seen, deps)
+    elif act is Act.CLEAN_UP:
+        _clean_up(thing, seen, deps)
         return thing, {"cleaned": True}
     return thing, {}
 
 
-def submitted(thing: Object, world: World) -> dict[str, Any]:
-    """The pipeline's parameters."""
-    settings = world.settings
+def submitted(thing: Object, deps: Dependencies) -> dict[str, str]:
+    """Return the values of the pipeline's parameters."""
+    settings = deps.settings
     given = {
-        "recipe": dump_recipe(asked(thing)),
+        "recipe": dump_recipe(recipe_of(thing)),
         "job_service_account": settings.job_service_account,
         "job_secret": settings.job_secret,
     }
     return {p.name: p.default for p in parameters(settings.images, settings.tag)} | given
 
 
-def _resume(thing: Object, seen: Seen, world: World) -> Object:
-    """Claim what the suspension gave up, then let KFP go on; where it can't, another attempt does."""
+def _resume(thing: Object, seen: Observation, deps: Dependencies) -> Object:
+    """Claim the run again, then let KFP resume its KFP run; where KFP can't, have another attempt go on.
+
+    Returns:
+        the changed fields of the status.
+
+    Raises:
+        TemporaryError: another KFP run has claimed the run meanwhile.
+    """
     kfp_run = seen.chosen
     assert kfp_run is not None  # there is nothing to resume otherwise
     if seen.run:
-        storage, path = _claim(thing, seen, world)
+        storage, path = _claim(thing, seen, deps)
         holder = claim(storage, path, kfp_run.id)
         if holder != kfp_run.id:
             raise TemporaryError(f"run {seen.run} was claimed by {holder} just now")
     try:
-        world.kfp.retry(thing["metadata"]["namespace"], kfp_run.id)
+        deps.kfp.retry(thing["metadata"]["namespace"], kfp_run.id)
     except PermanentError as error:
-        log.warning("%s: KFP can't resume run %s (%s); a new one goes on", where(thing), kfp_run.id, error)
+        log.warning("%s: KFP can't resume run %s (%s); a new KFP run goes on", where(thing), kfp_run.id, error)
         return {"kfp": {**thing["status"]["kfp"], "refused": True}}
     generation = thing["metadata"]["generation"]
-    status = with_condition(  # at once: should it fail before the next look, nobody asked for that
+    status = with_condition(  # at once: should the run fail before the next look, that is no suspension
         thing["status"], "Suspended", False, "Resumed", "the KFP run goes on", generation, seen.now
     )
     return {"conditions": status["conditions"]}
 
 
-def _put_away(thing: Object, seen: Seen, world: World) -> None:
-    """What another KFP run executes by now is left alone."""
+def _clean_up(thing: Object, seen: Observation, deps: Dependencies) -> None:
+    """Delete the Jobs of the attempt's run and release its claim, unless another KFP run executes it now."""
     if not seen.run:
         return
-    storage, path = _claim(thing, seen, world)
+    storage, path = _claim(thing, seen, deps)
     holder = claimed_by(storage, path)
     ours = {run.id for run in seen.runs} | {thing["status"]["kfp"].get("runId")}
     if holder is not None and holder not in ours:
         return
-    cluster = world.cluster.within(world.kfp.namespace_of(thing["metadata"]["namespace"]))
+    cluster = deps.cluster.within(deps.kfp.namespace_of(thing["metadata"]["namespace"]))
     for deleted in cleanup(cluster, seen.run):
         log.info("%s: deleted %s", where(thing), deleted)
     if holder is not None and not seen.finished:
         storage.delete(path)
+        log.info("%s: claim released; another KFP run may take over %s", where(thing), seen.run)
 
 
-def _claim(thing: Object, seen: Seen, world: World) -> tuple[Storage, str]:
-    return world.storage(thing["spec"]["storage"]), f"runs/{seen.run.rpartition('/')[2]}/claim.json"
+def _claim(thing: Object, seen: Observation, deps: Dependencies) -> tuple[Storage, str]:
+    """Return the storage and the path in it of the run's claim."""
+    return deps.storage(thing["spec"]["storage"]), f"runs/{seen.run.rpartition('/')[2]}/claim.json"

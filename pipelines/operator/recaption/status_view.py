@@ -1,4 +1,4 @@
-"""The run's status.json and results, as the object's status shows them."""
+"""Convert a run's status.json and results into the fields of the object's status."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Any
 from pipelines.operator.runtime.conditions import Object
 
 METRICS = ("average", "classification", "retrieval", "mean cosine")
-"""By which the best mixture is named: the first that there is."""
-REASONS = 8  # kinds of failures of a stage that are listed, the most frequent ones
+"""Metrics that may choose the best mixture: the first that the results have."""
+REASONS = 8  # kinds of a stage's failures that are listed, the most frequent ones
 
 
-def mirrored(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
-    """Of the status: run, stages, and in short the stage that works now; and what that one waits for."""
+def run_fields(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
+    """Return the status fields of a run: its URI, its stages, and the current stage in short.
+
+    Returns:
+        the fields, and what the current stage waits for; empty where it waits for nothing.
+    """
     if not run:
         return {}, ""
     entries: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
@@ -31,6 +35,7 @@ def mirrored(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
 
 
 def _stage(name: str, entry: Mapping[str, Any]) -> Object:
+    """Return an entry of status.stages."""
     stage: Object = {"name": name, "state": str(entry.get("state", ""))}
     if "total" in entry:
         unit = "shards" if "shards" in entry else "tasks"
@@ -48,7 +53,7 @@ def _stage(name: str, entry: Mapping[str, Any]) -> Object:
 
 
 def best_of(rows: Iterable[Mapping[str, Any]]) -> Object:
-    """Of the result table, the mixture with the highest number; empty where there is no number."""
+    """Find the mixture with the highest number in the result table; return no fields where there is no number."""
     listed = list(rows)
     metric = next((m for m in METRICS if any(row.get(m) is not None for row in listed)), None)
     if metric is None:

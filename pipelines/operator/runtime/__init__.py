@@ -1,1 +1,1 @@
-"""What every reconciliation of the operator uses: the objects' queue, the lease, KFP, metrics, writes."""
+"""What every reconciliation uses: the queue of objects, the Lease, KFP, metrics, writes to the API server."""

@@ -1,4 +1,4 @@
-"""Conditions as Kubernetes defines them (metav1.Condition), and the Events that their changes are told by."""
+"""Conditions as Kubernetes defines them (metav1.Condition), and the Events that announce their changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST = 2000  # characters of a message: an etcd object has room for 1.5 MB, a
 
 @dataclass(frozen=True)
 class Event:
-    """What is told in the object's Events."""
+    """An Event to be posted about an object."""
 
     reason: str
     message: str
@@ -22,19 +22,20 @@ class Event:
 
 
 def condition(thing: Mapping[str, Any], kind: str) -> Object:
-    """The condition of this type, of an object or a status; empty when there is none."""
+    """Return the condition of this type of an object or a status; empty when there is none."""
     status = thing.get("status", thing)
     return next((dict(c) for c in status.get("conditions", ()) if c["type"] == kind), {})
 
 
 def is_true(thing: Mapping[str, Any], kind: str) -> bool:
+    """Return whether the condition of this type is True."""
     return condition(thing, kind).get("status") == "True"
 
 
 def with_condition(
     status: Object, kind: str, true: bool, reason: str, message: str, generation: int, now: datetime
 ) -> Object:
-    """The status with this condition set; its transition time moves only when True becomes False or the other way."""
+    """Set a condition in a status; its transition time moves only when True becomes False or the other way."""
     before = condition(status, kind)
     value = "True" if true else "False"
     since = before["lastTransitionTime"] if before.get("status") == value else timestamp(now)
@@ -57,10 +58,10 @@ def with_condition(
 
 
 def events(before: Mapping[str, Any], after: Mapping[str, Any], warnings: Sequence[tuple[str, str]]) -> list[Event]:
-    """An Event for each condition that took on another status or reason; one, the bad news, for two of one reason.
+    """Make an Event of each condition whose status or reason changed. Of two with one reason the warning is kept.
 
     Args:
-        warnings: (type, status) of what is bad news.
+        warnings: (type, status) of the conditions whose Event is a warning.
     """
     found = []
     for new in after.get("conditions", ()):
@@ -72,9 +73,10 @@ def events(before: Mapping[str, Any], after: Mapping[str, Any], warnings: Sequen
 
 
 def timestamp(moment: datetime) -> str:
-    """As Kubernetes writes it: seconds, UTC."""
+    """Format a moment as Kubernetes does: in seconds and UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: str) -> datetime:
+    """Parse an RFC 3339 time."""
     return datetime.fromisoformat(text)

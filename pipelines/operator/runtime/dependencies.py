@@ -1,4 +1,4 @@
-"""What a reconciliation may touch: the cluster, KFP, storages, the lists of dumps, the clock. A test brings its own."""
+"""The services that a reconciliation uses: the cluster, KFP, storages, the lists of dumps, the clock."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _now() -> datetime:
 
 
 @dataclass
-class World:
-    """Shared by all reconciliations, from several threads."""
+class Dependencies:
+    """The services of all reconciliations, used from several threads. A test passes its own."""
 
     cluster: Cluster
     kfp: Kfp
@@ -32,7 +32,7 @@ class World:
     dumps: DumpLists = field(default_factory=DumpLists)
 
     def storage(self, uri: str) -> Storage:
-        """The storage at this address; its connections are kept. Raises PermanentError like open_storage."""
+        """Return the storage at this address; its connections are kept. Raises PermanentError like open_storage."""
         found = self.storages.get(uri)
         if found is None:
             found = open_storage(uri)

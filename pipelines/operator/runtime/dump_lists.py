@@ -1,4 +1,4 @@
-"""The lists of dumps as schedules ask for them: many tick at one moment, and one question answers them all."""
+"""The lists of dumps: many schedules have their time at one moment, and one request answers them all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from components.base.errors import PermanentError, RecaptionError, TemporaryError
 from components.stages.discover.dumps import list_dumps
 
-LONGEST = 300.0  # seconds: four attempts of 30 s and their pauses, doubled; then the index sends without an end
-MOST = 16  # indexes that are asked at once: each has a thread
+LONGEST = 300.0  # seconds: twice four attempts of 30 s and their pauses; an index may send without an end
+MOST = 16  # indexes that are asked at once, each by a thread
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Listing:
+    """The answer of an index."""
+
     at: float
     dumps: list[str] = field(default_factory=list)
     refusal: tuple[type[RecaptionError], str] | None = None
@@ -24,18 +26,18 @@ class _Answer:
 
 @dataclass
 class DumpLists:
-    """By the index's address; from several threads, none of which a slow index keeps for long."""
+    """Lists of dumps by the index's address, for several threads; a slow index delays none of them for long."""
 
     kept: float = 60.0
-    """Seconds that an answer stands; a bad one, too."""
+    """Seconds that an answer, also a refusal, is kept."""
     patience: float = 10.0
-    """Seconds that who asks waits for it."""
-    _answers: dict[str, _Answer] = field(default_factory=dict)
+    """Seconds that a caller waits for an answer."""
+    _answers: dict[str, _Listing] = field(default_factory=dict)
     _asking: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, index: str) -> list[str] | None:
-        """Newest first, at least one; None while it is asked, which may take two minutes.
+        """Return at least one dump, the newest first; None while the index is being asked, which may take two minutes.
 
         Raises:
             PermanentError: there is no such index, or it lists no dump.
@@ -51,7 +53,7 @@ class DumpLists:
                     return None
                 self._asking[index] = time.monotonic()
         if answer is None:
-            coming: Future[_Answer] = Future()
+            coming: Future[_Listing] = Future()
             threading.Thread(target=self._ask, args=(index, coming), name="dumps", daemon=True).start()
             try:
                 answer = coming.result(self.patience)
@@ -62,30 +64,32 @@ class DumpLists:
             raise kind(message)
         return answer.dumps
 
-    def _ask(self, index: str, coming: Future[_Answer]) -> None:
-        found: _Answer | Exception
+    def _ask(self, index: str, coming: Future[_Listing]) -> None:
+        """Ask an index, keep the answer and hand it to the caller that waits."""
+        found: _Listing | Exception
         try:
             found = _listed(index)
-        except Exception as error:  # raised by who waits for it
+        except Exception as error:  # the waiting caller raises it
             found = error
         with self._lock:
             del self._asking[index]
-            if isinstance(found, _Answer):
+            if isinstance(found, _Listing):
                 fresh = {i: a for i, a in self._answers.items() if found.at - a.at < self.kept}
                 self._answers = {**fresh, index: found}
-        if isinstance(found, _Answer):
+        if isinstance(found, _Listing):
             coming.set_result(found)
         else:
             coming.set_exception(found)
 
 
-def _listed(index: str) -> _Answer:
+def _listed(index: str) -> _Listing:
+    """Ask an index for its dumps."""
     try:
         dumps = list_dumps(index)
         if not dumps:
             raise PermanentError(f"dumps {index}: found none; expected ids such as CC-MAIN-2026-43")
     except RecaptionError as error:
-        return _Answer(time.monotonic(), refusal=(type(error), str(error)))
+        return _Listing(time.monotonic(), refusal=(type(error), str(error)))
     except ValueError as error:  # of urllib, for an address such as http://[x
-        return _Answer(time.monotonic(), refusal=(PermanentError, f"dumps {index}: {error}"))
-    return _Answer(time.monotonic(), dumps)
+        return _Listing(time.monotonic(), refusal=(PermanentError, f"dumps {index}: {error}"))
+    return _Listing(time.monotonic(), dumps)

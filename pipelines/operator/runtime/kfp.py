@@ -1,4 +1,4 @@
-"""KFP as reconciliations ask it: one client for all of them, and no waiting for an endpoint that was down just now."""
+"""KFP for all reconciliations: one client per namespace, and no waiting for an endpoint that was down just now."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from components.base.errors import PermanentError, TemporaryError
 from pipelines.kubeflow.client import Endpoint, KfpRun, Pipelines
@@ -27,11 +27,11 @@ SHORTEST, LONGEST = 5.0, 60.0  # seconds of not asking after it could not be rea
 
 @dataclass
 class Kfp:
-    """One endpoint, for every namespace that it serves."""
+    """One KFP endpoint, for every namespace that it serves."""
 
     settings: Settings
     package: Callable[[], str]
-    """The pipeline, compiled; called once."""
+    """Compiles the pipeline; called once."""
     _clients: dict[str | None, tuple[float, Pipelines | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _compiling: threading.Lock = field(default_factory=threading.Lock)
@@ -42,44 +42,48 @@ class Kfp:
 
     @property
     def reachable(self) -> bool:
-        """Whether the last question was answered."""
+        """Return whether KFP answered the last question."""
         return not self._down
 
     def find(self, namespace: str, name: str) -> list[KfpRun]:
+        """List all runs of this name, oldest first."""
         return self._ask(namespace, lambda client: client.find(name))
 
     def get(self, namespace: str, run_id: str) -> KfpRun | None:
+        """Return a run; None where KFP knows no such run."""
         return self._ask(namespace, lambda client: client.get(run_id))
 
     def terminate(self, namespace: str, run_id: str) -> None:
+        """Ask KFP to end a run."""
         self._ask(namespace, lambda client: client.terminate(run_id))
 
     def retry(self, namespace: str, run_id: str) -> None:
+        """Let an ended run go on. Raises PermanentError where KFP can't."""
         self._ask(namespace, lambda client: client.retry(run_id))
 
-    def submit(self, namespace: str, name: str, parameters: Mapping[str, Any]) -> str:
-        """Start a run of our pipeline, of the version with this operator's content; its id."""
+    def submit(self, namespace: str, name: str, parameters: Mapping[str, str]) -> str:
+        """Start a run of this operator's version of the pipeline, and return its id."""
         account = self.settings.kfp_service_account
         self.prepare()
         return self._ask(namespace, lambda client: client.submit(self._package, name, parameters, EXPERIMENT, account))
 
     def namespace_of(self, namespace: str) -> str:
-        """Where the pods of an object's KFP run are: KFP's own namespace, or with several users the object's."""
+        """Return the namespace of a KFP run's pods: KFP's own, or with several users the object's."""
         return self._ask(namespace, lambda client: namespace if client.multi_user else self.settings.kfp_namespace)
 
     def prepare(self) -> None:
-        """Compile the pipeline, which takes seconds, before somebody waits for it."""
+        """Compile the pipeline, which takes seconds, unless it is compiled."""
         with self._compiling:
             self._package = self._package or self.package()
 
     def _ask(self, namespace: str, question: Callable[[Pipelines], T]) -> T:
-        """Raises TemporaryError while KFP is away, at once where another found that a moment ago."""
+        """Ask KFP. Raises TemporaryError while KFP is down, at once where another thread found that just now."""
         self._check()
         try:
             answer = question(self._client(namespace))
         except TemporaryError as error:
             with self._lock:
-                if time.monotonic() >= self._down_until:  # else another found it just now
+                if time.monotonic() >= self._down_until:  # else another thread found it just now
                     self._down, self._down_until = str(error), time.monotonic() + self._pause
                     self._pause = min(2 * self._pause, LONGEST)
                     self._clients.clear()
@@ -92,22 +96,22 @@ class Kfp:
             raise TemporaryError(self._down)
 
     def _client(self, namespace: str) -> Pipelines:
-        """In a KFP with one user nothing may name a namespace."""
+        """Return the client for a namespace. In a KFP with one user no request may name a namespace."""
         with self._lock:
-            self._check()  # who had the lock before may have waited for KFP in vain
-            client = self._made(None)
-            return self._made(namespace) if client.multi_user else client
+            self._check()  # the thread that had the lock may have waited for KFP in vain
+            client = self._cached(None)
+            return self._cached(namespace) if client.multi_user else client
 
-    def _made(self, namespace: str | None) -> Pipelines:
+    def _cached(self, namespace: str | None) -> Pipelines:
         made, client = self._clients.get(namespace, (0.0, None))
         if client is None or time.monotonic() - made > FRESH:
-            secret = _secret(self.settings.token_file) if self.settings.token_file else None
-            client = Pipelines(Endpoint(self.settings.endpoint, secret, self.settings.ca, namespace))
+            token = _token(self.settings.token_file) if self.settings.token_file else None
+            client = Pipelines(Endpoint(self.settings.endpoint, token, self.settings.ca, namespace))
             self._clients[namespace] = (time.monotonic(), client)
         return client
 
 
-def _secret(file: Path) -> str:
+def _token(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -115,7 +119,7 @@ def _secret(file: Path) -> str:
 
 
 def compiled(images: str, tag: str | None) -> str:
-    """The pipeline's package, compiled by another process: what the compiler takes it gives back."""
+    """Compile the pipeline's package in another process, which gives the compiler's memory back."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         command = [sys.executable, "-m", "pipelines.cli", "pipeline", "compile", "--output", str(path)]

@@ -1,4 +1,4 @@
-"""Of several operators one acts: who holds the Lease, as Kubernetes' own controllers do it."""
+"""Leader election: of several operators the holder of the Lease acts, as with Kubernetes' own controllers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipelines.operator.runtime.conditions import Object
 log = logging.getLogger(__name__)
 
 NAME = "recaption-operator"
-DURATION = 30  # seconds after the holder's last sign until another takes over
-RENEW = 5.0  # seconds between two signs
-MARGIN = 10.0  # seconds before its end from which on the holder no longer begins anything
+DURATION = 30  # seconds after the holder's last renewal until another operator takes over
+RENEW = 5.0  # seconds between two renewals
+MARGIN = 10.0  # seconds before the Lease's end from which on the holder begins nothing
 
 
 class Lease:
-    """One candidate. `acts` says whether it may do something; a thread keeps it so."""
+    """One candidate for the Lease. A thread acquires and renews it; `acts` tells whether it is held."""
 
     def __init__(self, cluster: Cluster, identity: str, duration: int = DURATION, renew: float = RENEW) -> None:
         self.cluster, self.identity, self.duration, self.renew = cluster, identity, duration, renew
         self.holder = ""
-        """Who acts instead, as last heard."""
+        """The other operator that holds the Lease, as last read."""
         self._until = 0.0
         self._seen: tuple[object, float] = (None, 0.0)
         self._stop = threading.Event()
@@ -33,13 +33,15 @@ class Lease:
 
     @property
     def acts(self) -> bool:
+        """Return whether this operator may act."""
         return time.monotonic() < self._until
 
     def start(self) -> None:
+        """Start the thread that acquires and renews the Lease."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Give it up, so that the next one need not wait."""
+        """Release the Lease, so that the next operator need not wait."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(self.renew + 10)
@@ -48,9 +50,10 @@ class Lease:
             try:
                 self._take(released=True)
             except RecaptionError as error:
-                log.info("lease %s: not given up: %s", NAME, error)
+                log.info("lease %s: not released: %s", NAME, error)
 
     def _keep(self) -> None:
+        """Acquire and renew the Lease until `stop`; log each change."""
         told = ""
         while True:
             try:
@@ -66,12 +69,13 @@ class Lease:
                 return
 
     def _state(self) -> str:
+        """Return who acts, for the log."""
         if self.acts:
             return "this operator acts"
-        return f"{self.holder} acts, this operator waits" if self.holder else "this operator doesn't act"
+        return f"{self.holder} acts, this operator waits" if self.holder else "nobody acts yet"
 
     def _take(self, released: bool = False) -> None:
-        """Renew what is ours, take what nobody gave a sign of for its duration, by our clock and not the other's."""
+        """Renew our Lease, or take one that was not renewed for its duration by our own clock."""
         asked = time.monotonic()
         found = self.cluster.get(LEASES, NAME)
         if found is None:
@@ -92,6 +96,7 @@ class Lease:
         self._until = asked + self.duration - min(MARGIN, self.duration / 3) if mine else 0.0
 
     def _body(self, before: Object, released: bool = False) -> Object:
+        """Return the Lease to be written."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         ours = before.get("holderIdentity") == self.identity
         return {

@@ -1,7 +1,7 @@
-"""What Prometheus reads of the operator.
+"""The operator's metrics for Prometheus.
 
-Series of objects are made at each scrape from the objects there are: a deleted object's vanish by themselves, and only
-a running one has some for each stage.
+The series of objects are made at each scrape from the objects that exist: those of a deleted object vanish by
+themselves, and only a running object has series for its stages.
 """
 
 from __future__ import annotations
@@ -27,35 +27,39 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 @dataclass(frozen=True)
 class Sources:
-    """What is asked at each scrape; from another thread, so each returns what no one changes meanwhile."""
+    """The values that a scrape asks for, from another thread: each call returns something nobody changes meanwhile."""
 
     recaptions: Callable[[], Iterable[Object]]
     schedules: Callable[[], Iterable[Object]]
     requests: Callable[[], Mapping[str, int]]
-    """Sent to the API server, by `verb resource`: Cluster.requests."""
+    """Requests sent to the API server, by `verb resource`: Cluster.requests."""
     is_leader: Callable[[], bool]
     is_kfp_reachable: Callable[[], bool]
 
 
 class Metrics:
-    """One registry of its own, with the process's memory and CPU time beside what is ours."""
+    """The operator's registry: its own metrics, and the process's memory and CPU time."""
 
     def __init__(self, sources: Sources) -> None:
         self.registry = prometheus.CollectorRegistry()
         self._seconds = prometheus.Histogram(
-            "recaption_reconcile_seconds", "Of one look at an object", ["kind"], buckets=SECONDS, registry=self.registry
+            "recaption_reconcile_seconds",
+            "Duration of one reconciliation of an object",
+            ["kind"],
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self._errors = prometheus.Counter(
-            "recaption_reconcile_errors", "Looks at an object that failed", ["kind"], registry=self.registry
+            "recaption_reconcile_errors", "Reconciliations of an object that failed", ["kind"], registry=self.registry
         )
         for kind in KINDS:  # from 0 on: Prometheus sees no increase in a series that begins with 1
             self._errors.labels(kind)
-        self.registry.register(_Observed(sources))
+        self.registry.register(_ObjectMetrics(sources))
         prometheus.ProcessCollector(registry=self.registry)
 
     @contextmanager
     def reconciling(self, kind: str) -> Iterator[None]:
-        """Times one look at an object; whatever it raises is an error, but for a conflict, which is decided anew."""
+        """Time one reconciliation and count it as an error if it raises; a Conflict is none, it is decided anew."""
         began = time.perf_counter()
         try:
             yield
@@ -69,10 +73,13 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class _Observed(Collector):
+class _ObjectMetrics(Collector):
+    """The metrics that are made at each scrape."""
+
     sources: Sources
 
     def collect(self) -> Iterator[Metric]:
+        """Make all series."""
         recaptions = list(self.sources.recaptions())
         yield _runs(recaptions)
         yield from _stages(thing for thing in recaptions if _phase(thing) == "Running")

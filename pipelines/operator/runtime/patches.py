@@ -1,4 +1,4 @@
-"""Writes to the API server: a status, a finalizer, an Event. Each write names the version that it was decided on."""
+"""Writes to the API server: a status, a finalizer, an Event. Each write names the version that was decided on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ API = "recaption.dev/v1alpha1"
 
 
 def write_status(cluster: Cluster, resource: str, thing: Object, status: Object) -> Object | None:
-    """The object with this status; None when it is gone.
+    """Write an object's status; return the object, or None when it is gone.
 
     Raises:
-        Conflict: it has changed meanwhile: to be decided anew.
+        Conflict: it has changed meanwhile and must be decided anew.
     """
     change = merge_patch(thing.get("status", {}), status)
     if not change:
@@ -31,7 +31,7 @@ def write_status(cluster: Cluster, resource: str, thing: Object, status: Object)
 
 
 def set_finalizer(cluster: Cluster, resource: str, thing: Object, present: bool) -> Object | None:
-    """The object with our finalizer, or without it; None when it is gone. Raises Conflict like write_status."""
+    """Add or remove our finalizer; return the object, or None when it is gone. Raises Conflict like write_status."""
     others = [f for f in thing["metadata"].get("finalizers", ()) if f != FINALIZER]
     finalizers = [*others, FINALIZER] if present else others
     return _patch(cluster, resource, thing, {"metadata": {"finalizers": finalizers}})
@@ -45,7 +45,7 @@ def _patch(cluster: Cluster, resource: str, thing: Object, body: Object, part: s
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
-    """RFC 7386: what to merge into `old` to make it `new`; empty when they are equal."""
+    """Return the RFC 7386 patch that turns `old` into `new`; empty when they are equal."""
     patch: Object = {key: None for key in old if key not in new}
     for key, value in new.items():
         if key not in old:
@@ -58,17 +58,17 @@ def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
     return patch
 
 
-def tell(cluster: Cluster, thing: Object, event: Event, now: datetime) -> None:
-    """Post an Event, once: of the same object, reason and message there is one. Not worth failing for."""
+def post_event(cluster: Cluster, thing: Object, event: Event, now: datetime) -> None:
+    """Log an Event and post it, once for each object, reason and message. A failure to post is only logged."""
     log.log(logging.WARNING if event.warning else logging.INFO, "%s: %s: %s", where(thing), event.reason, event.message)
     try:
         cluster.within(thing["metadata"]["namespace"]).create(EVENTS, event_of(thing, event, now))
     except RecaptionError as error:  # a namespace that is being deleted takes no new objects, a full quota none either
-        log.info("%s: no Event: %s", where(thing), error)
+        log.info("%s: the Event was not posted: %s", where(thing), error)
 
 
 def event_of(thing: Object, event: Event, now: datetime) -> Object:
-    """The Event as an object."""
+    """Return the Event as a Kubernetes object."""
     meta, moment = thing["metadata"], timestamp(now)
     made_of = [meta["uid"], meta.get("generation"), event.reason, event.message]
     return {
@@ -94,5 +94,5 @@ def event_of(thing: Object, event: Event, now: datetime) -> Object:
 
 
 def where(thing: Object) -> str:
-    """`kind namespace/name`, for messages."""
+    """Return `kind namespace/name`, for messages."""
     return f"{thing.get('kind', 'object')} {thing['metadata']['namespace']}/{thing['metadata']['name']}"

@@ -1,4 +1,4 @@
-"""Which object is to be looked at when: each at its time, none twice at once, a failed one later and later."""
+"""The queue of objects to reconcile: each at its time, none twice at once, a failed one after growing pauses."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import threading
 import time
 from math import inf
 
-FIRST, LAST = 1.0, 300.0  # seconds until a failed look is repeated; doubled each time
+FIRST, LAST = 1.0, 300.0  # seconds until a failed reconciliation is repeated: doubled each time, up to the second
 
 Key = tuple[str, str, str]
 """Resource, namespace, name."""
 
 
 class DueQueue:
-    """Keys by the moment they are due; from several threads."""
+    """Keys by the moment they are due, for several threads."""
 
     def __init__(self) -> None:
         self._due: dict[Key, float] = {}
@@ -25,12 +25,12 @@ class DueQueue:
         self._closed = False
 
     def add(self, key: Key, seconds: float = 0.0) -> None:
-        """Due in so many seconds, or earlier where it was so before."""
+        """Make a key due in so many seconds, unless it is due earlier."""
         with self._changed:
             self._put(key, seconds)
 
     def take(self) -> Key | None:
-        """The next due key, waited for; None when the queue is closed. `done` or `failed` must follow."""
+        """Wait for the next due key and return it; None when the queue is closed. `done` or `failed` must follow."""
         with self._changed:
             while not self._closed:
                 key = self._next()
@@ -41,14 +41,14 @@ class DueQueue:
         return None
 
     def done(self, key: Key, seconds: float) -> None:
-        """It was looked at; again in so many seconds, if not earlier."""
+        """Record a reconciliation; the key is due again in so many seconds, if not earlier."""
         with self._changed:
             self._busy.pop(key, None)
             self._failures.pop(key, None)
             self._put(key, seconds)
 
     def failed(self, key: Key) -> float:
-        """It could not be looked at; in how many seconds it is tried again."""
+        """Record a failed reconciliation, and return the seconds until it is tried again."""
         with self._changed:
             self._busy.pop(key, None)
             count = self._failures[key] = self._failures.get(key, 0) + 1
@@ -57,32 +57,33 @@ class DueQueue:
         return pause
 
     def forget(self, key: Key) -> None:
-        """The object is gone."""
+        """Drop the key of an object that is gone."""
         with self._changed:
             self._due.pop(key, None)
             self._failures.pop(key, None)
 
     def close(self) -> None:
+        """Let every `take` return None."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     @property
     def overdue(self) -> float:
-        """Seconds that the key which waits longest is late; 0 where none is."""
+        """Return how many seconds late the most overdue waiting key is; 0 where none is late."""
         with self._changed:
             waiting = [at for key, at in self._due.items() if key not in self._busy]
             return max((0.0, *(time.monotonic() - at for at in waiting)))
 
     @property
     def busy(self) -> int:
-        """How many looks are under way."""
+        """Return how many reconciliations are under way."""
         with self._changed:
             return len(self._busy)
 
     @property
     def longest(self) -> float:
-        """Seconds since the oldest look under way began; 0 where none is."""
+        """Return the seconds since the oldest reconciliation under way began; 0 where none is."""
         with self._changed:
             return max((time.monotonic() - began for began in self._busy.values()), default=0.0)
 
@@ -96,7 +97,7 @@ class DueQueue:
             self._changed.notify()
 
     def _next(self) -> Key | None:
-        """A key whose time has come; entries that no longer hold are dropped on the way."""
+        """Return a key that is due, and drop outdated entries on the way; None where no key is due."""
         while self._heap and self._heap[0][0] <= time.monotonic():
             at, key = heapq.heappop(self._heap)
             if self._due.get(key) == at and key not in self._busy:

@@ -28,11 +28,11 @@ Problems = Callable[[], Iterable[str]]
 
 @contextmanager
 def serving(port: int, registry: CollectorRegistry, unhealthy: Problems, unready: Problems) -> Iterator[int]:
-    """Serve on this port of all addresses; 0 is any free one. The port.
+    """Serve probes and metrics on a port of all addresses, and yield the port; 0 takes any free one.
 
     Args:
-        unhealthy: what stands still and only a restart mends, a line each.
-        unready: what must come before the operator does its work.
+        unhealthy: problems that only a restart mends, a line each.
+        unready: what is missing before the operator can work, a line each.
 
     Raises:
         PermanentError: the port is taken.
@@ -57,13 +57,13 @@ def _by_path(paths: Mapping[str, WSGIApplication]) -> WSGIApplication:
         found = paths.get(environ["PATH_INFO"])
         if found:
             return found(environ, start)
-        return _text(start, "404 Not Found", [f"here are {', '.join(paths)}"])
+        return _text(start, "404 Not Found", [f"this port serves {', '.join(paths)}"])
 
     return answer
 
 
 def _probe(problems: Problems) -> WSGIApplication:
-    """200 where there are none, else 503 and a line for each: the kubelet's Event shows it."""
+    """Return an application that answers 200 without problems, else 503 and a line for each of them."""
 
     def answer(_: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         found = list(problems())
@@ -79,7 +79,7 @@ def _text(start: StartResponse, status: str, lines: Iterable[str]) -> Iterable[b
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request, on IPv4 and IPv6."""
+    """A server with a thread for each request, on IPv4 and IPv6."""
 
     daemon_threads = True
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
@@ -90,7 +90,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up or says nothing is no error of ours."""
+        """Log at debug level: a client that hangs up or says nothing is no error of ours."""
         log.debug("client %s: %s", client_address, sys.exception())
 
 
@@ -98,4 +98,4 @@ class _Handler(WSGIRequestHandler):
     timeout = PATIENCE
 
     def log_message(self, format: str, *args: object) -> None:
-        """A line for every probe would bury what the operator says."""
+        """Log nothing: a line for every probe would bury what the operator logs."""

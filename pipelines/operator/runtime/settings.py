@@ -1,4 +1,4 @@
-"""What the operator is told by its environment: manifests/base sets it."""
+"""The operator's settings, read from its environment, which manifests/base sets."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from components.base.version import version
 
 @dataclass(frozen=True)
 class Settings:
-    """By the names of the environment in `from_environment`."""
+    """The operator's settings; `from_environment` has the names of the variables."""
 
     endpoint: str
     """KFP's API server."""
     ui: str
-    """What links to KFP's UI begin with; empty where its address isn't given: nobody's browser reaches the endpoint."""
+    """Address of KFP's UI, for links; empty where it isn't given: no browser reaches the endpoint itself."""
     images: str = "recaption"
-    """What comes before -operator, -cpu and -gpu in the images' names."""
+    """Prefix of the images' names, before -operator, -cpu and -gpu."""
     tag: str | None = None
-    """None is this version."""
+    """The images' tag; None is this version."""
     token_file: Path | None = None
     ca: str | None = None
     kfp_namespace: str = "kubeflow"
-    """Where a KFP with one user runs its pods; with several users it is the object's own namespace."""
+    """Namespace of the pods of a KFP with one user; with several users it is the object's own namespace."""
     kfp_service_account: str | None = None
     job_service_account: str = "recaption"
     job_secret: str = "recaption"
     watched: tuple[str, ...] = ()
-    """Namespaces; empty are all."""
+    """Namespaces to watch; empty means all."""
     port: int = 8080
     namespace: str = "default"
-    """The operator's own, with its Lease."""
+    """The operator's own namespace, which has its Lease."""
     identity: str = "operator"
-    """Who holds the Lease: the pod's name."""
+    """The holder of the Lease: the pod's name."""
 
     @classmethod
     def from_environment(cls, given: Mapping[str, str] = os.environ) -> Settings:
-        """Raises PermanentError where the endpoint is missing or the port is no number."""
+        """Read the settings. Raises PermanentError where the endpoint is missing or the port is no number."""
         endpoint = given.get("KF_PIPELINES_ENDPOINT", "").rstrip("/")
         if not endpoint.startswith(("http://", "https://")):
             raise PermanentError(

@@ -1,1 +1,1 @@
-"""The RecaptionSchedule: when its time comes, what to do about it, and the doing."""
+"""The reconciliation of a RecaptionSchedule: when its time comes, what to do (decide), and the calls that do it."""

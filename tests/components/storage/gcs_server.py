@@ -122,8 +122,11 @@ class Handler(FaultyHandler, RequestHandler):  # type: ignore[misc]
         elif query["uploadId"] not in uploads:
             self._send(404, b"<Error><Code>NoSuchUpload</Code></Error>")
         elif self.command == "PUT":
-            uploads[query["uploadId"]][1][int(query["partNumber"])] = body
             crc = base64.b64encode(google_crc32c.Checksum(body).digest()).decode()
+            if self.headers.get("X-Goog-Hash", f"crc32c={crc}") != f"crc32c={crc}":
+                self._send(400, b"<Error><Code>BadDigest</Code></Error>")
+                return
+            uploads[query["uploadId"]][1][int(query["partNumber"])] = body
             self._send(200, b"", {"ETag": f'"{crc}"', "X-Goog-Hash": f"crc32c={crc}"})
         elif self.command == "DELETE":
             del uploads[query["uploadId"]]

@@ -18,7 +18,7 @@ from components.engine.worker import run_task
 from components.pool.columns import Columns
 from components.pool.shards import list_pool
 from components.stages.index.stage import IndexStage
-from components.storage import ranged_reader, retry
+from components.storage import multipart, ranged_reader, retry
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
 from tests.components.engine.stages import Brightness
@@ -31,8 +31,10 @@ KB = 1 << 10
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 64 kB and parts of 200 kB, so that a few MB are a large object."""
-    for name, value in (("FIRST", 16), ("CHUNK", 64), ("NEAR", 64), ("PART", 200), ("LARGE", 400)):
+    for name, value in (("FIRST", 16), ("CHUNK", 64), ("NEAR", 64)):
         monkeypatch.setattr(ranged_reader, name, value * KB)
+    for name, value in (("PART", 200), ("LARGE", 400)):
+        monkeypatch.setattr(multipart, name, value * KB)
 
 
 @pytest.mark.slow
@@ -133,7 +135,7 @@ def test_an_upload_has_several_requests_in_flight(bucket: Storage, faults: Fault
     (tmp_path / "file").write_bytes(os.urandom(3000 * KB))
     faults.latency = 0.05
     bucket.upload(tmp_path / "file", "x")
-    assert faults.most_at_work == ranged_reader.DEPTH
+    assert faults.most_at_work == multipart.DEPTH
     assert bucket.read("x") == (tmp_path / "file").read_bytes()
 
 
@@ -236,7 +238,7 @@ def test_a_pool_in_a_bucket(bucket: Storage, faults: Faults, tmp_path: Path) -> 
     faults.share = 0.05
     source = open_storage(f"{bucket.uri}/shards")
     pool, columns = list_pool("p", source), Columns(bucket, "p")
-    index = IndexStage.make_spec()
+    index = IndexStage.make_index()
     assert run_task(IndexStage(index), pool, pool.shards, columns).samples == 60
     spec = Brightness.make_spec(index)
     assert run_task(Brightness(spec), pool, pool.shards, columns, decoders=1).samples == 60

@@ -15,7 +15,7 @@ import requests
 from google.cloud import storage as google_storage
 
 from components.base.errors import PermanentError, TemporaryError
-from components.storage import ranged_reader, retry
+from components.storage import multipart, retry
 from components.storage.gcs import GcsStorage
 from tests.components.storage.faulty import Faults
 from tests.components.storage.gcs_server import BUCKET, gcs_server
@@ -63,8 +63,8 @@ def test_a_file_that_changes_while_it_is_uploaded(
     storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part was whole, and yet the object is neither the old file nor the new one."""
-    monkeypatch.setattr(ranged_reader, "PART", 1 << 18)
-    monkeypatch.setattr(ranged_reader, "LARGE", 1 << 18)
+    monkeypatch.setattr(multipart, "PART", 1 << 18)
+    monkeypatch.setattr(multipart, "LARGE", 1 << 18)
     (tmp_path / "file").write_bytes(bytes(1 << 20))
     found = storage._found
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 import pytest
 
 from components.base.errors import TemporaryError
-from components.storage import ranged_reader
+from components.storage import multipart, ranged_reader
 from components.storage.multipart import in_parallel, parts_of
 from components.storage.ranged_reader import read_ahead
 
@@ -192,7 +192,7 @@ def test_in_parallel_keeps_the_order_and_the_bound() -> None:
     there = Object(20, latency=0.01)
     works: list[Callable[[], bytes]] = [partial(there.fetch, i, 1) for i in range(20)]
     assert b"".join(in_parallel(works)) == there.data
-    assert there.most_at_work == ranged_reader.DEPTH
+    assert there.most_at_work == multipart.DEPTH
     assert in_parallel([]) == []
 
 

@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from components.base.errors import PermanentError
-from components.storage import ranged_reader, s3
+from components.storage import multipart, s3
 from components.storage.s3 import S3Storage
 from pipelines.kubernetes.secrets import SECRET_KEYS
 from tests.components.storage.faulty import Faults
@@ -162,8 +162,8 @@ def test_bytes_are_checked_where_they_arrive(storage: S3Storage, monkeypatch: py
     monkeypatch.setattr(storage, "_call", watch)
     storage.write("x", b"1")
     storage.create("y", b"1")
-    monkeypatch.setattr(ranged_reader, "PART", 1 << 18)
-    monkeypatch.setattr(ranged_reader, "LARGE", 1 << 18)
+    monkeypatch.setattr(multipart, "PART", 1 << 18)
+    monkeypatch.setattr(multipart, "LARGE", 1 << 18)
     storage.upload(Path(s3.__file__), "z")
     assert len(sent) >= 3
     assert all(s3._md5(arguments["Body"]) == arguments["ContentMD5"] for arguments in sent)  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ def test_without_s3fs() -> None:
     """The remedy is named, in one line, and only by who wants s3://."""
     code = (
         "import sys; sys.modules['s3fs'] = None\n"
-        "from components.storage.interface import open_storage\n"
+        "from components.storage.opening import open_storage\n"
         "open_storage('gs://bucket/x'); open_storage('/x')\n"
         "try: open_storage('s3://bucket/x')\n"
         "except Exception as error: print(type(error).__name__, error)"

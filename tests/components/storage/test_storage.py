@@ -200,7 +200,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
         if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
             parent.chmod(0o755)
     code = (
-        "import os, sys; from components.storage.interface import LocalStorage; os.setuid(65534)\n"
+        "import os, sys; from components.storage.local import LocalStorage; os.setuid(65534)\n"
         "try: LocalStorage(sys.argv[1]).write('x', b'1')\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

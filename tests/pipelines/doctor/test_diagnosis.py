@@ -32,7 +32,6 @@ from pipelines.doctor.finding import Context, Finding, State, broken, examine, f
 from pipelines.kubeflow.client import Endpoint
 from pipelines.kubernetes.cluster import Cluster
 from pipelines.operator.crd.generate import recaption_crd, schedule_crd
-from pipelines.operator.crd.policy import binding, policy
 from pipelines.operator.runtime.settings import Settings
 from tests.components.storage.faulty import serving
 from tests.pipelines.kubeflow.kfp_server import kfp_server
@@ -50,8 +49,6 @@ ACCOUNTS = "/api/v1/namespaces/kubeflow/serviceaccounts"
 SECRET = "/api/v1/namespaces/kubeflow/secrets/recaption"
 OPERATORS_SECRET = "/api/v1/namespaces/recaption/secrets/storage-keys"
 QUEUES = "/apis/kueue.x-k8s.io/v1beta2/namespaces/kubeflow/localqueues"
-POLICY = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/recaption"
-BINDING = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/recaption"
 REVIEW = re.compile(r"/apis/authorization.k8s.io/v1/(self)?subjectaccessreviews")
 
 
@@ -181,8 +178,6 @@ def healthy() -> dict[str, Any]:
         "/version": {"major": "1", "minor": "33+", "gitVersion": "v1.33.4-gke.1"},
         crd("recaptions"): known(recaption_crd()),
         crd("recaptionschedules"): known(schedule_crd()),
-        POLICY: policy(),
-        BINDING: binding(),
         DEPLOYMENT: deployment({"type": "Available", "status": "True"}),
         CONFIG: {
             "data": {"KF_PIPELINES_ENDPOINT": "http://ml-pipeline.kubeflow:8888", "RECAPTION_IMAGES": "r.example/x"}
@@ -252,22 +247,16 @@ REFUSED = {"type": "ReplicaFailure", "status": "True", "message": "pods is forbi
 
 @pytest.mark.parametrize(("check", "path", "answer", "state", "what", "remedy"), [
     ("Kubernetes", "/version", {"minor": "32", "gitVersion": "v1.32.1"}, State.BROKEN,
-     r"v1.32.1 lacks the CEL of our admission policy", "to 1.33 or later"),
+     r"v1.32.1: recaption is not tested with it", "to 1.33 or later"),
     ("Kubernetes", "/version", {"minor": "28", "gitVersion": "v1.28.0"}, State.BROKEN,
-     r"v1.28.0 lacks retries per index of a Job \(our Jobs are refused\), selectable fields.*, the CEL", "1.33"),
-    ("Kubernetes", "/version", {}, State.BROKEN, "^of an unknown version: not known", "1.33"),
+     r"v1.28.0 lacks retries per index of a Job \(our Jobs are refused\), selectable fields", "1.33"),
+    ("Kubernetes", "/version", {}, State.BROKEN, "^of an unknown version: recaption is not tested", "1.33"),
     ("custom resources", crd("recaptionschedules"), NOT_THERE, State.BROKEN,
      "the cluster doesn't know recaptionschedules.recaption.dev", "kubectl apply -k manifests/crd"),
     ("custom resources", crd("recaptions"), known(recaption_crd(), status="False"), State.BROKEN,
      "recaptions.recaption.dev is not established: rcap is taken", "kubectl describe crd recaptions.recap"),
     ("custom resources", crd("recaptions"), known(older(recaption_crd())), State.BROKEN,
      "recaptions.recaption.dev is another version's, not recaption ", "kubectl apply -k manifests/crd"),
-    ("admission policy", POLICY, NOT_THERE, State.BROKEN, "no ValidatingAdmissionPolicy recaption", "manifests/crd"),
-    ("admission policy", POLICY, {"spec": {**policy()["spec"], "validations": []}}, State.BROKEN,
-     "is another version's", "manifests/crd"),
-    ("admission policy", BINDING, NOT_THERE, State.BROKEN, "is not bound: it refuses nothing", "manifests/crd"),
-    ("admission policy", BINDING, {"spec": {"policyName": "recaption", "validationActions": ["Audit"]}}, State.BROKEN,
-     "is not bound: it refuses nothing", "manifests/crd"),
     ("operator", DEPLOYMENT, NOT_THERE, State.BROKEN,
      "namespace recaption has no Deployment", "kubectl apply -k manifests/overlays/local"),
     ("operator", DEPLOYMENT, deployment(UNAVAILABLE), State.BROKEN,

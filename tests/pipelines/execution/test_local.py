@@ -35,6 +35,8 @@ from tests.pools import sample, write_tar
 GOOD = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.3}]}
 REST = {"text": "blip", "where": [{"score": "blip", "atLeast": {"rule": "good"}}]}
 
+BLIP = {"name": "blip", "caption": {"model": str(WEIGHTS / "captioner")}}
+
 
 def recipe_text(storage: Path, shards: Path, mixtures: list[dict[str, Any]], **spec: Any) -> str:
     whole = {
@@ -45,7 +47,7 @@ def recipe_text(storage: Path, shards: Path, mixtures: list[dict[str, Any]], **s
             "storage": str(storage),
             "pool": {"name": "pool", "shards": str(shards)},
             "scorer": {"model": f"local-dir:{WEIGHTS / 'scorer'}"},
-            "captioners": [{"name": "blip", "model": str(WEIGHTS / "captioner")}],
+            "columns": [BLIP],
             "compute": {"decoders": 0},
             "mixtures": mixtures,
             **spec,
@@ -121,9 +123,9 @@ def test_columns_made_elsewhere(tmp_path: Path, world: Path, caplog: pytest.LogC
     halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in sorted(uids[:80])]
     np.save(tmp_path / "subset.npy", np.array(halves, dtype="u8,u8"))
     columns = [
-        {"name": "l14", "kind": "score", "from": str(made), "field": "l14"},
-        {"name": "published", "kind": "text", "from": str(tmp_path / "captions.csv"), "field": "blip2-cap"},
-        {"name": "in1k", "kind": "flag", "from": str(tmp_path / "subset.npy")},
+        {"name": "l14", "import": {"from": str(made), "field": "l14", "as": "score"}},
+        {"name": "published", "import": {"from": str(tmp_path / "captions.csv"), "field": "blip2-cap", "as": "text"}},
+        {"name": "in1k", "import": {"from": str(tmp_path / "subset.npy"), "as": "flag"}},
     ]
     mixtures = [
         {"name": "top", "rules": [{"text": "raw", "where": [{"score": "l14", "top": 0.25}]}]},
@@ -134,7 +136,7 @@ def test_columns_made_elsewhere(tmp_path: Path, world: Path, caplog: pytest.LogC
             {"text": "raw", "where": [{"score": "raw", "atLeast": {"rule": "a"}}]},
         ]},
     ]  # fmt: skip
-    found = run(recipe_text(tmp_path / "out", world, mixtures, columns=columns, captioners=[]))
+    found = run(recipe_text(tmp_path / "out", world, mixtures, columns=columns))
     assert mixture(found, "given")["pairs"] in range(48, 51)  # less the broken images among them
     assert mixture(found, "subset")["pairs"] == mixture(found, "given")["pairs"]
     assert mixture(found, "top")["thresholds"][0]["threshold"] == pytest.approx(0.75, abs=0.01)
@@ -194,7 +196,7 @@ def test_hostile_texts_and_broken_images_end_in_the_report(tmp_path: Path) -> No
     }  # fmt: skip
     write_tar(tmp_path / "shards" / "00000000.tar", samples)
     mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
-    done = run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, captioners=[]))
+    done = run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=[]))
     chosen = mixture(done, "raw")
     assert chosen["pairs"] == 21
     assert chosen["dropped"]["the image can't be read"] == 2
@@ -222,8 +224,8 @@ def test_another_number_of_tasks_is_refused(tmp_path: Path, world: Path) -> None
         ({"pool": {"name": "pool", "shards": "/nowhere/at/all"}}, "no .tar in"),
         ({"scorer": {"model": "local-dir:/nowhere"}}, "spec.scorer.model: /nowhere does not exist"),
         (
-            {"captioners": [{"name": "blip", "model": "/nowhere"}]},
-            r"spec.captioners\[0\].model: /nowhere does not exist",
+            {"columns": [{"name": "blip", "caption": {"model": "/nowhere"}}]},
+            r"spec.columns\[0\].caption.model: /nowhere does not exist",
         ),
     ],
 )

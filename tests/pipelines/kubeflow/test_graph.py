@@ -13,7 +13,6 @@ from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.recipe import recipe as schema
 from pipelines.kubeflow.graph import EVICTIONS
 from pipelines.kubeflow.naming import version_name
 from pipelines.kubeflow.package import compile_manifests, compile_package
@@ -122,12 +121,3 @@ def test_the_kubernetes_objects_are_the_same_pipeline(parts: tuple[dict[str, Any
     assert {o["metadata"]["namespace"] for o in (pipeline, version)} == {"kubeflow"}
     assert len(version["metadata"]["name"]) <= 63
     assert len(json.dumps(version)) < 200_000  # etcd's limit is 1.5 MB
-
-
-def test_names_and_defaults_of_the_parameters_fit_the_recipe() -> None:
-    """The UI's defaults are the recipe's."""
-    given = {p.name: p.default for p in parameters()}
-    captioner = schema.Captioner(name="x", model="y")
-    assert (given["temperature"], given["top_k"]) == (captioner.temperature, captioner.top_k)
-    assert schema.Scorer().model == given["scorer_model"]
-    assert given["shards_per_task"] == schema.Compute().shards_per_task

@@ -69,6 +69,6 @@ def test_bad_input_fails_the_run_and_its_exit_step_still_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with containers_as_processes(tmp_path / "kfp") as commands, pytest.raises(RuntimeError, match="plan"):
-        pipeline()(storage=str(tmp_path / "storage"), pool_name="Pool", shards="/nowhere")
+        pipeline()(recipe=recipe_text(tmp_path / "storage", tmp_path, [], pool={"name": "Pool", "shards": "/x"}))
     assert [command[2] for command in commands] == ["plan", "cleanup"]
-    assert 'error: parameters: spec.pool.name: found "Pool"' in capfd.readouterr().out
+    assert 'error: recipe: spec.pool.name: found "Pool"' in capfd.readouterr().out

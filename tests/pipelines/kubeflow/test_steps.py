@@ -120,7 +120,7 @@ def test_latest_is_the_dump_that_was_the_newest_when_the_run_was_planned(place: 
     assert place.plan("kfp-1", recipe=again) == (run, True, "")  # a plan step that is tried again
     assert [pool.name for pool in load_run(run).spec.compute.pools] == ["cpu"]
     assert place.plan("kfp-2", claim="kfp-1", recipe=place.crawled()) == (run, True, "")
-    edited = place.plan("kfp-1", recipe=place.crawled(screens=[{"name": "faces", "kind": "faces"}]))
+    edited = place.plan("kfp-1", recipe=place.crawled(columns=[{"name": "faces", "faces": {}}]))
     other = place.plan("kfp-3", recipe=place.crawled())
     dumps = [load_run(found[0]).ingest for found in ((run,), edited, other)]
     assert [ingest and ingest.candidates.partition("/")[2][:15] for ingest in dumps] == [OLDER, NEWEST, NEWEST]
@@ -183,7 +183,7 @@ def test_a_failed_run_is_free_again_and_a_finished_one_is_not(place: Place) -> N
 def test_the_claim_is_given_up_only_when_the_jobs_are_ended(place: Place) -> None:
     run, *_ = place.plan("kfp-1")
     place.cleanup_exits = 75
-    with pytest.raises(TemporaryError, match=r"cleanup of run test-\w+ failed, see above; Jobs of it may be left"):
+    with pytest.raises(TemporaryError, match=r"cleanup of run test-\w+ failed, see above; some Jobs may be left"):
         place.cleanup("kfp-1")
     assert not place.plan("kfp-2")[1]
     place.cleanup_exits = 0
@@ -196,7 +196,7 @@ def test_the_claim_is_given_up_only_when_the_jobs_are_ended(place: Place) -> Non
 def test_the_exit_step_of_what_never_was_a_run_ends_well(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.cleanup("kfp-1")
     place.cleanup("kfp-1", recipe="kind: Recaption")
-    place.cleanup("kfp-1", recipe="", storage="")
+    place.cleanup("kfp-1", recipe="")
     place.plan("kfp-1")
     place.plan("kfp-2")
     place.cleanup("kfp-2")  # another holds the run: its Jobs are not ours to end

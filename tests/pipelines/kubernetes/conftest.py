@@ -37,7 +37,7 @@ def plan(tmp_path: Path, **compute: Any) -> Run:
         write_shard(tmp_path / "shards", shard, 3)
     compute = {"decoders": 0, "shardsPerTask": 1, "pools": POOL, **compute}
     mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
-    text = recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, captioners=[], compute=compute)
+    text = recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=[], compute=compute)
     run = plan_run(parse_recipe(text))
     run.save()
     return load_run(uri(run))

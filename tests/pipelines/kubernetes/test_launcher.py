@@ -17,7 +17,8 @@ from components.base.errors import PermanentError, TemporaryError, Terminated
 from components.stages.reshard.stage import ReshardStep
 from pipelines.execution import run_status
 from pipelines.kubernetes import launcher
-from pipelines.kubernetes.cleanup import cleanup, sweep
+from pipelines.kubernetes.cleanup import cleanup
+from pipelines.kubernetes.diagnosis import workflow_ended
 from tests.pipelines.kubernetes.api_server import kubeconfig
 from tests.pipelines.kubernetes.conftest import TASKS, Work, World, plan, uri
 from tests.pipelines.kubernetes.controller import DISRUPTED, Pod, controlled
@@ -333,7 +334,7 @@ def test_cleanup_ends_a_runs_jobs_and_no_others(world: World, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("spec", "status", "swept"),
+    ("spec", "status", "ended"),
     [
         ({}, {"phase": "Running"}, False),
         ({"activeDeadlineSeconds": 0}, {"phase": "Running"}, True),
@@ -341,22 +342,11 @@ def test_cleanup_ends_a_runs_jobs_and_no_others(world: World, tmp_path: Path) ->
         ({"shutdown": "Terminate"}, {}, True),
         ({}, {"phase": "Failed"}, True),
         ({}, {"phase": "Succeeded"}, True),
-        (None, {}, True),  # the Workflow is gone, and the garbage collector hasn't come by yet
     ],
 )
-def test_sweep_takes_what_ended_runs_left(
-    world: World, spec: dict[str, Any] | None, status: dict[str, Any], swept: bool
-) -> None:
-    world.workflow()
-    world.api.put("jobs", body_of(world, owner=world.owner))
-    free = body_of(world)
-    free["metadata"]["name"] = "launched-by-hand"
-    world.api.put("jobs", free)
-    if spec is None:
-        world.api.objects["workflows"].clear()
-    else:
-        world.workflow(**spec)
-        world.api.objects["workflows"][world.owner.name]["status"] = status  # type: ignore[union-attr]
-    assert len(sweep(world.cluster)) == swept
-    assert len(names(world)) == 2 - swept
-    assert "launched-by-hand" in names(world)
+def test_whether_a_workflow_is_ended(spec: dict[str, Any], status: dict[str, Any], ended: bool) -> None:
+    """A launcher that gets SIGTERM deletes its Jobs if so, and lets them go on if not."""
+    found = {"metadata": {"uid": "1"}, "spec": spec, "status": status}
+    assert workflow_ended(found, "1") == ended
+    assert workflow_ended(found, "2"), "it is another one of that name"
+    assert workflow_ended(None, "1"), "it is gone, and the garbage collector hasn't come by yet"

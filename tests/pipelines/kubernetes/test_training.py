@@ -35,9 +35,7 @@ def plan(root: Path, **train: Any) -> Run:
     """Three mixtures to train on; nothing of them is made but the index."""
     write_shard(root / "shards", 0, 3)
     compute = {"pools": POOLS, "train": train}
-    text = recipe_text(
-        root / "out", root / "shards", MIXTURES, captioners=[], compute=compute, train={"scale": "small"}
-    )
+    text = recipe_text(root / "out", root / "shards", MIXTURES, columns=[], compute=compute, train={"scale": "small"})
     run = plan_run(parse_recipe(text))
     run.save()
     with_index(run)

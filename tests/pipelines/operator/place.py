@@ -22,7 +22,7 @@ from pipelines.kubeflow.steps import ExecutorInput
 from pipelines.kubernetes.cluster import RECAPTIONS, Cluster, Conflict
 from pipelines.operator.recaption import reconcile
 from pipelines.operator.runtime.conditions import Object
-from pipelines.operator.runtime.dependencies import World
+from pipelines.operator.runtime.dependencies import Dependencies
 from pipelines.operator.runtime.kfp import Kfp
 from pipelines.operator.runtime.settings import Settings
 from tests.filled import with_index
@@ -83,7 +83,7 @@ class Place:
     folder: Path
     api: Api
     kfp: KfpServer
-    world: World
+    deps: Dependencies
 
     def __post_init__(self) -> None:
         self.player = Player(self.folder, self.kfp)
@@ -99,13 +99,13 @@ class Place:
 
     def apply(self, name: str = "test", annotations: dict[str, str] | None = None, **values: Any) -> None:
         """Create it, or replace what is given of its spec and annotations."""
-        cluster, meta = self.world.cluster, {"name": name, "annotations": annotations or {}}
+        cluster, meta = self.deps.cluster, {"name": name, "annotations": annotations or {}}
         body = {"apiVersion": "recaption.dev/v1alpha1", "kind": "Recaption", "metadata": meta}
         if not cluster.create(RECAPTIONS, {**body, "spec": self.spec(**values)}):
             cluster.patch(RECAPTIONS, name, {"metadata": {"annotations": annotations or {}}, "spec": values})
 
     def delete(self, name: str = "test") -> None:
-        self.world.cluster.delete(RECAPTIONS, name)
+        self.deps.cluster.delete(RECAPTIONS, name)
 
     def object(self, name: str = "test") -> Object | None:
         return self.api.objects.get("recaptions", {}).get(name)
@@ -124,14 +124,14 @@ class Place:
     def events(self) -> list[str]:
         return [event["reason"] for event in self.api.of("events")]
 
-    def look(self, name: str = "test", world: World | None = None, turns: int = 20) -> float:
+    def look(self, name: str = "test", deps: Dependencies | None = None, turns: int = 20) -> float:
         """As the controller does, until it would wait; seconds until the next look."""
         for _ in range(turns):
             thing = self.object(name)
             if thing is None:
                 return inf
             try:
-                wait = reconcile.reconcile(json.loads(json.dumps(thing)), world or self.world)
+                wait = reconcile.reconcile(json.loads(json.dumps(thing)), deps or self.deps)
             except Conflict:
                 continue
             if wait > 1.5:
@@ -181,7 +181,7 @@ def place(folder: Path) -> Iterator[Place]:
         configuration.retries = False
         cluster = Cluster(client.ApiClient(configuration), NAMESPACE, outage=0.2)
         settings = Settings(endpoint, "https://kfp.example", kfp_namespace=NAMESPACE)
-        yield Place(folder, api, kfp, World(cluster, Kfp(settings, lambda: PACKAGE), settings))
+        yield Place(folder, api, kfp, Dependencies(cluster, Kfp(settings, lambda: PACKAGE), settings))
         cluster.client.close()
 
 

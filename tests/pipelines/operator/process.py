@@ -40,7 +40,7 @@ class Operator:
         self.port, self.log = port, here.folder / "operator.log"
         environment = {
             "KUBECONFIG": str(kubeconfig(here.folder / "kubeconfig", address, NAMESPACE)),
-            "KF_PIPELINES_ENDPOINT": here.world.settings.endpoint,
+            "KF_PIPELINES_ENDPOINT": here.deps.settings.endpoint,
             "RECAPTION_KFP_NAMESPACE": NAMESPACE,
             "RECAPTION_WATCH_NAMESPACES": NAMESPACE,
             "RECAPTION_PORT": str(self.port),
@@ -67,7 +67,7 @@ class Operator:
 def running(here: Place, command: Command) -> Iterator[Operator]:
     """Start an operator, and wait until it has listed everything there is, or has ended."""
     here.api.put("namespaces", {"metadata": {"name": NAMESPACE}})
-    made = Operator(here, here.world.cluster.client.configuration.host, free_port(), command)
+    made = Operator(here, here.deps.cluster.client.configuration.host, free_port(), command)
     try:
         until(lambda: made.get("readyz") == "ok\n" or made.process.poll() is not None, 60)
         yield made

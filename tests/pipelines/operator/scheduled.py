@@ -16,7 +16,7 @@ from components.storage.interface import Entry
 from components.storage.local import LocalStorage
 from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Cluster, Conflict, _Answer
 from pipelines.operator.runtime.conditions import Object, condition, timestamp
-from pipelines.operator.runtime.dependencies import World
+from pipelines.operator.runtime.dependencies import Dependencies
 from pipelines.operator.runtime.dump_lists import DumpLists
 from pipelines.operator.runtime.kfp import Kfp
 from pipelines.operator.runtime.settings import Settings
@@ -128,10 +128,12 @@ class Scheduled:
     def __init__(self, folder: Path, cluster: Cluster, api: Api, fuse: Fuse | None = None) -> None:
         self.folder, self.cluster, self.api, self.now = folder, cluster, api, START
         settings = Settings("http://kfp.example", "http://kfp.example")
-        self.world = World(cluster, Kfp(settings, lambda: ""), settings, lambda: self.now, dumps=DumpLists(kept=0.0))
+        self.deps = Dependencies(
+            cluster, Kfp(settings, lambda: ""), settings, lambda: self.now, dumps=DumpLists(kept=0.0)
+        )
         self.storage = LocalStorage(str(folder / "storage"))
         if fuse:
-            self.world.storages[self.storage.uri] = FusedStorage(self.storage.uri, fuse)
+            self.deps.storages[self.storage.uri] = FusedStorage(self.storage.uri, fuse)
         self.dumps: list[str] = []
         self.publish(MARCH)
 
@@ -182,7 +184,7 @@ class Scheduled:
             if thing is None:
                 return inf
             try:
-                return reconcile.reconcile(thing, self.world)
+                return reconcile.reconcile(thing, self.deps)
             except Conflict:
                 continue
         raise AssertionError(f"{name}: one conflict after the other")

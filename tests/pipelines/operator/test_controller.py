@@ -23,9 +23,9 @@ from tests.pipelines.operator.place import Place, until
 @pytest.fixture
 def controller(here: Place) -> Iterator[Controller]:
     """Acting, with its threads."""
-    lease = Lease(here.world.cluster, "pod", duration=5, renew=0.2)
+    lease = Lease(here.deps.cluster, "pod", duration=5, renew=0.2)
     lease.start()
-    made = Controller(here.world, lease)
+    made = Controller(here.deps, lease)
     with made.working():
         until(lambda: lease.acts and not made.unready())
         yield made
@@ -37,7 +37,7 @@ def watch(here: Place, controller: Controller, name: str = "test") -> None:
     found = here.object(name)
     if found is None:
         return
-    controller.seen(RECAPTIONS, json.loads(json.dumps(found)))
+    controller.update(RECAPTIONS, json.loads(json.dumps(found)))
 
 
 def test_what_is_seen_is_done(here: Place, controller: Controller) -> None:
@@ -78,17 +78,17 @@ def test_a_deaf_watch_is_made_up_for(here: Place, controller: Controller) -> Non
     with here.api.changed:
         here.api.remove("recaptions", "test")
     controller.list_all()
-    assert [thing["metadata"]["name"] for thing in controller.of(RECAPTIONS)] == ["other"]
+    assert [thing["metadata"]["name"] for thing in controller.objects_of(RECAPTIONS)] == ["other"]
 
 
 def test_who_does_not_hold_the_lease_does_nothing(here: Place, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    rival = Lease(here.world.cluster, "rival", duration=30, renew=0.2)
+    rival = Lease(here.deps.cluster, "rival", duration=30, renew=0.2)
     rival.start()
     until(lambda: rival.acts)
-    lease = Lease(here.world.cluster, "pod", duration=30, renew=0.1)
+    lease = Lease(here.deps.cluster, "pod", duration=30, renew=0.1)
     lease.start()
-    made = Controller(here.world, lease)
+    made = Controller(here.deps, lease)
     with made.working():
         here.apply()
         until(lambda: not made.unready())
@@ -107,7 +107,7 @@ def test_a_bug_is_told_and_tried_again(
 ) -> None:
     calls = []
 
-    def buggy(thing: Object, world: Any) -> float:
+    def buggy(thing: Object, deps: Any) -> float:
         calls.append(thing["metadata"]["name"])
         if len(calls) == 1:
             raise KeyError("oh")
@@ -122,7 +122,7 @@ def test_a_bug_is_told_and_tried_again(
 
 
 def test_a_schedule_is_looked_at_when_its_recaption_gets_on(here: Place) -> None:
-    made = Controller(here.world, Lease(here.world.cluster, "pod"))
+    made = Controller(here.deps, Lease(here.deps.cluster, "pod"))
     thing: Object = {
         "metadata": {
             "name": "a",
@@ -133,32 +133,32 @@ def test_a_schedule_is_looked_at_when_its_recaption_gets_on(here: Place) -> None
         },
         "status": {"phase": "Running"},
     }
-    made.seen(RECAPTIONS, thing)
+    made.update(RECAPTIONS, thing)
     assert {made.queue.take(), made.queue.take()} == {
         (RECAPTIONS, "research", "a"),
         (SCHEDULES, "research", "weekly"),
     }
     made.queue.done((SCHEDULES, "research", "weekly"), inf)
-    made.seen(RECAPTIONS, {**thing, "status": {"phase": "Running", "progress": "1/2"}})
+    made.update(RECAPTIONS, {**thing, "status": {"phase": "Running", "progress": "1/2"}})
     assert made.queue.overdue == 0
-    made.gone(RECAPTIONS, thing)
+    made.remove(RECAPTIONS, thing)
     assert made.queue.take() == (SCHEDULES, "research", "weekly")
 
 
 def test_what_stands_still_is_unhealthy(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease = Lease(here.world.cluster, "pod", duration=30)
-    made = Controller(here.world, lease)
+    lease = Lease(here.deps.cluster, "pod", duration=30)
+    made = Controller(here.deps, lease)
     assert made.unready() == ["the objects are not listed yet"]
-    monkeypatch.setattr(module, "STILL", 0.05)
-    monkeypatch.setattr(module, "STUCK", 0.05)
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(module, "LONGEST_LOOK", 0.05)
     made.queue.add((RECAPTIONS, "research", "a"))
     time.sleep(0.1)
     assert made.unhealthy() == [], "another one acts"
     lease._take()
-    assert "waits for" in made.unhealthy()[0]
+    assert "has been due" in made.unhealthy()[0]
     made.queue.take()
     time.sleep(0.1)
-    assert "one look takes" in made.unhealthy()[0]
+    assert "one reconciliation takes" in made.unhealthy()[0]
 
 
 def test_the_cache_is_slim() -> None:

@@ -16,18 +16,19 @@ import pytest
 from components.base.errors import PermanentError, RecaptionError, TemporaryError
 from pipelines.kubernetes.cluster import RECAPTIONS, Conflict
 from pipelines.operator.recaption import reconcile
-from pipelines.operator.recaption.decide import BOUND, LATER, RETRY
+from pipelines.operator.recaption.attempt import RETRY
+from pipelines.operator.recaption.decide import BOUND, LATER
 from pipelines.operator.runtime import kfp as kfp_module
-from pipelines.operator.runtime.dependencies import World
+from pipelines.operator.runtime.dependencies import Dependencies
 from pipelines.operator.runtime.lease import Lease
 from tests.pipelines.operator.place import Place, until
 from tests.pipelines.operator.recaption.test_reconcile import start
 
 
-def at(here: Place, **ahead: float) -> World:
+def at(here: Place, **ahead: float) -> Dependencies:
     """The same, so much later."""
     moment = datetime.now(UTC) + timedelta(**ahead)
-    return dataclasses.replace(here.world, now=lambda: moment)
+    return dataclasses.replace(here.deps, now=lambda: moment)
 
 
 def test_kfp_is_down_for_ten_minutes(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,13 +37,13 @@ def test_kfp_is_down_for_ten_minutes(here: Place, monkeypatch: pytest.MonkeyPatc
     assert here.look() == LATER
     written, asked = here.api.requests.total(), len(here.kfp.asked)
     for minutes in range(1, 10):
-        here.look(world=at(here, minutes=minutes))
+        here.look(deps=at(here, minutes=minutes))
     assert here.reason("Reachable") == "False NoAnswer"
     assert here.phase() == "Running"
     assert here.api.requests.total() == written, "an outage is written once"
     assert len(here.kfp.asked) - asked <= 4, "and KFP is not asked while it is known to be down"
     here.kfp.status = None
-    here.world.kfp._down_until = 0.0  # a minute later
+    here.deps.kfp._down_until = 0.0  # a minute later
     here.finish()
     here.look()
     assert here.phase() == "Succeeded"
@@ -57,11 +58,11 @@ def test_kfp_is_asked_again_later_and_later(here: Place, monkeypatch: pytest.Mon
     waits = []
     for _ in range(6):
         with pytest.raises(TemporaryError, match="503"):
-            here.world.kfp.find("research", "x")
-        waits.append(here.world.kfp._down_until - now[0])
-        now[0] = here.world.kfp._down_until + 0.1
+            here.deps.kfp.find("research", "x")
+        waits.append(here.deps.kfp._down_until - now[0])
+        now[0] = here.deps.kfp._down_until + 0.1
     assert waits == [5, 10, 20, 40, 60, 60]
-    assert not here.world.kfp.reachable
+    assert not here.deps.kfp.reachable
 
 
 def test_kfp_refuses(here: Place) -> None:
@@ -77,16 +78,16 @@ def test_kfp_refuses(here: Place) -> None:
 @pytest.mark.parametrize("error", [TemporaryError("cannot read"), PermanentError("no bucket")])
 def test_the_storage_is_away(here: Place, error: RecaptionError) -> None:
     start(here)
-    whole = here.world.storages.pop(next(iter(here.world.storages)))
+    whole = here.deps.storages.pop(next(iter(here.deps.storages)))
 
     class Away:
         def __getattr__(self, name: str) -> object:
             raise error
 
-    here.world.storages[whole.uri] = Away()  # type: ignore[assignment]
+    here.deps.storages[whole.uri] = Away()  # type: ignore[assignment]
     assert here.look() == LATER
     assert here.reason("Reachable") == ("False NoAnswer" if isinstance(error, TemporaryError) else "False Refused")
-    here.world.storages[whole.uri] = whole
+    here.deps.storages[whole.uri] = whole
     here.look()
     assert here.phase() == "Running"
     assert here.reason("Reachable") == "True Answered"
@@ -95,15 +96,15 @@ def test_the_storage_is_away(here: Place, error: RecaptionError) -> None:
 @contextmanager
 def refusing(here: Place) -> Iterator[None]:
     """The storage lets the operator not in."""
-    whole = here.world.storages.pop(next(iter(here.world.storages)))
+    whole = here.deps.storages.pop(next(iter(here.deps.storages)))
 
     class Refuses:
         def __getattr__(self, name: str) -> object:
             raise PermanentError("no bucket")
 
-    here.world.storages[whole.uri] = Refuses()  # type: ignore[assignment]
+    here.deps.storages[whole.uri] = Refuses()  # type: ignore[assignment]
     yield
-    here.world.storages[whole.uri] = whole
+    here.deps.storages[whole.uri] = whole
 
 
 def test_a_run_is_suspended_also_while_the_storage_refuses(here: Place) -> None:
@@ -143,7 +144,7 @@ def test_a_deleted_one_ends_its_run_also_while_the_storage_refuses(here: Place) 
 def test_one_whose_storage_always_refused_is_let_go_when_its_run_has_ended(here: Place) -> None:
     here.apply(suspend=True)
     here.look()
-    here.world.storage(here.spec()["storage"])
+    here.deps.storage(here.spec()["storage"])
     with refusing(here):
         here.apply(suspend=False)
         here.look()
@@ -165,7 +166,7 @@ def test_the_api_server_restarts(here: Place) -> None:
     assert thing is not None
     here.api.away = "reset"
     with pytest.raises(TemporaryError):
-        reconcile.reconcile(json.loads(json.dumps({**thing, "status": {}})), here.world)
+        reconcile.reconcile(json.loads(json.dumps({**thing, "status": {}})), here.deps)
     here.api.away = None
     here.look()
     assert len(here.runs()) == 1
@@ -179,7 +180,7 @@ def test_answers_that_are_lost(here: Place, lost: int) -> None:
         thing = here.object()
         here.api.away = "lost"
         try:
-            reconcile.reconcile(json.loads(json.dumps(thing)), here.world)
+            reconcile.reconcile(json.loads(json.dumps(thing)), here.deps)
         except (TemporaryError, Conflict):
             continue
     here.api.away = None
@@ -196,7 +197,7 @@ def test_an_object_that_has_changed_meanwhile_is_decided_anew(here: Place) -> No
     old = json.loads(json.dumps(here.object()))
     here.apply(annotations={"somebody": "else"})
     with pytest.raises(Conflict):
-        reconcile.reconcile({**old, "status": {}}, here.world)
+        reconcile.reconcile({**old, "status": {}}, here.deps)
     here.look()
     assert len(here.runs()) == 1
 
@@ -204,16 +205,16 @@ def test_an_object_that_has_changed_meanwhile_is_decided_anew(here: Place) -> No
 def test_of_two_operators_that_both_believe_to_act_one_is_followed(here: Place) -> None:
     """The Lease ran out while the first one stood still, between its look for a KFP run and making one."""
     here.apply()
-    submit, entered, go = here.world.kfp.submit, threading.Event(), threading.Event()
+    submit, entered, go = here.deps.kfp.submit, threading.Event(), threading.Event()
 
     def slow(*arguments: object) -> str:
         entered.set()
         go.wait(10)
         return submit(*arguments)  # type: ignore[arg-type]
 
-    first = dataclasses.replace(here.world, kfp=dataclasses.replace(here.world.kfp))
+    first = dataclasses.replace(here.deps, kfp=dataclasses.replace(here.deps.kfp))
     first.kfp.submit = slow  # type: ignore[method-assign]
-    thread = threading.Thread(target=lambda: here.look(world=first))
+    thread = threading.Thread(target=lambda: here.look(deps=first))
     thread.start()
     assert entered.wait(10)
     here.look()
@@ -233,7 +234,7 @@ def test_of_two_operators_that_both_believe_to_act_one_is_followed(here: Place) 
 
 
 def test_one_operator_holds_the_lease(here: Place) -> None:
-    cluster = here.world.cluster
+    cluster = here.deps.cluster
     leases = [Lease(cluster, f"pod-{i}", duration=1, renew=0.1) for i in range(3)]
     for lease in leases:
         lease.start()
@@ -289,9 +290,9 @@ def test_a_deletion_is_bounded(here: Place, stuck: str) -> None:
     here.delete()
     here.look()
     assert here.phase() == "Ending"
-    assert here.look(world=at(here, seconds=BOUND - 60)) < inf
+    assert here.look(deps=at(here, seconds=BOUND - 60)) < inf
     assert here.object() is not None
-    here.look(world=at(here, seconds=BOUND + 60))
+    here.look(deps=at(here, seconds=BOUND + 60))
     assert here.object() is None
     assert "GaveUp" in here.events()
 
@@ -299,10 +300,10 @@ def test_a_deletion_is_bounded(here: Place, stuck: str) -> None:
 def test_the_clock_jumps(here: Place) -> None:
     start(here)
     for days in (-2, 2, -1):
-        here.look(world=at(here, days=days))
+        here.look(deps=at(here, days=days))
     assert here.phase() == "Running"
     here.finish()
-    here.look(world=at(here, days=-2))
+    here.look(deps=at(here, days=-2))
     assert here.phase() == "Succeeded"
     assert len(here.runs()) == 1
 
@@ -326,11 +327,11 @@ def test_two_hundred_mixtures(here: Place) -> None:
 
 def test_an_object_of_an_older_crd(here: Place) -> None:
     """It lacks what has become required, or has what is no longer known: refused in words, not with a crash."""
-    here.apply(captioners=[{"name": "old"}], colour="green")
+    here.apply(columns=[{"name": "old", "caption": {}}], colour="green")
     assert here.look() == inf
     assert here.phase() == "Refused"
     message = here.status()["conditions"][0]["message"]
-    assert "spec.captioners[0].model: missing" in message
+    assert "spec.columns[0].caption.model: missing" in message
     assert "spec.colour: unknown key" in message
     here.delete()
     here.look()
@@ -339,7 +340,7 @@ def test_an_object_of_an_older_crd(here: Place) -> None:
 
 def test_defaults_that_a_newer_crd_fills_in_are_no_edit(here: Place) -> None:
     start(here)
-    here.apply(scorer={"model": "ViT-L-14", "weights": "openai"}, captioners=[], columns=[], suspend=False)
+    here.apply(scorer={"model": "ViT-L-14", "weights": "openai"}, columns=[], drop=[], suspend=False)
     here.look()
     assert [run["state"] for run in here.runs()] == ["RUNNING"]
 
@@ -362,6 +363,6 @@ def test_a_deleted_object_of_which_the_watch_is_late(here: Place) -> None:
     here.look()
     here.play()
     here.look()
-    assert reconcile.reconcile({**old, "status": {**old["status"], "phase": "Pending"}}, here.world) == inf
-    assert here.world.cluster.get(RECAPTIONS, "test") is None
+    assert reconcile.reconcile({**old, "status": {**old["status"], "phase": "Pending"}}, here.deps) == inf
+    assert here.deps.cluster.get(RECAPTIONS, "test") is None
     assert len(here.runs()) == 1

@@ -1,6 +1,6 @@
 """The operator killed at every step: nothing doubles, nothing stays.
 
-A kill is tried after each call that changes something; one between two of those leaves the same world behind.
+A kill is tried after each call that changes something; one between two of those leaves the same deps behind.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from components.base.errors import TemporaryError
-from pipelines.operator.recaption.decide import RETRY
+from pipelines.operator.recaption.attempt import RETRY
 from pipelines.operator.recaption.endings import PAUSES
-from pipelines.operator.runtime.dependencies import World
+from pipelines.operator.runtime.dependencies import Dependencies
 from tests.pipelines.operator.place import Place, place
 from tests.pipelines.operator.recaption.test_restarts import Clock
 
@@ -61,24 +61,24 @@ class _Proxy:
         return lambda *arguments, **named: self._killing.call(found, *arguments, **named)
 
 
-def killed_world(world: World, killing: Killing) -> World:
+def killed_world(deps: Dependencies, killing: Killing) -> Dependencies:
     class Storages(dict[str, Any]):
         def __getitem__(self, uri: str) -> Any:
             return killing.wrap(super().__getitem__(uri))
 
     return dataclasses.replace(
-        world, cluster=killing.wrap(world.cluster), kfp=killing.wrap(world.kfp), storages=Storages(world.storages)
+        deps, cluster=killing.wrap(deps.cluster), kfp=killing.wrap(deps.kfp), storages=Storages(deps.storages)
     )
 
 
-def life(here: Place, world: World, clock: Clock) -> None:
+def life(here: Place, deps: Dependencies, clock: Clock) -> None:
     """Start, suspend, resume, have bad luck, fail, start again, edit, finish, delete: each as the operator sees it."""
 
     def steady() -> None:
         for _ in range(4):
-            here.look(world=world)
+            here.look(deps=deps)
             here.play()
-        here.look(world=world)
+        here.look(deps=deps)
 
     here.apply()
     steady()
@@ -115,11 +115,11 @@ def restarted(here: Place, killing: Killing) -> Callable[..., float]:
     """`look` that survives its operator's death: the next operator takes over."""
     look = here.look
 
-    def looked(name: str = "test", world: World | None = None, turns: int = 20) -> float:
+    def looked(name: str = "test", deps: Dependencies | None = None, turns: int = 20) -> float:
         try:
-            return look(name, world, turns)
+            return look(name, deps, turns)
         except Killed:
-            return look(name, here.world, turns)
+            return look(name, here.deps, turns)
 
     return looked
 
@@ -136,11 +136,11 @@ def check(here: Place) -> None:
 def whole(folder: Path, at: int) -> int:
     """The life with a kill after the so manieth change; how many there were."""
     with place(folder) as here:
-        here.world.storage(str(folder / "storage"))
+        here.deps.storage(str(folder / "storage"))
         killing = Killing(at)
         here.look = restarted(here, killing)  # type: ignore[method-assign]
         clock = Clock(here)
-        life(here, killed_world(here.world, killing), clock)
+        life(here, killed_world(here.deps, killing), clock)
         check(here)
         return killing.calls
 

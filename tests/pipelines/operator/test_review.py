@@ -20,7 +20,9 @@ from pipelines.kubeflow.client import KfpRun
 from pipelines.kubernetes.cluster import EVENTS, RECAPTIONS, Cluster
 from pipelines.operator import controller as module
 from pipelines.operator.controller import WORKERS, Controller
-from pipelines.operator.recaption.decide import BOUND, LATER, RETRY, Seen, decide
+from pipelines.operator.recaption.attempt import RETRY
+from pipelines.operator.recaption.decide import BOUND, LATER, decide
+from pipelines.operator.recaption.observation import Observation
 from pipelines.operator.runtime import dump_lists
 from pipelines.operator.runtime.conditions import Object
 from pipelines.operator.runtime.dump_lists import DumpLists
@@ -39,18 +41,18 @@ def test_an_operator_goes_on_with_what_an_earlier_version_began() -> None:
     """The golden file is never written anew: another hash would end the runs of all clusters that are upgraded."""
     thing = yaml.safe_load(UNDER_WAY.read_text())
     run = KfpRun("run-1", "RUNNING", "2026-11-24T12:00:01Z")
-    decision = decide(thing, Seen(datetime(2026, 11, 24, 13, tzinfo=UTC), runs=(run,)))
+    decision = decide(thing, Observation(datetime(2026, 11, 24, 13, tzinfo=UTC), runs=(run,)))
     assert (decision.act, decision.status["phase"]) == (None, "Running")
     assert decision.status["kfp"]["name"] == thing["status"]["kfp"]["name"]
     failed = {**thing, "status": {**thing["status"], "phase": "Failed", "cleaned": True}}
     failed["status"]["completionTime"] = "2026-11-24T12:30:00Z"
-    decision = decide(failed, Seen(datetime(2026, 11, 24, 13, tzinfo=UTC)))
+    decision = decide(failed, Observation(datetime(2026, 11, 24, 13, tzinfo=UTC)))
     assert (decision.act, decision.status["phase"]) == (None, "Failed"), "nor does one start again that has failed"
 
 
 def idle(here: Place) -> Controller:
     """One without threads."""
-    return Controller(here.world, Lease(here.world.cluster, "pod"))
+    return Controller(here.deps, Lease(here.deps.cluster, "pod"))
 
 
 def refuse(here: Place, monkeypatch: pytest.MonkeyPatch, kind: str, code: int, message: str) -> None:
@@ -85,11 +87,11 @@ def test_what_is_made_during_a_listing_is_not_taken_for_gone(here: Place, monkey
 
     def happens() -> None:
         here.apply("late")
-        made.seen(RECAPTIONS, json.loads(json.dumps(here.object("late"))))
+        made.update(RECAPTIONS, json.loads(json.dumps(here.object("late"))))
 
     During(monkeypatch, happens)
     made.list_all()
-    assert [thing["metadata"]["name"] for thing in made.of(RECAPTIONS)] == ["late"]
+    assert [thing["metadata"]["name"] for thing in made.objects_of(RECAPTIONS)] == ["late"]
     assert made.queue.take() == (RECAPTIONS, "research", "late")
 
 
@@ -102,11 +104,11 @@ def test_what_is_made_anew_during_a_listing_is_not_taken_for_gone(here: Place, m
 
     def happens() -> None:
         here.apply()
-        made.seen(RECAPTIONS, json.loads(json.dumps(here.object())))
+        made.update(RECAPTIONS, json.loads(json.dumps(here.object())))
 
     During(monkeypatch, happens)
     made.list_all()
-    assert len(made.of(RECAPTIONS)) == 1
+    assert len(made.objects_of(RECAPTIONS)) == 1
 
 
 def test_an_edit_during_a_listing_stands(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,24 +118,24 @@ def test_an_edit_during_a_listing_stands(here: Place, monkeypatch: pytest.Monkey
 
     def happens() -> None:
         here.apply(suspend=True)
-        made.seen(RECAPTIONS, json.loads(json.dumps(here.object())))
+        made.update(RECAPTIONS, json.loads(json.dumps(here.object())))
 
     During(monkeypatch, happens)
     made.list_all()
-    assert [thing["spec"]["suspend"] for thing in made.of(RECAPTIONS)] == [True]
+    assert [thing["spec"]["suspend"] for thing in made.objects_of(RECAPTIONS)] == [True]
 
 
 def test_another_object_of_the_same_name_outlives_the_news_of_the_first_ones_end(here: Place) -> None:
     """kopf tells each uid's news in a thread of its own."""
     here.apply()
     made, old = idle(here), json.loads(json.dumps(here.object()))
-    made.seen(RECAPTIONS, old)
+    made.update(RECAPTIONS, old)
     with here.api.changed:
         here.api.remove("recaptions", "test")
     here.apply()
-    made.seen(RECAPTIONS, json.loads(json.dumps(here.object())))
-    made.gone(RECAPTIONS, old)
-    assert len(made.of(RECAPTIONS)) == 1
+    made.update(RECAPTIONS, json.loads(json.dumps(here.object())))
+    made.remove(RECAPTIONS, old)
+    assert len(made.objects_of(RECAPTIONS)) == 1
     assert made.queue.take() == (RECAPTIONS, "research", "test")
 
 
@@ -172,7 +174,7 @@ def test_a_file_that_nobody_can_read(here: Place, path: str, content: str) -> No
     odd = folder / path.format(run=whole["run"].rpartition("/")[2], kfp=whole["kfp"]["runId"])
     before = odd.read_text() if odd.exists() else None
     if path.startswith("claims/"):
-        here.world.cluster.patch(RECAPTIONS, "test", {"status": {"run": None}}, "status")
+        here.deps.cluster.patch(RECAPTIONS, "test", {"status": {"run": None}}, "status")
     odd.write_text(content)
     assert here.look() == LATER
     assert here.reason("Reachable") == "False Refused"
@@ -183,7 +185,7 @@ def test_a_file_that_nobody_can_read(here: Place, path: str, content: str) -> No
         assert here.reason("Reachable") == "True Answered"
         odd.write_text(content)
     here.delete()
-    here.look(world=at(here, seconds=BOUND + 60))
+    here.look(deps=at(here, seconds=BOUND + 60))
     assert here.object() is None
 
 
@@ -195,7 +197,7 @@ def test_a_claim_that_nobody_can_read(here: Place, content: str) -> None:
     assert here.look() == LATER
     assert here.reason("Reachable") == "False Refused"
     here.delete()
-    here.look(world=at(here, seconds=BOUND + 60))
+    here.look(deps=at(here, seconds=BOUND + 60))
     assert here.object() is None
 
 
@@ -282,14 +284,14 @@ def test_a_page_in_kfps_place_is_no_answer(here: Place) -> None:
 
 
 def test_a_token_that_is_not_there(here: Place, tmp_path: Path) -> None:
-    settings = dataclasses.replace(here.world.settings, token_file=tmp_path / "token")
-    world = dataclasses.replace(here.world, settings=settings, kfp=Kfp(settings, here.world.kfp.package))
+    settings = dataclasses.replace(here.deps.settings, token_file=tmp_path / "token")
+    deps = dataclasses.replace(here.deps, settings=settings, kfp=Kfp(settings, here.deps.kfp.package))
     here.apply()
-    assert here.look(world=world) == LATER
+    assert here.look(deps=deps) == LATER
     assert here.reason("Reachable") == "False NoAnswer"
     (tmp_path / "token").write_text("secret\n")
-    world.kfp._down_until = 0.0
-    here.look(world=world)
+    deps.kfp._down_until = 0.0
+    here.look(deps=deps)
     assert len(here.runs()) == 1
 
 
@@ -299,7 +301,7 @@ def test_many_that_find_kfp_away_at_once_wait_as_one(here: Place) -> None:
 
     def ask() -> None:
         try:
-            here.world.kfp.find("research", "x")
+            here.deps.kfp.find("research", "x")
         except TemporaryError as error:
             failed.append(error)
 
@@ -309,7 +311,7 @@ def test_many_that_find_kfp_away_at_once_wait_as_one(here: Place) -> None:
     for thread in threads:
         thread.join(10)
     assert len(failed) == WORKERS
-    assert here.world.kfp._down_until - time.monotonic() <= SHORTEST
+    assert here.deps.kfp._down_until - time.monotonic() <= SHORTEST
     assert len(here.kfp.asked) < WORKERS, "those that come later do not ask"
 
 
@@ -332,12 +334,12 @@ def test_an_event_that_can_not_be_told_stops_nothing(
 def test_a_creation_that_is_in_somebodys_way_is_tried_again(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(here, monkeypatch, "events", 409, 'Operation cannot be fulfilled on resourcequotas "few"')
     with pytest.raises(TemporaryError, match="resourcequotas"):
-        here.world.cluster.create(EVENTS, {"metadata": {"name": "x"}})
+        here.deps.cluster.create(EVENTS, {"metadata": {"name": "x"}})
 
 
 def test_a_lease_that_says_nothing_is_taken(here: Place) -> None:
     here.api.put("leases", {"metadata": {"name": NAME, "namespace": "research"}})
-    lease = Lease(here.world.cluster, "pod", duration=5, renew=0.1)
+    lease = Lease(here.deps.cluster, "pod", duration=5, renew=0.1)
     lease.start()
     until(lambda: lease.acts)
     lease.stop()
@@ -346,7 +348,7 @@ def test_a_lease_that_says_nothing_is_taken(here: Place) -> None:
 def test_the_lease_outlives_a_bug(
     here: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lease, get, calls = Lease(here.world.cluster, "pod", duration=5, renew=0.05), Cluster.get, []
+    lease, get, calls = Lease(here.deps.cluster, "pod", duration=5, renew=0.05), Cluster.get, []
 
     def buggy(*arguments: Any) -> Object | None:
         calls.append(1)
@@ -376,13 +378,13 @@ def test_who_loses_the_lease_while_waiting_does_nothing(here: Place, monkeypatch
 
     monkeypatch.setitem(module.KINDS, RECAPTIONS, ("Recaption", note))
     holder = Holder()
-    made = Controller(here.world, holder)  # type: ignore[arg-type]
+    made = Controller(here.deps, holder)  # type: ignore[arg-type]
     with made.working():
         until(lambda: not made.unready())
         time.sleep(0.2)  # all wait for something to do
         holder.acts = False
         here.apply()
-        made.seen(RECAPTIONS, json.loads(json.dumps(here.object())))
+        made.update(RECAPTIONS, json.loads(json.dumps(here.object())))
         time.sleep(0.5)
         assert looked == []
         holder.acts = True
@@ -391,21 +393,21 @@ def test_who_loses_the_lease_while_waiting_does_nothing(here: Place, monkeypatch
 
 def test_slow_looks_are_no_reason_to_restart(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage that is away takes two minutes to say so; that everybody waits for it a restart doesn't mend."""
-    monkeypatch.setattr(module, "STILL", 0.05)
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.05)
     holder = Holder()
-    made = Controller(here.world, holder)  # type: ignore[arg-type]
+    made = Controller(here.deps, holder)  # type: ignore[arg-type]
     for i in range(WORKERS + 1):
         made.queue.add((RECAPTIONS, "research", str(i)))
     for _ in range(WORKERS - 1):
         made.queue.take()
     time.sleep(0.1)
-    assert "waits for" in made.unhealthy()[0], "somebody has nothing to do"
+    assert "has been due" in made.unhealthy()[0], "somebody has nothing to do"
     made.queue.take()
     assert made.unhealthy() == []
 
 
 def test_a_slow_look_does_not_keep_the_process_from_ending(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PARTING", 0.3)
+    monkeypatch.setattr(module, "SHUTDOWN", 0.3)
     go = threading.Event()
 
     def slow(*_: Any) -> float:
@@ -415,7 +417,7 @@ def test_a_slow_look_does_not_keep_the_process_from_ending(here: Place, monkeypa
     monkeypatch.setitem(module.KINDS, RECAPTIONS, ("Recaption", slow))
     for name in ("a", "b", "c"):
         here.apply(name)
-    made = Controller(here.world, Holder())  # type: ignore[arg-type]
+    made = Controller(here.deps, Holder())  # type: ignore[arg-type]
     with made.working():
         until(lambda: made.queue.busy == 3)
         began = time.monotonic()

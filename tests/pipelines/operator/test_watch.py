@@ -76,7 +76,7 @@ def test_a_port_that_is_taken_is_one_line(here: Place) -> None:
 
 def test_a_token_that_the_api_server_does_not_know_ends_in_one_line(here: Place) -> None:
     here.api.away = "stranger"
-    operator = Operator(here, here.world.cluster.client.configuration.host, free_port(), here_as())
+    operator = Operator(here, here.deps.cluster.client.configuration.host, free_port(), here_as())
     assert operator.process.wait(60) == 75
     said = [line for line in operator.log.read_text().splitlines() if line.startswith("error: ")]
     assert said == ["error: the API server doesn't know the operator's token or certificate (401)"]

@@ -35,7 +35,7 @@ def web() -> Iterator[Crawl]:
 def planned(storage: Path, source: dict[str, Any], *retry: str, **spec: Any) -> Run:
     how = {**HOW, "retry": list(retry)}
     whole = {"pool": {"name": "crawl", **source}, "download": how, **spec}
-    return plan_run(parse_recipe(recipe_text(storage, storage, [MIXED if "captioners" not in spec else RAW], **whole)))
+    return plan_run(parse_recipe(recipe_text(storage, storage, [MIXED if "columns" not in spec else RAW], **whole)))
 
 
 def said(run: Run) -> list[str]:
@@ -72,7 +72,7 @@ def test_a_dump_before_anything_is_done(tmp_path: Path, web: Crawl) -> None:
 
 def test_it_knows_more_after_each_step(tmp_path: Path, web: Crawl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dedup, "SHARD", 25)
-    run = planned(tmp_path, web.source(), "transient", captioners=[])
+    run = planned(tmp_path, web.source(), "transient", columns=[])
     run.save()
     run_step(run, "extract", 0)
     assert "extract 1 of 3 tasks" in said(run)
@@ -90,12 +90,12 @@ def test_it_knows_more_after_each_step(tmp_path: Path, web: Crawl, monkeypatch: 
     tars = sum(path.stat().st_size for path in tmp_path.rglob("*.tar"))
     assert f"its tars: about {tars / 1000:,.1f} kB (as large as those that are there)" in said(run)
     assert "download:1 what failed until then (6, transient)" in said(run)  # the busy ones
-    assert "download:1 what failed until then (30, all)" in said(planned(tmp_path, web.source(), "all", captioners=[]))
+    assert "download:1 what failed until then (30, all)" in said(planned(tmp_path, web.source(), "all", columns=[]))
 
     run_step(run, "download:1")
     assert said(run)[0].startswith(f"run {run.name}: pool {run.pool.name}, 3 shards ({tars / 1000:,.1f} kB), ")
 
-    later = planned(tmp_path, web.source(), "transient", "all", captioners=[])
+    later = planned(tmp_path, web.source(), "transient", "all", columns=[])
     lines = said(later)
     assert "download:1 1 of 1 shards" in lines
     assert "download:2 what failed until then (all)" in lines

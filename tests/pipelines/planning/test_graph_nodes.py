@@ -23,8 +23,10 @@ def test_every_key_of_a_run_is_in_one_group_and_their_order_can_be_computed(tmp_
         tmp_path / "out",
         tmp_path / "shards",
         [{"name": "mixed", "rules": [GOOD, REST]}] if captioners else [{"name": "raw", "rules": [{"text": "raw"}]}],
-        captioners=[{"name": name, "model": str(WEIGHTS / "captioner")} for name in names],
-        filters=[{"name": "english", "kind": "english"}],
+        columns=[
+            *({"name": name, "caption": {"model": str(WEIGHTS / "captioner")}} for name in names),
+            {"name": "english", "language": {"is": "en"}},
+        ],
     )
     run = plan_run(parse_recipe(text))
     found = groups(run)

@@ -58,7 +58,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def recipe(storage: Path, source: dict[str, Any], download: dict[str, Any] | None = None, **spec: Any) -> str:
     how = {**QUICK, **(download or {})}
-    given = {"pool": {"name": "crawl", **source}, "download": how, "captioners": [], **spec}
+    given = {"pool": {"name": "crawl", **source}, "download": how, "columns": [], **spec}
     return recipe_text(storage, storage, RAW, **given)
 
 

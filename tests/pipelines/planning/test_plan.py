@@ -18,45 +18,88 @@ metadata: {name: named}
 spec:
   storage: storage
   pool: {name: pool, shards: pool}
-  captioners:
-  - {name: blip2, model: Salesforce/blip2-opt-2.7b, temperature: 1}
+  columns:
+  - {name: blip2, caption: {model: Salesforce/blip2-opt-2.7b, temperature: 1}}
+  - {name: english, language: {is: en}}
+  - {name: basic, basic: {}}
+  - {name: faces, faces: {}}
+  - {name: nsfw, imageNsfw: {weights: head.pth}}
+  - {name: rude, textNsfw: {model: org/classifier, label: nsfw}}
+  - {name: eval, duplicates: {index: index.npy}}
+  - {name: pretty, aesthetic: {weights: head.pth}}
+  - {name: b32, clip: {model: ViT-B-32, weights: openai}}
+  drop: [{score: nsfw, atLeast: 0.9}]
   mixtures:
   - name: raw30-blip2
     rules:
-    - {name: good, text: raw, where: [{score: raw, top: 0.3}]}
+    - {name: good, text: raw, where: [{score: raw, top: 0.3}, {flag: english}]}
     - {text: blip2, where: [{score: blip2, atLeast: {rule: good}}]}
-    - {text: {concat: [raw, blip2]}, where: [{score: raw, atLeast: 0}]}
+    - {text: {concat: [raw, blip2]}, where: [{score: pretty, atMost: 0}]}
   train: {scale: {model: ViT-B-32, batchSize: 64, learningRate: 1, warmup: 5, samples: 100}}
+  evaluate: {root: tasks, tasks: [wds_mnist]}
 """
 
 
 @pytest.fixture(autouse=True)
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("pool").mkdir()
-    Path("pool", "00000000.tar").write_bytes(b"x" * 512)
+    for name in ("pool/00000000.tar", "head.pth", "index.npy", "tasks/wds_mnist/test/0.tar"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"x" * 512)
 
 
 def names(run: Run) -> list[str]:
     """Of what the run makes; they are those of the content, wherever and whenever it was written."""
     mixture = with_index(run).spec.mixtures[0]
-    return [*(node.spec.folder for node in run.nodes.values()), run.mixture_folder(mixture), run.model_folder(mixture)]
-
-
-def test_names_stay_what_they_were() -> None:
-    """What users have computed must be found again."""
-    assert names(plan_run(parse_recipe(RECIPE))) == [
-        "index.shards-1b74448b4404",
-        "embed.vit-l-14-openai-b8540a1e1dee",
-        "score.raw-by-vit-l-14-openai-b0ff67315b25",
-        "caption.blip2-opt-2.7b-t1-b243a14ce82c",
-        "score.blip2-opt-2.7b-t1-by-vit-l-14-openai-d91f511030be",
-        "mixtures/raw30-blip2-fded1e9b0656",
-        "models/raw30-blip2-b891932d4798",
+    return [
+        *(node.spec.folder for node in run.nodes.values()),
+        run.part(run.nodes["caption:blip2"]),
+        run.mixture_folder(mixture),
+        run.dataset_folder(mixture),
+        run.model_folder(mixture),
+        run.evaluation_folder(mixture),
     ]
 
 
-@pytest.mark.parametrize("added", ["suspend: true", "compute: {decoders: 2}", "evaluate: null", "filters: []"])
+def test_names_stay_what_they_were() -> None:
+    """What users have computed must be found again, by a recaption that has more options than this one has."""
+    assert names(plan_run(parse_recipe(RECIPE))) == [
+        "index.shards-1b74448b4404",
+        "filter.language-22872b2d9102",
+        "filter.basic-ae50390cdb76",
+        "faces.cascade-8ec68139091e",
+        "embed.vit-l-14-openai-03d80a7d6b70",
+        "embed.vit-b-32-openai-8436455485e6",
+        "score.raw-by-vit-l-14-openai-ddb45be1bf21",
+        "screen.imagensfw-head.pth-7a1dffe411d3",
+        "screen.textnsfw-classifier-d8361c218948",
+        "screen.duplicates-2b6929f78d7a",
+        "aesthetic.head.pth-9881d6519e87",
+        "score.raw-by-vit-b-32-openai-773b4eaf38c1",
+        "caption.blip2-opt-2.7b-t1-f0fcc1d0a23e",
+        "score.blip2-opt-2.7b-t1-by-vit-l-14-openai-8dd00f785aed",
+        "07cffd660793",
+        "mixtures/raw30-blip2-71e31f7c9658",
+        "datasets/raw30-blip2-1610bc29cdeb",
+        "models/raw30-blip2-702d4faab212",
+        "evaluations/raw30-blip2-f5099e0b71e4",
+    ]
+
+
+def test_an_option_that_says_its_default_is_in_no_name() -> None:
+    """So that a later version can add one: results are named by what differs from the defaults."""
+    said = RECIPE.replace("temperature: 1}", "temperature: 1, topK: 50, minLength: 5, maxLength: 40, seed: 0}")
+    said = said.replace("basic: {}", "basic: {model: null}").replace("rules:", "emit: first\n    rules:")
+    said = said.replace("label: nsfw}", "label: nsfw, text: raw}").replace(
+        "{flag: english}", "{flag: english, equals: true}"
+    )
+    said = said.replace("  drop:", "  scorer: {model: ViT-L-14, weights: openai}\n  trainingSets: {blur: []}\n  drop:")
+    assert said.count("\n") == RECIPE.count("\n") + 3
+    assert names(plan_run(parse_recipe(said))) == names(plan_run(parse_recipe(RECIPE)))
+    assert plan_run(parse_recipe(said)).name == plan_run(parse_recipe(RECIPE)).name
+
+
+@pytest.mark.parametrize("added", ["suspend: true", "compute: {decoders: 2}", "trainingSets: {blur: []}", "scorer: {}"])
 def test_what_changes_no_result_is_in_no_name(added: str) -> None:
     assert names(plan_run(parse_recipe(f"{RECIPE}  {added}\n"))) == names(plan_run(parse_recipe(RECIPE)))
 

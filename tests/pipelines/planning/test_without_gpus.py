@@ -17,7 +17,7 @@ from tests.pools import write_shard
 MIXTURES = [{"name": "synthetic", "rules": [{"text": "blip2"}]}]
 PAPER: dict[str, Any] = {
     "scorer": {"model": "ViT-L-14"},
-    "captioners": [{"name": "blip2", "model": "Salesforce/blip2-opt-2.7b"}],
+    "columns": [{"name": "blip2", "caption": {"model": "Salesforce/blip2-opt-2.7b"}}],
     "train": {"scale": "small"},
 }
 A100 = {"name": "a100", "accelerator": {"count": 8}}
@@ -52,7 +52,7 @@ def test_columns_and_trainings_on_cores_are_told_with_their_hours(tmp_path: Path
     assert training == (
         "Without a GPU in a cluster (pool models): each training, 2,222.22 core-hours: 555.56 hours on 4 cores"
     )
-    assert "0.47 images/s" in rates
+    assert "ViT-L-14 0.47" in rates
 
 
 def test_a_part_on_cores_is_told_as_one(tmp_path: Path, shards: Path) -> None:
@@ -67,8 +67,8 @@ def test_a_training_alone_may_be_on_cores(tmp_path: Path, shards: Path) -> None:
 
 def test_what_has_no_stated_rate_is_told(tmp_path: Path, shards: Path) -> None:
     compute = {"pools": [MODELS]}
-    captioner = {"name": "blip2", "model": "Salesforce/blip-image-captioning-base"}
-    columns, training, _ = said(tmp_path, shards, compute, captioners=[captioner], train={"scale": "xlarge"})
+    captioner = {"name": "blip2", "caption": {"model": "Salesforce/blip-image-captioning-base"}}
+    columns, training, _ = said(tmp_path, shards, compute, columns=[captioner], train={"scale": "xlarge"})
     assert "core-hours and more (no stated rate of the rest): " in columns
     assert training == "Without a GPU in a cluster (pool models): each training, no stated rate"
 

@@ -21,9 +21,10 @@ from components.recipe.sources import Download, Retry
 from components.stages.download import fetch, pictures, redrive, task
 from components.stages.download.reasons import REASONS
 from components.stages.download.redrive import plan_redrive
-from components.stages.download.shard import ShardRecord, Spool, list_finished, read_candidates
+from components.stages.download.shard import ShardRecord, Spool, finished, read_candidates
 from components.stages.download.task import OPEN, download
 from components.stages.index.stage import IndexStage
+from components.storage.commit import DONE, read_record
 from components.storage.local import LocalStorage
 from tests.components.stages.download.conftest import LOOPBACK, QUICK, Pool, write_candidates
 from tests.components.stages.download.web import Answer, Web
@@ -85,7 +86,7 @@ def test_a_shard(images: Web, pool: Pool) -> None:
 def test_the_index_reads_it(images: Web, pool: Pool) -> None:
     records = pool.download([images.url("/0"), images.url("/gone")], [images.url("/1")], [images.url("/gone")] * 3)
     shards = pool_of("test", LocalStorage(pool.folder / "shards"), [r.to_shard("shards/") for r in records])
-    columns, spec = Columns(LocalStorage(pool.folder / "out"), "test"), IndexStage.make_spec()
+    columns, spec = Columns(LocalStorage(pool.folder / "out"), "test"), IndexStage.make_index()
     run_task(IndexStage(spec), shards, shards.shards, columns)
     found = [columns.read(spec, shard).to_pylist() for shard in shards.shards]
     assert [[(r["uid"], r["text"], r["error"], r["note"]) for r in rows] for rows in found] == [
@@ -130,7 +131,7 @@ def test_a_finished_shard_is_not_downloaded_again(images: Web, pool: Pool) -> No
     assert again[0] == first[0]
     assert len(images.requests) == asked + 2
     assert [sum(column) for column in zip(*seen, strict=True)] == [3, 3]
-    assert list(list_finished(pool.storage, "shards")) == again
+    assert [finished(pool.storage, "shards", record.shard) for record in again] == again
 
 
 def test_a_shard_whose_files_are_gone_or_cut_is_downloaded_anew(images: Web, pool: Pool) -> None:
@@ -274,7 +275,9 @@ def test_a_re_drive_appends_what_succeeds_now(web: Web, pool: Pool, retry: Retry
     options = Download(**(QUICK | {"allow_networks": LOOPBACK}))
 
     def drive(number: int) -> list[ShardRecord]:
-        planned = plan_redrive(pool.storage, list(list_finished(pool.storage, "shards")), retry, number, "candidates")
+        paths = [entry.path for entry in pool.storage.list("shards/") if entry.path.endswith(DONE)]
+        records = [read_record(pool.storage, path, ShardRecord, "") for path in paths]
+        planned = plan_redrive(pool.storage, records, retry, number, "candidates")
         return download(planned, options, pool.storage, "shards")
 
     (record,) = drive(2)

@@ -13,7 +13,7 @@ from components.engine.worker import run_task
 from components.models.clip import load_clip
 from components.pool.columns import Columns, ColumnSpec
 from components.pool.shards import Pool
-from components.recipe.recipe import Scorer
+from components.recipe.scorer import Scorer
 from components.stages.embed.stage import EmbedStage
 from tests.components.models.tiny import CLIP, save_open_clip
 from tests.pools import indexed, jpeg, sample, uid, write_shard, write_tar
@@ -25,7 +25,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
 
 
 def embedded(pool: Pool, columns: Columns, index: ColumnSpec, scorer: Scorer, batch_size: int = 4) -> ColumnSpec:
-    spec = EmbedStage.make_spec(scorer, "print", index)
+    spec = EmbedStage.of_scorer(scorer, "spec.scorer", index)
     run_task(EmbedStage(spec), pool, pool.shards, columns, batch_size=batch_size, decoders=0)
     return spec
 
@@ -64,15 +64,14 @@ def test_running_it_again_gives_the_same_bytes(tmp_path: Path, scorer: Scorer) -
 
 def test_the_hash_covers_what_makes_the_values() -> None:
     index = ColumnSpec("index", "shards", 1, {})
-    base = EmbedStage.make_spec(Scorer(), "print", index)
+    base = EmbedStage.of_scorer(Scorer(), "spec.scorer", index)
     assert base.label == "vit-l-14-openai"
-    assert base.hash == EmbedStage.make_spec(Scorer(weights="openai"), "print", index).hash
-    assert base.hash != EmbedStage.make_spec(Scorer(), "another print", index).hash
-    assert base.hash != EmbedStage.make_spec(Scorer(model="ViT-B-32", weights="openai"), "print", index).hash
+    assert base.hash == EmbedStage.of_scorer(Scorer(weights="openai"), "spec.scorer", index).hash
+    assert base.hash != EmbedStage.of_scorer(Scorer(model="ViT-B-32", weights="openai"), "spec.scorer", index).hash
 
 
 def test_a_model_that_is_not_there_stops_before_any_work(tmp_path: Path) -> None:
     write_shard(tmp_path / "pool", 0, 2)
     pool, columns, index = indexed(tmp_path / "pool", tmp_path / "out")
-    with pytest.raises(PermanentError, match="no such folder"):
+    with pytest.raises(PermanentError, match=r"spec\.scorer\.model: /nowhere/clip does not exist"):
         embedded(pool, columns, index, Scorer(model="/nowhere/clip"))

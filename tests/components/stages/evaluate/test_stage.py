@@ -11,7 +11,8 @@ import pytest
 from components.miniature.demo import WEIGHTS
 from components.miniature.pool import write_evaluation
 from components.recipe.training import Evaluate
-from components.stages.evaluate.metrics import Student
+from components.stages.evaluate.metrics import measure_all
+from components.stages.evaluate.student import Student
 from components.stages.evaluate.tasks import Task, gap, tasks_of
 from components.storage.local import LocalStorage
 
@@ -41,8 +42,9 @@ def test_metrics_are_what_a_straight_computation_gives(
     weights = str(WEIGHTS / "scorer" / "open_clip_model.safetensors")
     student = Student(str(tmp_path / "student.json"), weights)
     assert "randomly" not in caplog.text
-    kind, metrics, count = student.evaluate(root / "miniature-retrieval")
-    assert (kind, count) == ("retrieval", 500)
+    found = student.predict(root / "miniature-retrieval")
+    metrics = measure_all(found)
+    assert (found.kind, found.images) == ("retrieval", 500)
 
     images, texts = [], []
     with tarfile.open(root / "miniature-retrieval" / "test" / "0.tar") as tar:
@@ -59,8 +61,9 @@ def test_metrics_are_what_a_straight_computation_gives(
     expected = ((scores.argmax(1) == right).mean() + (scores.argmax(0) == right).mean()) / 2
     assert metrics["mean_recall@1"] == pytest.approx(expected, abs=0.02)  # preprocessing normalises differently
 
-    kind, metrics, count = student.evaluate(root / "miniature-classes")
-    assert (kind, count) == ("classification", 120)
+    found = student.predict(root / "miniature-classes")
+    metrics = measure_all(found)
+    assert (found.kind, found.images) == ("classification", 120)
     assert 0 < metrics["acc1"] <= metrics["acc5"] <= 1
 
 

@@ -21,6 +21,7 @@ from components.pool.shards import pool_of
 from components.recipe import recipe as schema
 from components.recipe.mixtures import Mixture
 from components.stages.evaluate import stage
+from components.stages.evaluate.metrics import Predictions
 from components.stages.evaluate.stage import EvaluateStep
 from components.stages.evaluate.tasks import Task, local_copy
 from components.storage.interface import Storage
@@ -42,7 +43,7 @@ spec:
   - {{name: b, rules: [{{text: raw}}, {{text: raw}}]}}
   - {{name: untrained, rules: [{{text: raw}}, {{text: raw}}, {{text: raw}}]}}
   train: {{scale: debug, mixtures: [a, b]}}
-  evaluate: {{root: {root}/tasks, tasks: [{tasks}]}}
+  evaluate: {{root: {root}/tasks, tasks: {tasks}}}
 """
 TASKS = [f"t{i:02d}" for i in range(19)]
 
@@ -50,10 +51,10 @@ TASKS = [f"t{i:02d}" for i in range(19)]
 def make_run(root: Path, tasks: list[str] = TASKS) -> Run:
     from components.stages.index.stage import IndexStage
 
-    recipe = schema.parse_recipe(RECIPE.format(root=root, tasks=", ".join(tasks)))
+    recipe = schema.parse_recipe(RECIPE.format(root=root, tasks=json.dumps(tasks)))
     storage = LocalStorage(root / "out")
     pool = pool_of("tiny", LocalStorage(root / "shards"), ())
-    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_spec())}, {})
+    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_index())}, {})
 
 
 class Fake:
@@ -66,10 +67,12 @@ class Fake:
         self.mixture = mixture
         self.loads.append(mixture)
 
-    def evaluate(self, folder: Path) -> tuple[str, dict[str, float], int]:
+    def predict(self, folder: Path) -> Predictions:
         if folder.name in self.broken:
             raise self.broken[folder.name]
-        return "classification", {"acc1": random.Random(self.mixture + folder.name).random()}, 7
+        right = torch.tensor([random.Random(f"{self.mixture}{folder.name}{i}").random() > 0.5 for i in range(50)])
+        scores = torch.stack([right.float(), torch.full((50,), 0.5)], dim=1)
+        return Predictions("classification", scores, torch.zeros(50, dtype=torch.int64))
 
 
 @pytest.fixture

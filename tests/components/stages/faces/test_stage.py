@@ -14,8 +14,8 @@ from PIL import Image
 from components.base.errors import PermanentError
 from components.engine.worker import run_task
 from components.pool.run import Run
-from components.recipe.recipe import Screen, parse_recipe
-from components.stages.faces.stage import FacesStage
+from components.recipe.recipe import parse_recipe
+from components.stages.faces.stage import Faces, FacesStage
 from components.stages.reshard.blur import blurred
 from pipelines.execution.local import run_all
 from pipelines.planning.graph_nodes import groups
@@ -27,6 +27,9 @@ from tests.pipelines.test_cli import invoke
 from tests.pools import encode, indexed, jpeg, sample, uid, write_tar
 
 ONE, NONE, TWO, BROKEN, TURNED = range(5)
+BLURRED = {"blur": ["faces"]}
+AT = "spec.columns[0].faces"
+FACES = [{"name": "faces", "faces": {}}]
 MIXTURE = [{"name": "all", "rules": [{"text": "raw"}]}]
 
 
@@ -51,7 +54,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("decoders", [0, 1])
 def test_boxes_are_of_each_image_as_it_is(shards: Path, tmp_path: Path, decoders: int) -> None:
     pool, columns, index = indexed(shards, tmp_path)
-    spec = FacesStage.make_spec(Screen(name="x", kind="faces"), "spec.screens[0]", index)
+    spec = FacesStage.make_spec(Faces(), AT, {"index": index})
     run_task(FacesStage(spec), pool, pool.shards, columns, batch_size=2, decoders=decoders)
     table = columns.read(spec, pool.shards[0])
     assert table.column("score").to_pylist() == [1, 0, 2, None, 1]
@@ -68,7 +71,7 @@ def test_a_large_image_is_looked_at_smaller(tmp_path: Path) -> None:
     large.paste(hopper((2560, 3000)))
     write_tar(tmp_path / "shards" / "00000000.tar", {"a": sample(0, jpg=encode(large, "JPEG"))})
     pool, columns, index = indexed(tmp_path / "shards", tmp_path / "out")
-    spec = FacesStage.make_spec(Screen(name="x", kind="faces"), "spec.screens[0]", index)
+    spec = FacesStage.make_spec(Faces(), AT, {"index": index})
     stage = FacesStage(spec)
     seen: list[tuple[int, ...]] = []
     run = stage.process
@@ -81,19 +84,16 @@ def test_a_large_image_is_looked_at_smaller(tmp_path: Path) -> None:
 def test_yunet_and_the_cascade_are_two_columns(shards: Path, tmp_path: Path) -> None:
     pool, columns, index = indexed(shards, tmp_path)
     weights = save_yunet(tmp_path / "yunet.onnx")
-    specs = [
-        FacesStage.make_spec(Screen(name="x", kind="faces", weights=w), "spec.screens[0]", index)
-        for w in (None, str(weights))
-    ]
+    specs = [FacesStage.make_spec(Faces(weights=w), AT, {"index": index}) for w in (None, str(weights))]
     assert len({spec.hash for spec in specs}) == 2
     run_task(FacesStage(specs[1]), pool, pool.shards, columns, decoders=0)
     assert columns.read(specs[1], pool.shards[0]).column("score").to_pylist() != [1, 0, 2, None, 1]
-    with pytest.raises(PermanentError, match=r"spec\.screens\[0\]\.weights: .* does not exist"):
-        FacesStage.make_spec(Screen(name="x", kind="faces", weights=str(tmp_path / "no")), "spec.screens[0]", index)
+    with pytest.raises(PermanentError, match=r"spec\.columns\[0\]\.faces\.weights: .* does not exist"):
+        FacesStage.make_spec(Faces(weights=str(tmp_path / "no")), AT, {"index": index})
 
 
-def made(shards: Path, out: Path, **screen: Any) -> Run:
-    text = recipe_text(out, shards, MIXTURE, captioners=[], screens=[{"name": "faces", "kind": "faces", **screen}])
+def made(shards: Path, out: Path, **spec: Any) -> Run:
+    text = recipe_text(out, shards, MIXTURE, columns=FACES, **spec)
     out.mkdir(exist_ok=True)
     (out / "recipe.yaml").write_text(text)
     invoke("run", str(out / "recipe.yaml"))
@@ -114,7 +114,7 @@ def members(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def test_a_run_blurs_the_faces_of_its_training_set(shards: Path, tmp_path: Path) -> None:
-    plain, blurry = (made(shards, tmp_path / name, blur=blur) for name, blur in (("plain", False), ("blurry", True)))
+    plain, blurry = made(shards, tmp_path / "plain"), made(shards, tmp_path / "blurry", trainingSets=BLURRED)
     assert plain.dataset_folder(plain.spec.mixtures[0]) != blurry.dataset_folder(blurry.spec.mixtures[0])
     assert plain.nodes["faces:faces"].spec.hash == blurry.nodes["faces:faces"].spec.hash
     before, after = members(plain), members(blurry)
@@ -139,18 +139,17 @@ def test_a_run_blurs_the_faces_of_its_training_set(shards: Path, tmp_path: Path)
 
 
 def test_crowds_can_be_dropped_and_what_nobody_looked_at_is_not_let_through(shards: Path, tmp_path: Path) -> None:
-    run = made(shards, tmp_path / "out", blur=True, dropAbove=1)
+    run = made(shards, tmp_path / "out", trainingSets=BLURRED, drop=[{"score": "faces", "atLeast": 2}])
     [mixture] = run.spec.mixtures
     found = json.loads(run.storage.read(f"{run.mixture_folder(mixture)}/mixture.json"))
-    assert found["dropped"] == {"the image can't be read": 1, "screen faces: above 1": 1}
+    assert found["dropped"] == {"the image can't be read": 1, "dropped: score faces ≥ 2": 1}
     assert members(run).keys() == {uid(i) for i in (ONE, NONE, TURNED)}
     assert "The numbers add up." in run.storage.read(f"{run.folder}/report.html").decode()
 
 
 def test_a_decoder_that_died_over_a_face_costs_the_sample(shards: Path, tmp_path: Path) -> None:
     """As where the decoding process crashes over an image once, and not when it is embedded."""
-    screens = [{"name": "faces", "kind": "faces", "blur": True}]
-    run = planned(tmp_path, shards, MIXTURE, captioners=[], screens=screens)
+    run = planned(tmp_path, shards, MIXTURE, columns=FACES, trainingSets=BLURRED)
     spec = run.nodes["faces:faces"].spec
     stage = FacesStage(spec)
     process = stage.process
@@ -168,12 +167,11 @@ def test_a_decoder_that_died_over_a_face_costs_the_sample(shards: Path, tmp_path
     assert run.columns.record(spec, run.pool.shards[0], "all").failures["sample: image that crashes the decoder"] == 1
     run_all(run)
     found = json.loads(run.storage.read(f"{run.mixture_folder(run.spec.mixtures[0])}/mixture.json"))
-    assert found["dropped"]["screen faces: not looked at, so nothing can be blurred"] == 1
+    assert found["dropped"]["not looked at by faces, so nothing can be blurred"] == 1
     assert uid(ONE) not in members(run)
 
 
 def test_faces_are_cpu_work_of_the_first_group(shards: Path, tmp_path: Path) -> None:
-    screens = [{"name": "faces", "kind": "faces"}]
-    run = plan_run(parse_recipe(recipe_text(tmp_path, shards, MIXTURE, captioners=[], screens=screens)))
+    run = plan_run(parse_recipe(recipe_text(tmp_path, shards, MIXTURE, columns=FACES)))
     assert groups(run)["index"] == ["index", "faces:faces"]
     assert list(np.unique(list(run.nodes))) == ["embed", "faces:faces", "index", "score:raw"]

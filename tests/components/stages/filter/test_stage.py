@@ -13,8 +13,10 @@ from components.base.errors import PermanentError
 from components.engine.stage import Batch
 from components.engine.worker import run_task
 from components.miniature.demo import WEIGHTS
+from components.pool.columns import ColumnSpec
 from components.pool.shards import Shard
-from components.recipe.recipe import Filter, parse_recipe
+from components.recipe.columns import kinds
+from components.recipe.recipe import parse_recipe
 from components.stages.filter.language import english
 from components.stages.filter.stage import NO_SIZE, FilterStage
 from components.stages.filter.wordnet import Entities, WordNet
@@ -27,9 +29,15 @@ ENGLISH = "a brown dog runs on the beach"
 SHARD = Shard("00000000", "00000000.tar", 0, None, "")
 
 
+def spec_of(kind: str, index: ColumnSpec | None = None, **options: Any) -> ColumnSpec:
+    index = index or IndexStage.make_index()
+    inputs = {"index": index, "text": index}
+    return FilterStage.make_spec(kinds()[kind](**options), f"spec.columns[1].{kind}", inputs)
+
+
 def flags(rows: list[tuple[str | None, int | None, int | None]], **wanted: Any) -> list[bool | None]:
     """What a filter says of (text, width, height)."""
-    stage = FilterStage(FilterStage.make_spec(Filter(name="f", **wanted), "spec.filters[0]", IndexStage.make_spec()))
+    stage = FilterStage(spec_of(**wanted))
     stage.setup(list)
     text, width, height = zip(*rows, strict=True)
     index = pa.table({"text": pa.array(text, pa.string()), "width": width, "height": height})
@@ -65,7 +73,7 @@ def test_basic(text: str | None, width: int | None, height: int | None, passes: 
 
 def test_english() -> None:
     texts = [ENGLISH, "ein brauner Hund läuft am Strand", "こんにちは世界", None, "un chien brun court sur la plage"]
-    assert flags([(text, None, None) for text in texts], kind="english") == [True, False, False, False, False]
+    assert flags([(text, None, None) for text in texts], kind="language") == [True, False, False, False, False]
 
 
 def test_imagenet21k(tmp_path: Path) -> None:
@@ -122,7 +130,7 @@ def test_through_the_worker(tmp_path: Path) -> None:
     samples["k4"] = sample(4, "", json=json.dumps({"uid": uid(4)}).encode())
     write_tar(tmp_path / "pool" / "00000000.tar", samples)
     pool, columns, index = indexed(tmp_path / "pool", tmp_path / "out")
-    spec = FilterStage.make_spec(Filter(name="f", kind="basic"), "spec.filters[0]", index)
+    spec = spec_of("basic", index)
     summary = run_task(FilterStage(spec), pool, pool.shards, columns)
     table = columns.read(spec, pool.shards[0])
     assert table.column("uid").to_pylist() == [uid(i) for i in range(5)]
@@ -143,8 +151,7 @@ def recipe(tmp_path: Path, filters: list[dict[str, Any]], **spec: Any) -> str:
                 "storage": str(tmp_path / "out"),
                 "pool": {"name": "pool", "shards": str(tmp_path / "shards")},
                 "scorer": {"model": f"local-dir:{WEIGHTS / 'scorer'}"},
-                "captioners": [{"name": "blip", "model": str(WEIGHTS / "captioner")}],
-                "filters": filters,
+                "columns": [{"name": "blip", "caption": {"model": str(WEIGHTS / "captioner")}}, *filters],
                 "mixtures": [
                     {"name": "m", "rules": [{"text": "blip", "where": [{"flag": f["name"]} for f in filters]}]}
                 ],
@@ -155,7 +162,7 @@ def recipe(tmp_path: Path, filters: list[dict[str, Any]], **spec: Any) -> str:
 
 
 def test_the_plan_has_flags_before_captions(tmp_path: Path) -> None:
-    run = plan_run(parse_recipe(recipe(tmp_path, [{"name": "basic", "kind": "basic"}])))
+    run = plan_run(parse_recipe(recipe(tmp_path, [{"name": "basic", "basic": {}}])))
     assert list(run.nodes) == ["index", "filter:basic", "embed", "score:raw", "caption:blip", "score:blip"]
     assert run.flag("basic") == run.nodes["filter:basic"].spec
     assert run.nodes["caption:blip"].demand == "blip"  # only what passes is captioned
@@ -163,14 +170,14 @@ def test_the_plan_has_flags_before_captions(tmp_path: Path) -> None:
 
 def test_what_decides_a_flag_is_in_its_hash(tmp_path: Path) -> None:
     def spec(**wanted: Any) -> str:
-        return FilterStage.make_spec(Filter(name="f", **wanted), "spec.filters[0]", IndexStage.make_spec()).hash
+        return spec_of(**wanted).hash
 
     folder, wnids = write_wordnet(tmp_path / "dict"), tmp_path / "wnids.txt"
     wnids.write_text("n02084071\n")
     paths = {"wordnet": str(folder), "wnids": str(wnids)}
     before = spec(kind="imagenet21k", **paths)
     assert before == spec(kind="imagenet21k", **paths)
-    assert len({spec(kind="english"), spec(kind="basic"), before}) == 3
+    assert len({spec(kind="language"), spec(kind="basic"), before}) == 3
     wnids.write_text("n02114100\n")
     again = spec(kind="imagenet21k", **paths)
     write_wordnet(folder, version="3.1")
@@ -181,24 +188,20 @@ def test_what_decides_a_flag_is_in_its_hash(tmp_path: Path) -> None:
     ("wanted", "message"),
     [
         (
-            {"kind": "english", "languageModel": "/nowhere/lid.176.bin"},
-            r"^spec.filters\[0\].languageModel: /nowhere/lid.176.bin does not exist; give a file or folder",
+            {"language": {"model": "/nowhere/lid.176.bin"}},
+            r"^spec.columns\[1\].language.model: /nowhere/lid.176.bin does not exist; give a file or folder",
         ),
         (
-            {"kind": "imagenet21k", "wordnet": "nowhere", "wnids": "/nowhere"},
-            r"^spec.filters\[0\].wordnet: nowhere does not exist",
+            {"imagenet21k": {"wordnet": "nowhere", "wnids": "/nowhere"}},
+            r"^spec.columns\[1\].imagenet21k.wordnet: nowhere does not exist",
         ),
-        (
-            {"kind": "imagenet21k", "wordnet": "/nowhere"},
-            r"spec.filters\[0\]: .*kind imagenet21k needs `wordnet` and `wnids`, the others have neither",
-        ),
-        (
-            {"kind": "basic", "wordnet": "/nowhere", "wnids": "/nowhere"},
-            r"spec.filters\[0\]: .*the others have neither",
-        ),
-        ({"kind": "french"}, r'spec.filters\[0\].kind: found "french"'),
-        ({"kind": "basic", "name": "blip"}, r"spec.filters\[0\].name: blip is taken"),
-        ({"kind": "basic", "name": "raw"}, r"spec.filters\[0\].name: raw is taken"),
+        ({"imagenet21k": {"wordnet": "/nowhere"}}, r"spec.columns\[1\].imagenet21k.wnids: missing"),
+        ({"basic": {"wnids": "/nowhere"}}, r"spec.columns\[1\].basic.wnids: unknown key; allowed are model"),
+        ({"language": {"is": "fr"}}, r'spec.columns\[1\].language.is: found "fr"'),
+        ({}, r"spec.columns\[1\]: .*expected one key that says what it is, found none; give one of aesthetic, basic"),
+        ({"basic": {}, "language": {}}, r"spec.columns\[1\]: .*found basic and language; give one of"),
+        ({"basic": {}, "name": "blip"}, r"spec.columns\[1\].name: blip is taken"),
+        ({"basic": {}, "name": "raw"}, r"spec.columns\[1\]: .*name: raw is taken"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, wanted: dict[str, Any], message: str) -> None:
@@ -209,7 +212,7 @@ def test_mistakes_are_one_line(tmp_path: Path, wanted: dict[str, Any], message: 
 
 def test_a_flag_that_is_no_filter(tmp_path: Path) -> None:
     rules = [{"text": "raw", "where": [{"flag": "long"}]}]
-    text = recipe(tmp_path, [{"name": "basic", "kind": "basic"}], mixtures=[{"name": "m", "rules": rules}])
+    text = recipe(tmp_path, [{"name": "basic", "basic": {}}], mixtures=[{"name": "m", "rules": rules}])
     with pytest.raises(PermanentError, match="long is no flag; there is basic"):
         parse_recipe(text)
 

@@ -14,12 +14,12 @@ import pytest
 
 from components.base.errors import PermanentError
 from components.engine.worker import run_task
-from components.pool.columns import Columns
+from components.pool.columns import Columns, ColumnSpec
 from components.pool.run import load_run
 from components.pool.uids import canonical_uid
 from components.recipe import recipe
 from components.stages.imported import sources
-from components.stages.imported.stage import ImportStage
+from components.stages.imported.stage import Import, ImportStage
 from components.stages.index.stage import IndexStage
 from components.storage.local import LocalStorage
 from pipelines.planning.plan import plan_run
@@ -37,11 +37,15 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
+def spec_of(source: Path | str, kind: str = "score", field: str | None = "value") -> ColumnSpec:
+    options = Import.model_validate({"from": str(source), "field": field, "as": kind})
+    return ImportStage.make_spec(options, "spec.columns[0].import", {"index": IndexStage.make_index()})
+
+
 def join(shards: Path, source: Path | str, kind: str = "score", field: str | None = "value") -> dict[str, list[Any]]:
     """The imported column of the pool: value and error by uid."""
     pool, columns = open_pool(shards), Columns(LocalStorage(shards.parent / "out"), "test")
-    column = recipe.ImportedColumn.model_validate({"name": "x", "kind": kind, "from": str(source), "field": field})
-    spec = ImportStage.make_spec(column, IndexStage.make_spec())
+    spec = spec_of(source, kind, field)
     run_task(ImportStage(spec), pool, pool.shards, columns)
     rows = [row for shard in pool.shards for row in columns.read(spec, shard).to_pylist()]
     assert all(row[other] is None for row in rows for other in {"score", "text", "flag"} - {kind})
@@ -201,10 +205,10 @@ def test_a_wrong_field_is_found_when_a_run_is_planned(tmp_path: Path) -> None:
     """Not after a download of days."""
     source = parquet(tmp_path / "a.parquet", [uid(0)], [1.0])
     (tmp_path / "t.csv").write_text("url,text\nhttp://example.com/1.jpg,one\n")
-    columns = [{"name": "l14", "kind": "score", "from": str(source), "field": "clip"}]
+    columns = [{"name": "l14", "import": {"from": str(source), "field": "clip", "as": "score"}}]
     pool = {"name": "web", "urls": str(tmp_path / "t.csv")}
     mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
-    text = recipe_text(tmp_path / "out", tmp_path, mixtures, captioners=[], columns=columns, pool=pool)
+    text = recipe_text(tmp_path / "out", tmp_path, mixtures, columns=columns, pool=pool)
     with pytest.raises(PermanentError, match=r"a\.parquet: no field clip; there is other, uid, value"):
         plan_run(recipe.parse_recipe(text))
 
@@ -249,7 +253,7 @@ def test_a_subset_that_was_cut_short(tmp_path: Path, shards: Path, lost: int) ->
 @pytest.mark.parametrize("name", ["absent.parquet", "absent", "empty"])
 def test_a_source_that_is_not_there_is_said_by_the_plan(tmp_path: Path, shards: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
-    columns = [{"name": "x", "kind": "score", "from": str(tmp_path / name), "field": "value"}]
+    columns = [{"name": "x", "import": {"from": str(tmp_path / name), "field": "value", "as": "score"}}]
     text = recipe_text(tmp_path / "new", shards, [{"name": "raw", "rules": [{"text": "raw"}]}], columns=columns)
     with pytest.raises(PermanentError, match=rf"^import .*/{name}: no \.parquet, \.csv or \.npy there"):
         plan_run(recipe.parse_recipe(text))
@@ -260,7 +264,7 @@ def test_a_relative_source_is_found_from_anywhere(
 ) -> None:
     parquet(tmp_path / "made" / "a.parquet", [uid(0)], [1.0])
     monkeypatch.chdir(tmp_path)
-    columns = [{"name": "x", "kind": "score", "from": "made/a.parquet", "field": "value"}]
+    columns = [{"name": "x", "import": {"from": "made/a.parquet", "field": "value", "as": "score"}}]
     run = planned(tmp_path / "new", shards, [{"name": "raw", "rules": [{"text": "raw"}]}], columns=columns)
     monkeypatch.chdir("/")
     loaded = load_run(f"{run.storage.uri}/{run.folder}")
@@ -271,8 +275,7 @@ def test_a_relative_source_is_found_from_anywhere(
 
 def test_a_changed_source_is_another_column(tmp_path: Path, shards: Path) -> None:
     def spec() -> str:
-        column = {"name": "x", "kind": "score", "from": str(tmp_path / "a.parquet"), "field": "value"}
-        return ImportStage.make_spec(recipe.ImportedColumn.model_validate(column), IndexStage.make_spec()).hash
+        return spec_of(tmp_path / "a.parquet").hash
 
     parquet(tmp_path / "a.parquet", [uid(0)], [1.0])
     parquet(tmp_path / "a.parquet.old.parquet", [uid(0)], [1.0])

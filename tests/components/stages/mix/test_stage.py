@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from components.base.errors import PermanentError
 from components.miniature.demo import WEIGHTS
 from components.pool.run import Run
+from components.pool.shards import Shard
 from components.recipe.recipe import load_recipe
+from components.selection.demand import Demand, load_demand, write_demand
 from components.selection.rules import columns_of
 from components.stages.mix.stage import EMPTY, MixStep
 from components.stages.report.table import result_table
@@ -27,6 +30,7 @@ from tests.pools import sample, uid, write_tar
 
 GOOD = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.25}]}
 REST = {"text": "blip", "where": [{"score": "blip", "atLeast": {"rule": "good"}}]}
+REST_ONLY = {"name": "rest", "rules": [{"text": "blip"}]}
 MIXED = {"name": "mixed", "rules": [GOOD, REST]}
 
 
@@ -165,8 +169,8 @@ def test_scores_of_two_scorers_are_compared_with_a_warning(
         {"name": "imported-to-itself", "rules": [lender, borrower("l14")]},
         {"name": "own-to-own", "rules": [own, borrower("raw")]},
     ]
-    columns = [{"name": "l14", "kind": "score", "from": str(tmp_path / "l14.parquet"), "field": "l14"}]
-    run = planned(tmp_path / "out", shards, found, columns=columns, captioners=[])
+    columns = [{"name": "l14", "import": {"from": str(tmp_path / "l14.parquet"), "field": "l14", "as": "score"}}]
+    run = planned(tmp_path / "out", shards, found, columns=columns)
     raw_scores(run)
     fill(run, "import:l14", {uid(i): i / 100 for i in range(12)})
     with caplog.at_level(logging.WARNING):
@@ -184,7 +188,7 @@ def test_another_scorer_has_its_own_cosines(tmp_path: Path, shards: Path) -> Non
     for model, cosine in ((WEIGHTS / "scorer", 0.1), (another, 0.2)):
         scorer = {"model": f"local-dir:{model}"}
         found = [{"name": "raw", "rules": [{"text": "raw"}]}]
-        run = planned(tmp_path / "out", shards, found, scorer=scorer, captioners=[])
+        run = planned(tmp_path / "out", shards, found, scorer=scorer, columns=[])
         fill(run, "score:raw", {uid(i): cosine for i in READABLE}, UNREADABLE)
         MixStep().run(run)
         means.append(result_table(run)[0]["mean cosine"])
@@ -193,11 +197,63 @@ def test_another_scorer_has_its_own_cosines(tmp_path: Path, shards: Path) -> Non
 
 def test_a_mixture_without_a_pair_says_so(tmp_path: Path, shards: Path) -> None:
     nobody = {"name": "nobody", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 1}]}]}
-    run = planned(tmp_path / "out", shards, [nobody], captioners=[])
+    run = planned(tmp_path / "out", shards, [nobody], columns=[])
     raw_scores(run)
     MixStep().run(run)
     assert result(run)["warnings"] == [EMPTY]
     assert pairs(run) == []
+
+
+def test_what_meets_a_condition_of_drop_is_in_no_mixture(tmp_path: Path, shards: Path) -> None:
+    """Of its reasons a sample counts for the first; without a score (3) or a flag (0) it stays."""
+    flags = {uid(i): i < 3 for i in range(1, 12)}
+    pq.write_table(pa.table({"uid": [*flags], "f": [*flags.values()]}), tmp_path / "f.parquet")
+    columns = [{"name": "f", "kind": "flag", "from": str(tmp_path / "f.parquet"), "field": "f"}]
+    drop = [{"score": "raw", "top": 0.25}, {"score": "raw", "atLeast": 0.07}, {"flag": "f"}]
+    found = [{"name": "raw", "rules": [{"text": "raw"}]}, {"name": "blip", "rules": [{"text": "blip"}]}]
+    run = planned(tmp_path / "out", shards, found, columns=columns, drop=drop)
+    raw_scores(run)
+    fill(run, "import:f", flags)
+    captions(run, dict.fromkeys(READABLE, 0.1))
+    MixStep().run(run)
+    dropped = {
+        "dropped: score raw is among the pool's top 25 %": 3,  # 8, 9 and 11, as test_counts_add_up says
+        "dropped: score raw ≥ 0.07": 1,
+        "dropped: f": 2,
+        "the image can't be read": 2,
+    }
+    assert [number for number, *_ in pairs(run, 1)] == [0, 3, 5, 6]
+    assert result(run, 1)["dropped"] == dropped
+    assert result(run, 0)["dropped"] == dropped | {"no text that a rule could use": 1}
+    write_demand(run, "blip")
+    demand = load_demand(run, "blip")
+    wanted = [u for s in run.pool.shards for u in asked(run, demand, s)]
+    assert wanted == [uid(i) for i in (0, 3, 4, 5, 6, 10)], "4 and 10 can't be read, which the captioner finds itself"
+
+
+def asked(run: Run, demand: Demand, shard: Shard) -> list[str]:
+    index = run.columns.read(run.index, shard, ["error"])
+    index = index.filter(pc.is_null(index.column("error")))
+    return index.column("uid").filter(pa.array(demand(shard, index))).to_pylist()  # type: ignore[no-any-return]
+
+
+def test_what_is_dropped_and_by_which_column_is_in_a_mixtures_name(tmp_path: Path, shards: Path) -> None:
+    found = [{"name": "m", "rules": [{"text": "raw"}]}]
+
+    def named(drop: list[dict[str, Any]], kind: str = "english") -> tuple[str, str]:
+        filters = [{"name": "f", "kind": kind}]
+        run = planned(tmp_path / "out", shards, [*found, REST_ONLY], filters=filters, drop=drop)
+        return run.mixture_folder(run.spec.mixtures[0]), run.nodes["caption:blip"].part
+
+    drops: list[list[dict[str, Any]]] = [
+        [], [{"score": "raw", "atLeast": 0.3}], [{"score": "raw", "atMost": 0.3}], [{"score": "raw", "top": 0.3}],
+        [{"flag": "f"}], [{"flag": "f", "equals": False}], [{"flag": "f"}, {"score": "raw", "top": 0.3}],
+    ]  # fmt: skip
+    names = [named(drop) for drop in drops]
+    assert len({folder for folder, _ in names}) == len({part for _, part in names}) == len(drops)
+    assert named([{"flag": "f", "equals": True}]) == names[4], "as it is by default"
+    assert named([{"flag": "f"}], kind="basic")[0] != names[4][0]
+    assert named([], kind="basic")[0] == names[0][0]
 
 
 def test_a_filter_is_a_flag(tmp_path: Path) -> None:
@@ -212,8 +268,8 @@ def test_a_filter_is_a_flag(tmp_path: Path) -> None:
         {"name": "basic", "rules": [{"text": "raw", "where": [{"flag": "basic"}]}]},
         {"name": "others", "rules": [{"text": "raw", "where": [{"flag": "basic", "equals": False}]}]},
     ]
-    filters = [{"name": "basic", "kind": "basic"}]
-    run = planned(tmp_path / "out", tmp_path / "shards", mixtures, filters=filters, captioners=[])
+    filters = [{"name": "basic", "basic": {}}]
+    run = planned(tmp_path / "out", tmp_path / "shards", mixtures, columns=filters)
     run_column(run, run.nodes["filter:basic"])
     fill(run, "score:raw", {uid(i): 0.1 for i in range(4)})
     MixStep().run(run)
@@ -225,8 +281,8 @@ def test_a_filter_is_a_flag(tmp_path: Path) -> None:
 def test_another_filter_is_another_mixture(tmp_path: Path, shards: Path) -> None:
     found = {"name": "m", "rules": [{"text": "raw", "where": [{"flag": "f"}]}]}
     folders = set()
-    for kind in ("basic", "english"):
-        run = planned(tmp_path / kind, shards, [found], filters=[{"name": "f", "kind": kind}], captioners=[])
+    for kind in ("basic", "language"):
+        run = planned(tmp_path / kind, shards, [found], columns=[{"name": "f", kind: {}}])
         folders.add(run.mixture_folder(run.spec.mixtures[0]))
     assert len(folders) == 2
 

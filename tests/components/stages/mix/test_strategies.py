@@ -189,7 +189,7 @@ def test_every_file_is_tested_and_named_after_its_strategy() -> None:
 
 def test_where_captions_are_made_for_a_part_of_the_pool() -> None:
     recipes = {file: load_recipe(path) for file, path in FILES.items()}
-    partial = {f for f, r in recipes.items() for c in r.spec.captioners if demand_part(r, c.name, {}) != ALL}
+    partial = {f for f, r in recipes.items() for c in r.spec.on_demand if demand_part(r, c, {}) != ALL}
     assert partial == {
         "blip2-on-raw-top", "raw-top-plus-blip2-rest", "raw-top-plus-blip2-filtered",
         "raw-top-plus-blip2-filtered-in1k",
@@ -201,7 +201,10 @@ def test_where_captions_are_made_for_a_part_of_the_pool() -> None:
 def test_equal_captioners_are_one_column_whatever_the_file() -> None:
     """The point of the files: a second strategy costs only what is new."""
     settings = {
-        c.model_dump_json(exclude={"name"}) for path in FILES.values() for c in load_recipe(path).spec.captioners
+        c.options.model_dump_json()
+        for path in FILES.values()
+        for c in load_recipe(path).spec.columns
+        if c.kind == "caption"
     }
     assert len(settings) == 8  # BLIP-2 at four temperatures, and the other four captioners of Table 1
 

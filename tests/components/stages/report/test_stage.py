@@ -159,7 +159,7 @@ def test_the_gallery_goes_on_to_the_next_shard(tmp_path: Path) -> None:
     for shard in range(4):
         samples = {f"{i}": sample(10 * shard + i, jpg=None if shard == 0 else jpeg(i)) for i in range(5)}
         write_tar(tmp_path / "shards" / f"{shard:08d}.tar", samples)
-    run = planned(tmp_path / "out", tmp_path / "shards", [RAW], captioners=[])
+    run = planned(tmp_path / "out", tmp_path / "shards", [RAW], columns=[])
     assert [len(gather._pictures(run, run.columns, s, 12)) for s in run.pool.shards] == [0, 5, 5, 5]
     assert len({g["uid"] for g in gather.gallery(run, run.columns)}) == 12
 
@@ -173,7 +173,7 @@ def test_hostile_texts_are_text(run: Run) -> None:
 
 def test_a_long_text_is_cut_visibly(tmp_path: Path) -> None:
     write_tar(tmp_path / "shards" / "00000000.tar", {"a": sample(0, "long " * 100)})
-    found = page(planned(tmp_path / "out", tmp_path / "shards", [RAW], captioners=[]))
+    found = page(planned(tmp_path / "out", tmp_path / "shards", [RAW], columns=[]))
     assert re.search(r"long long lo?n?g?…", found.text)
 
 
@@ -212,11 +212,12 @@ def evaluated(run: Run, name: str, accuracy: float, retrieval: float) -> None:
     mixture = next(m for m in run.spec.mixtures if m.name == name)
     run.storage.write(f"{run.model_folder(mixture)}/model.json", b'{"samples": 80}')
     tasks = [
-        {"name": "classes", "metric": "acc1", "samples": 100, "value": accuracy},
-        {"name": "pictures", "metric": "mean_recall@1", "samples": 50, "value": retrieval},
+        {"name": "classes", "metric": "acc1", "said": "accuracy", "samples": 100, "value": accuracy},
+        {"name": "pictures", "metric": "mean_recall@1", "said": "recall", "samples": 50, "value": retrieval},
     ]
     gaps = [{"task": "flowers", "reason": "not below root"}]
-    results = {"tasks": tasks, "gaps": gaps, "classification": accuracy, "retrieval": retrieval, "average": 0.5}
+    means = {"classification": accuracy, "retrieval": retrieval}
+    results = {"tasks": tasks, "gaps": gaps, "means": means, "average": 0.5}
     run.storage.write(f"{run.evaluation_folder(mixture)}/results.json", json.dumps(results).encode())
 
 
@@ -235,7 +236,7 @@ def test_what_was_trained(tmp_path: Path, shards: Path) -> None:
     assert rows["raw"][-2:] == ["0.235", "0.111"]
     assert rows["mixed"][-2:] == ["0.346", "0.099"]
     assert "Best zero-shot accuracy: mixed with 0.346, of 2 mixtures." in found.text
-    assert ["", "classes (acc1, 100 images)", "", "0.346"] in found.rows
+    assert ["", "classes (accuracy, 100 images)", "", "0.346"] in found.rows
     assert "flowers was not evaluated: not below root" in found.text
     assert "One training per mixture, seed 0" in found.text
     assert found.text.index("One training per mixture") < found.text.index("Images and their texts")

@@ -20,7 +20,9 @@ from components.stages.screen import nearest
 from components.stages.screen.index import index_fingerprint, read_index
 from components.stages.screen.nearest import Nearest
 
-SCORER = {"model": "ViT-B-32", "weights": "openai", "fingerprint": "f"}
+SCORER = {"options": {"model": "ViT-B-32", "weights": "openai"}, "content": {"model": "f"}}
+
+OTHER = {"options": {"model": "RN50", "weights": "openai"}, "content": {"model": "g"}}
 
 
 def vectors(count: int, seed: int, width: int = 8, dtype: Any = np.float16) -> NDArray[Any]:
@@ -78,7 +80,7 @@ def test_a_column_of_the_same_scorer_is_taken_and_of_another_one_refused(tmp_pat
     save_parquet(tmp_path / "a.parquet", vectors(3, 0))
     (tmp_path / "column.json").write_text(json.dumps({"params": SCORER}))
     assert len(read_index(str(tmp_path), SCORER)) == 3
-    (tmp_path / "column.json").write_text(json.dumps({"params": {**SCORER, "model": "RN50", "fingerprint": "g"}}))
+    (tmp_path / "column.json").write_text(json.dumps({"params": OTHER}))
     with pytest.raises(PermanentError, match="was made by RN50, weights openai, the recipe's scorer is ViT-B-32"):
         read_index(str(tmp_path), SCORER)
 
@@ -134,5 +136,5 @@ def test_another_content_is_another_index(tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", vectors(3, seed))
         prints |= {index_fingerprint(str(tmp_path / "a.npy"), "w"), index_fingerprint(str(tmp_path / "a.npy"), "w")}
     assert len(prints) == 2
-    with pytest.raises(PermanentError, match=r"spec\.screens\[0\]\.index: .*gone does not exist"):
-        index_fingerprint(str(tmp_path / "gone"), "spec.screens[0].index")
+    with pytest.raises(PermanentError, match=r"spec\.columns\[0\]\.index: .*gone does not exist"):
+        index_fingerprint(str(tmp_path / "gone"), "spec.columns[0].index")

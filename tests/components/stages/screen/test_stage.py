@@ -14,21 +14,24 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from components.base.errors import PermanentError
+from components.engine.stage import NO_EMBEDDING
 from components.engine.worker import run_task
 from components.miniature.demo import WEIGHTS
 from components.pool.columns import Columns, ColumnSpec
 from components.pool.run import Run
 from components.pool.shards import Pool
-from components.recipe.recipe import Scorer, Screen, parse_recipe
+from components.recipe.columns import Options
+from components.recipe.recipe import parse_recipe
+from components.recipe.scorer import Scorer
 from components.selection.rule_inputs import read_values
 from components.stages.embed.stage import EmbedStage
 from components.stages.screen.classifier import load_classifier
-from components.stages.screen.stage import UNREADABLE, ScreenStage
+from components.stages.screen.stage import Duplicates, ImageNsfw, ScreenStage, TextNsfw
 from pipelines.planning.graph_nodes import groups
 from pipelines.planning.plan import plan_run
 from tests.components.stages.screen.models import LABELS, logistic, save_classifier
 from tests.filled import with_index
-from tests.pipelines.execution.test_local import recipe_text
+from tests.pipelines.execution.test_local import BLIP, recipe_text
 from tests.pipelines.test_cli import invoke
 from tests.pools import indexed, jpeg, sample, uid, write_shard, write_tar
 
@@ -52,15 +55,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def embedded(world: Path) -> tuple[Pool, Columns, ColumnSpec, ColumnSpec]:
     pool, columns, index = indexed(world / "shards", world / "out")
-    embedding = EmbedStage.make_spec(SCORER, "print", index)
+    embedding = EmbedStage.of_scorer(SCORER, "spec.scorer", index)
     run_task(EmbedStage(embedding), pool, pool.shards, columns, decoders=0)
     return pool, columns, index, embedding
 
 
-def screened(embedded: tuple[Pool, Columns, ColumnSpec, ColumnSpec], screen: Screen) -> list[dict[str, Any]]:
+def spec_of(screen: Options, index: ColumnSpec, embedding: ColumnSpec) -> ColumnSpec:
+    reads = {"embedding": embedding, "text": index}
+    inputs = {"index": index, **{role: reads[role] for role in screen.reads}}
+    return ScreenStage.make_spec(screen, f"spec.columns[0].{screen.kind}", inputs)
+
+
+def screened(embedded: tuple[Pool, Columns, ColumnSpec, ColumnSpec], screen: Options) -> list[dict[str, Any]]:
     """The rows of the screen's column."""
     pool, columns, index, embedding = embedded
-    spec = ScreenStage.make_spec(screen, "spec.screens[0]", index, embedding, index)
+    spec = spec_of(screen, index, embedding)
     run_task(ScreenStage(spec), pool, pool.shards, columns, batch_size=3)
     rows: list[dict[str, Any]] = columns.read(spec, pool.shards[0]).to_pylist()
     assert [row["uid"] for row in rows] == [uid(i) for i in range(SAMPLES)]
@@ -76,10 +85,10 @@ def vectors(embedded: tuple[Pool, Columns, ColumnSpec, ColumnSpec]) -> list[np.n
 def test_a_head_scores_every_embedding(embedded: Any, tmp_path: Path) -> None:
     weight = torch.randn(len(vectors(embedded)[0]), generator=torch.Generator().manual_seed(0)) * 4  # type: ignore[arg-type]
     file = logistic(tmp_path / "head.pth", weight, 0.5)
-    rows = screened(embedded, Screen(name="x", kind="imageNsfw", weights=str(file)))
+    rows = screened(embedded, ImageNsfw(weights=str(file)))
     for row, vector in zip(rows, vectors(embedded), strict=True):
         if vector is None:
-            assert (row["score"], row["error"]) == (None, UNREADABLE)
+            assert (row["score"], row["error"]) == (None, NO_EMBEDDING)
         else:
             expected = 1 / (1 + np.exp(-(vector @ weight.numpy() + 0.5)))
             assert row["score"] == pytest.approx(expected, abs=1e-5)
@@ -90,22 +99,20 @@ def test_a_head_scores_every_embedding(embedded: Any, tmp_path: Path) -> None:
 def test_duplicates_of_an_index_have_cosine_1(embedded: Any, tmp_path: Path) -> None:
     some = [v for i, v in enumerate(vectors(embedded)) if i in (1, 5)]
     np.save(tmp_path / "index.npy", np.stack([v for v in some if v is not None]))
-    rows = screened(embedded, Screen(name="x", kind="duplicates", index=str(tmp_path / "index.npy")))
+    rows = screened(embedded, Duplicates(index=str(tmp_path / "index.npy")))
     assert [row["score"] is not None and row["score"] > 0.9999 for row in rows] == [i in (1, 5) for i in range(SAMPLES)]
-    assert rows[UNREADABLE_IMAGE]["error"] == UNREADABLE
+    assert rows[UNREADABLE_IMAGE]["error"] == NO_EMBEDDING
 
 
 def test_an_embed_column_is_an_index(embedded: Any, world: Path, tmp_path: Path) -> None:
     _, columns, index, embedding = embedded
     folder = world / "out" / columns.root / embedding.folder
-    rows = screened(embedded, Screen(name="x", kind="duplicates", index=str(folder)))
+    rows = screened(embedded, Duplicates(index=str(folder)))
     assert [round(row["score"], 3) for row in rows if row["score"] is not None] == [1.0] * (SAMPLES - 1)
-    other = EmbedStage.make_spec(SCORER, "another print", index)
-    stage = ScreenStage(
-        ScreenStage.make_spec(
-            Screen(name="x", kind="duplicates", index=str(folder)), "spec.screens[0]", index, other, index
-        )
-    )
+    another = shutil.copytree(WEIGHTS / "scorer", tmp_path / "another")
+    (another / "README").write_text("another scorer")
+    other = EmbedStage.of_scorer(Scorer(model=f"local-dir:{another}"), "spec.scorer", index)
+    stage = ScreenStage(spec_of(Duplicates(index=str(folder)), index, other))
     with pytest.raises(PermanentError, match="make the index with this scorer"):
         stage.setup(list)
 
@@ -113,7 +120,7 @@ def test_an_embed_column_is_an_index(embedded: Any, world: Path, tmp_path: Path)
 @pytest.mark.parametrize("label", LABELS)
 def test_a_classifier_gives_its_label_probability(embedded: Any, tmp_path: Path, label: str) -> None:
     folder = save_classifier(tmp_path / "classifier")
-    rows = screened(embedded, Screen(name="x", kind="textNsfw", model=str(folder), label=label))
+    rows = screened(embedded, TextNsfw(model=str(folder), label=label))
     model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
     model.eval()
     for number, row in enumerate(rows):
@@ -145,19 +152,18 @@ def test_a_classifier_without_the_label_is_refused(tmp_path: Path) -> None:
         load_classifier(str(tmp_path / "empty"), None, "nsfw")
 
 
-def test_what_made_a_screen_is_in_its_hash_and_its_threshold_is_not(embedded: Any, tmp_path: Path) -> None:
+def test_what_made_a_screen_is_in_its_hash(embedded: Any, tmp_path: Path) -> None:
     _, _, index, embedding = embedded
 
     def spec(**options: Any) -> ColumnSpec:
-        screen = Screen(name="x", kind="imageNsfw", weights=str(tmp_path / "head.pth"))
-        return ScreenStage.make_spec(screen.model_copy(update=options), "spec.screens[0]", index, embedding, index)
+        return spec_of(ImageNsfw(**{"weights": str(tmp_path / "head.pth"), **options}), index, embedding)
 
     logistic(tmp_path / "head.pth", torch.ones(4), 0.0)
     first = spec()
-    assert spec(drop_above=0.5, name="y").hash == first.hash
+    assert spec().hash == first.hash
     logistic(tmp_path / "head.pth", torch.ones(4), 1.0)
     assert spec().hash != first.hash
-    with pytest.raises(PermanentError, match=r"spec\.screens\[0\]\.weights: .* does not exist"):
+    with pytest.raises(PermanentError, match=r"spec\.columns\[0\]\.imageNsfw\.weights: .* does not exist"):
         spec(weights=str(tmp_path / "gone.pth"))
 
 
@@ -169,7 +175,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = {f"x{i}": sample(i, jpg=jpeg(1)[:300] if i == 11 else jpeg(i)) for i in range(6, 12)}
     write_tar(folder / "shards" / "00000001.tar", samples)
     pool, columns, index = indexed(folder / "shards", folder / "made")
-    embedding = EmbedStage.make_spec(SCORER, "print", index)
+    embedding = EmbedStage.of_scorer(SCORER, "spec.scorer", index)
     run_task(EmbedStage(embedding), pool, pool.shards, columns, decoders=0)
     all_vectors = [v for s in pool.shards for v in columns.read(embedding, s).column("embedding").to_pylist()]
     np.save(folder / "index.npy", np.array([all_vectors[1], all_vectors[8]], np.float16))
@@ -181,10 +187,12 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(pool: Path, out: Path, mixtures: list[dict[str, Any]] | None = None, **changes: Any) -> str:
     screens = [
-        {"name": "nsfw", "kind": "imageNsfw", "weights": str(pool / "head.pth"), "dropAbove": 0.9},
-        {"name": "eval", "kind": "duplicates", "index": str(pool / "index.npy"), "dropAbove": 0.999},
-        {"name": "toxic", "kind": "textNsfw", "model": str(pool / "classifier"), "label": "nsfw"},
+        BLIP,
+        {"name": "nsfw", "imageNsfw": {"weights": str(pool / "head.pth")}},
+        {"name": "eval", "duplicates": {"index": str(pool / "index.npy")}},
+        {"name": "toxic", "textNsfw": {"model": str(pool / "classifier"), "label": "nsfw"}},
     ]
+    drop = [{"score": "nsfw", "atLeast": 0.9}, {"score": "eval", "atLeast": 0.999}]
     mixtures = mixtures or [
         {"name": "kept", "rules": [{"text": "raw"}]},
         {"name": "toxic", "rules": [{"text": "raw", "where": [{"score": "toxic", "top": 0.5}]}]},
@@ -194,7 +202,7 @@ def recipe(pool: Path, out: Path, mixtures: list[dict[str, Any]] | None = None, 
             "rules": [{"text": "raw", "where": [{"score": "toxic", "atMost": CLEAN}]}, {"text": "blip"}],
         },
     ]
-    return recipe_text(out, pool / "shards", mixtures, **{"screens": screens, **changes})
+    return recipe_text(out, pool / "shards", mixtures, **{"columns": screens, "drop": drop, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +220,14 @@ def mixture(run: Run, number: int) -> dict[str, Any]:
     return found
 
 
-def test_a_run_drops_what_its_screens_say_and_counts_it(run: Run) -> None:
-    dropped = {"the image can't be read": 1, "screen nsfw: above 0.9": 1, "screen eval: above 0.999": 1}
+def test_a_run_drops_what_the_recipe_says_and_counts_it(run: Run) -> None:
+    dropped = {"the image can't be read": 1, "dropped: score nsfw ≥ 0.9": 1, "dropped: score eval ≥ 0.999": 1}
     kept = mixture(run, 0)
-    assert kept["dropped"] == dropped, "image 1 is counted once, for the first screen that drops it"
+    assert kept["dropped"] == dropped, "image 1 is counted once, for the first condition that it meets"
     assert (kept["usable"], kept["images"]) == (12, 9)
     page = run.storage.read(f"{run.folder}/report.html").decode()
     assert "The numbers add up." in page
-    assert page.count("screen eval: above 0.999") == len(run.spec.mixtures)
+    assert page.count("dropped: score eval ≥ 0.999") == len(run.spec.mixtures)
 
 
 def test_rules_use_a_screens_score(run: Run) -> None:
@@ -232,7 +240,7 @@ def test_rules_use_a_screens_score(run: Run) -> None:
 
 
 def test_a_text_that_is_no_good_is_replaced(run: Run) -> None:
-    """What `dropAbove` can't: the image stays, with a caption."""
+    """What `drop` can't: the image stays, with a caption."""
     [clean] = [m for m in run.spec.mixtures if m.name == "clean"]
     folder = Path(run.storage.uri, run.mixture_folder(clean))
     rows = [row for s in run.pool.shards for row in pq.read_table(folder / f"{s.name}.parquet").to_pylist()]
@@ -249,7 +257,7 @@ def test_what_is_dropped_is_not_captioned(run: Run) -> None:
     node = run.nodes["caption:blip"]
     captioned = {u for s in run.pool.shards for u in run.columns.read(node.spec, s).column("uid").to_pylist()}
     assert captioned == {uid(i) for i in range(12)} - {uid(1), uid(8)}
-    assert mixture(run, 2)["dropped"].keys() >= {"screen nsfw: above 0.9", "screen eval: above 0.999"}
+    assert mixture(run, 2)["dropped"].keys() >= {"dropped: score nsfw ≥ 0.9", "dropped: score eval ≥ 0.999"}
 
 
 def test_screens_come_before_captions_in_every_graph(run: Run) -> None:
@@ -260,13 +268,13 @@ def test_screens_come_before_captions_in_every_graph(run: Run) -> None:
 
 def test_another_threshold_computes_no_column_anew(run: Run, pool: Path, tmp_path: Path) -> None:
     shutil.copytree(run.storage.uri, tmp_path / "storage")
-    text = recipe(pool, tmp_path / "storage").replace("dropAbove: 0.9\n", "dropAbove: 1.5\n")
-    assert "dropAbove: 1.5" in text
+    text = recipe(pool, tmp_path / "storage").replace("atLeast: 0.9\n", "atLeast: 1.5\n")
+    assert "atLeast: 1.5" in text
     (tmp_path / "recipe.yaml").write_text(text)
     before = {p.name for p in (tmp_path / "storage" / "pools").rglob("*.done.json")}
     invoke("run", tmp_path / "recipe.yaml")
     other = plan_run(parse_recipe(text))
-    assert mixture(other, 0)["dropped"] == {"the image can't be read": 1, "screen eval: above 0.999": 2}
+    assert mixture(other, 0)["dropped"] == {"the image can't be read": 1, "dropped: score eval ≥ 0.999": 2}
     new = {p for p in (tmp_path / "storage" / "pools").rglob("*.done.json") if p.name not in before}
     assert {p.parent.name.partition(".")[0] for p in new} <= {"caption", "score"}, "the captions' demand is another one"
     assert other.name != run.name
@@ -275,10 +283,10 @@ def test_another_threshold_computes_no_column_anew(run: Run, pool: Path, tmp_pat
 def test_a_recipe_without_screens_keeps_its_names(pool: Path, tmp_path: Path) -> None:
     mixtures = [{"name": "kept", "rules": [{"text": "raw"}]}]
     plain = plan_run(parse_recipe(recipe_text(tmp_path / "out", pool / "shards", mixtures)))
-    idle = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, screens=[])))
+    idle = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, columns=[BLIP], drop=[])))
     assert idle.name == plain.name
-    watching = [{"name": "nsfw", "kind": "imageNsfw", "weights": str(pool / "head.pth")}]
-    watched = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, screens=watching)))
+    watching = [BLIP, {"name": "nsfw", "imageNsfw": {"weights": str(pool / "head.pth")}}]
+    watched = plan_run(parse_recipe(recipe(pool, tmp_path / "out", mixtures, columns=watching, drop=[])))
     with_index(plain)
     folders = {r.mixture_folder(r.spec.mixtures[0]) for r in (plain, idle, watched)}
     assert len(folders) == 1, "a screen that drops nothing changes no mixture"
@@ -287,21 +295,20 @@ def test_a_recipe_without_screens_keeps_its_names(pool: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("screen", "says"),
     [
-        ({"kind": "imageNsfw"}, "kind imageNsfw needs `weights`, may have nothing else"),
-        ({"kind": "duplicates", "index": "x", "weights": "z"}, "kind duplicates needs `index`, may have nothing else"),
-        ({"kind": "textNsfw", "model": "x"}, "kind textNsfw needs `model` and `label`, may have `revision` and `text`"),
-        ({"kind": "faces", "label": "x"}, "kind faces needs nothing more, may have `weights` and `blur`"),
-        ({"kind": "imageNsfw", "weights": "x", "blur": True}, "kind imageNsfw needs `weights`"),
+        ({"imageNsfw": {}}, r"spec\.columns\[1\]\.imageNsfw\.weights: missing"),
+        ({"duplicates": {"index": "x", "weights": "z"}}, r"duplicates\.weights: unknown key; allowed are index"),
+        ({"textNsfw": {"model": "x"}}, r"spec\.columns\[1\]\.textNsfw\.label: missing"),
+        ({"faces": {"label": "x"}}, r"faces\.label: unknown key; allowed are weights"),
         (
-            {"kind": "textNsfw", "model": "x", "label": "z", "text": "blip"},
-            r"spec\.screens\[0\]\.text: blip is no text that is there before captions; there is raw",
+            {"textNsfw": {"model": "x", "label": "z", "text": "blip"}},
+            r"spec\.columns\[1\]\.textNsfw\.text: blip is no text that is there before captions; there is raw",
         ),
-        ({"kind": "duplicates", "index": "ftp://x"}, "scheme ftp:// is not supported"),
-        ({"name": "blip", "kind": "faces"}, r"spec\.screens\[0\]\.name: blip is taken"),
+        ({"duplicates": {"index": "ftp://x"}}, "scheme ftp:// is not supported"),
+        ({"name": "blip", "faces": {}}, r"spec\.columns\[1\]\.name: blip is taken"),
     ],
 )
 def test_a_mistake_is_one_line(pool: Path, tmp_path: Path, screen: dict[str, Any], says: str) -> None:
     mixtures = [{"name": "kept", "rules": [{"text": "raw"}]}]
     with pytest.raises(PermanentError, match=says) as error:
-        parse_recipe(recipe(pool, tmp_path, mixtures, screens=[{"name": "s", **screen}]))
+        parse_recipe(recipe(pool, tmp_path, mixtures, columns=[BLIP, {"name": "s", **screen}], drop=[]))
     assert "\n" not in str(error.value)

@@ -172,9 +172,9 @@ def inside(schema: dict[str, Any], at: str) -> Iterator[tuple[str, dict[str, Any
         ("storage", {"type": None}, f"spec.storage: neither a type nor {ANY}"),
         ("pool", {"additionalProperties": False}, "spec.pool: properties and additionalProperties"),
         (
-            "captioners",
+            "columns",
             {"items": {"type": "object", "properties": {"name": {"type": "string"}}}},
-            "spec.captioners: name",
+            "spec.columns: name",
         ),
         ("suspend", {"default": "no"}, "spec.suspend: the default is not valid"),
         ("pool", {"required": ["tables"]}, "spec.pool: tables is required, and not there"),
@@ -213,7 +213,7 @@ def test_defaults_are_the_models() -> None:
     from components.recipe.recipe import Recipe, Spec
 
     filled = fill(structural(Spec, {}), copy.deepcopy(BASE["spec"]))
-    assert filled["captioners"][0]["topK"] == 50
+    assert filled["columns"][0]["caption"]["topK"] == 50
     assert filled["compute"]["shardsPerTask"] == 8
     assert Recipe.model_validate({**BASE, "spec": filled}) == Recipe.model_validate(BASE)
 

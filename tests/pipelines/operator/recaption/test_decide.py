@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 
 from pipelines.kubeflow.client import KfpRun
 from pipelines.operator.crd.status_schema import PHASES
-from pipelines.operator.recaption.decide import (
-    BAD_NEWS,
-    RETRY,
-    STOPPED,
-    Act,
-    Decision,
-    Problem,
-    Seen,
-    decide,
-    is_settled,
-)
+from pipelines.operator.recaption.attempt import RETRY
+from pipelines.operator.recaption.decide import BAD_NEWS, Act, Decision, decide, is_settled
+from pipelines.operator.recaption.observation import STOPPED, Observation, Problem
 from pipelines.operator.runtime.conditions import Object, condition, events, is_true
 from pipelines.operator.runtime.patches import FINALIZER
 
@@ -69,7 +61,7 @@ things = st.builds(
 )
 runs = st.builds(KfpRun, st.sampled_from(["a", "b"]), st.sampled_from(STATES), st.just("2026-11-24T11:00:00Z"))
 seens = st.builds(
-    Seen,
+    Observation,
     st.sampled_from([NOW, NOW + timedelta(days=2), NOW - timedelta(days=2)]),
     runs=st.lists(runs, max_size=2, unique_by=lambda run: run.id).map(tuple),
     run=st.sampled_from(["", "gs://bucket/recaption/runs/test-1"]),
@@ -100,22 +92,22 @@ def lived(draw: st.DrawFn) -> Object:
             break
         decision = decide(value, draw(seens))
         value = after(draw(things), decision)
-        if decision.act is Act.PUT_AWAY and draw(st.booleans()):
+        if decision.act is Act.CLEAN_UP and draw(st.booleans()):
             value["status"]["cleaned"] = True
     return value
 
 
 @settings(max_examples=600, deadline=None)
 @given(lived(), seens)
-def test_whatever_is_seen(value: Object, seen: Seen) -> None:
+def test_whatever_is_seen(value: Object, seen: Observation) -> None:
     decision = decide(value, seen)
     status, act, deleting = decision.status, decision.act, "deletionTimestamp" in value["metadata"]
     assert status.get("phase") in (*PHASES, None)
     kinds = [c["type"] for c in status.get("conditions", ())]
     assert len(kinds) == len(set(kinds))
     assert not (is_true(status, "Complete") and is_true(status, "Failed") and not deleting)
-    assert (act is Act.LET_GO) <= deleting
-    assert (act is Act.ADOPT) <= (not deleting)
+    assert (act is Act.REMOVE_FINALIZER) <= deleting
+    assert (act is Act.ADD_FINALIZER) <= (not deleting)
     if act in (Act.SUBMIT, Act.RESUME):
         assert not deleting
         assert not value["spec"]["suspend"]
@@ -127,7 +119,7 @@ def test_whatever_is_seen(value: Object, seen: Seen) -> None:
         assert not status["kfp"].get("runId")
     if act is Act.TERMINATE:
         assert any(run.state not in STOPPED for run in seen.runs)
-    if act is Act.PUT_AWAY:
+    if act is Act.CLEAN_UP:
         assert all(run.state in STOPPED for run in seen.runs)
     if act is None and decision.wait == inf and not deleting:
         assert status.get("phase") in ("Suspended", "Succeeded", "Failed", "Refused")
@@ -135,7 +127,7 @@ def test_whatever_is_seen(value: Object, seen: Seen) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(lived(), seens)
-def test_the_same_sight_again_changes_nothing(value: Object, seen: Seen) -> None:
+def test_the_same_sight_again_changes_nothing(value: Object, seen: Observation) -> None:
     """So that an object at rest costs no write."""
     first = decide(value, seen)
     assume(first.act is None)
@@ -150,7 +142,7 @@ def test_the_same_sight_again_changes_nothing(value: Object, seen: Seen) -> None
 
 
 @given(lived(), seens, st.sampled_from(["Succeeded", "Refused"]))
-def test_what_is_settled_is_left_alone(value: Object, seen: Seen, phase: str) -> None:
+def test_what_is_settled_is_left_alone(value: Object, seen: Observation, phase: str) -> None:
     meta, status = value["metadata"], value["status"]
     meta.pop("deletionTimestamp", None)
     status |= {"observedGeneration": meta["generation"], "retried": meta["annotations"].get(RETRY, ""), "phase": phase}
@@ -161,30 +153,30 @@ def test_what_is_settled_is_left_alone(value: Object, seen: Seen, phase: str) ->
 
 def test_an_end_that_was_written_stands() -> None:
     """Killed before it was put away, and KFP has lost the run since."""
-    value = after(thing({}), decide(thing({}), Seen(NOW)))
+    value = after(thing({}), decide(thing({}), Observation(NOW)))
     run, uri = KfpRun("a", "SUCCEEDED", "2026-11-24T11:00:00Z"), "gs://bucket/recaption/runs/test-1"
     done = decide(
-        value, Seen(NOW, runs=(run,), run=uri, holder="a", progress={"stages": {"report": {"state": "done"}}})
+        value, Observation(NOW, runs=(run,), run=uri, holder="a", progress={"stages": {"report": {"state": "done"}}})
     )
-    assert (done.act, done.status["phase"]) == (Act.PUT_AWAY, "Succeeded")
-    later = decide(after(value, done), Seen(NOW, run=uri))
-    assert (later.act, later.status["phase"]) == (Act.PUT_AWAY, "Succeeded")
+    assert (done.act, done.status["phase"]) == (Act.CLEAN_UP, "Succeeded")
+    later = decide(after(value, done), Observation(NOW, run=uri))
+    assert (later.act, later.status["phase"]) == (Act.CLEAN_UP, "Succeeded")
     assert not condition(later.status, "Failed")
-    twin = decide(after(value, done), Seen(NOW, runs=(run, KfpRun("b", "RUNNING")), run=uri, holder="a"))
+    twin = decide(after(value, done), Observation(NOW, runs=(run, KfpRun("b", "RUNNING")), run=uri, holder="a"))
     assert (twin.act, twin.status["phase"]) == (Act.TERMINATE, "Succeeded")
 
 
 def test_what_an_edit_ended_is_suspended_when_the_edit_is_taken_back() -> None:
     """Though KFP has forgotten its run by then."""
-    value = after(thing({}), decide(thing({}), Seen(NOW)))
+    value = after(thing({}), decide(thing({}), Observation(NOW)))
     value["status"]["kfp"] |= {"runId": "a", "refused": True}
     value["status"]["cleaned"] = True
     value["spec"]["suspend"] = True
-    decision = decide(value, Seen(NOW))
+    decision = decide(value, Observation(NOW))
     assert (decision.act, decision.status["phase"]) == (None, "Suspended")
     assert not condition(decision.status, "Failed")
     value["spec"]["mixtures"] = SPECS[2]["mixtures"]  # or what it has become is invalid
-    decision = decide(value, Seen(NOW, runs=(KfpRun("a", "SUCCEEDED"),)))
+    decision = decide(value, Observation(NOW, runs=(KfpRun("a", "SUCCEEDED"),)))
     assert (decision.act, decision.status["phase"]) == (None, "Refused")
 
 
@@ -192,7 +184,7 @@ def test_an_attempt_is_counted_and_never_named_twice() -> None:
     names = set()
     value = thing({})
     for i in range(6):
-        decision = decide(value, Seen(NOW))
+        decision = decide(value, Observation(NOW))
         assert decision.wait == 0
         names.add(decision.status["kfp"]["name"])
         status = {**decision.status, "cleaned": True, "completionTime": "2026-11-24T12:00:00Z", "phase": "Failed"}

@@ -10,7 +10,8 @@ import pytest
 from components.base.errors import PermanentError
 from pipelines.kubeflow.parameters import NOT_HERE
 from pipelines.kubernetes.cluster import RECAPTIONS
-from pipelines.operator.recaption.decide import FOLLOW, RETRY
+from pipelines.operator.recaption.attempt import RETRY
+from pipelines.operator.recaption.decide import FOLLOW
 from tests.pipelines.operator.place import Place
 
 
@@ -246,7 +247,7 @@ def test_two_of_the_same_recipe_run_it_once(here: Place) -> None:
     here.play()
     here.look("test2")
     assert here.phase("test2") == "Failed"
-    assert "another object asks for the same; delete one of them" in here.status("test2")["conditions"][-1]["message"]
+    assert "of another object that asks for the same" in here.status("test2")["conditions"][-1]["message"]
     assert here.jobs() == ["left"], "the other one's Jobs are left alone"
     here.delete("test2")
     here.look("test2")
@@ -290,13 +291,13 @@ def test_several_users_each_have_their_namespace(here: Place) -> None:
     here.kfp.multi_user = True
     start(here)
     assert here.phase() == "Running"
-    assert here.world.kfp.namespace_of("research") == "research"
+    assert here.deps.kfp.namespace_of("research") == "research"
 
 
 def test_a_status_that_was_wiped_is_found_again(here: Place) -> None:
     start(here)
     name = here.status()["kfp"]["name"]
-    here.world.cluster.patch(RECAPTIONS, "test", {"status": None}, "status")
+    here.deps.cluster.patch(RECAPTIONS, "test", {"status": None}, "status")
     here.look()
     assert here.status()["kfp"]["name"] == name
     assert len(here.runs()) == 1

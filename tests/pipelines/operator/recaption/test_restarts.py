@@ -10,7 +10,8 @@ import pytest
 
 from components.base.errors import PermanentError, TemporaryError, Terminated
 from pipelines.kubernetes.cluster import RECAPTIONS
-from pipelines.operator.recaption.decide import FOLLOW, RETRY
+from pipelines.operator.recaption.attempt import RETRY
+from pipelines.operator.recaption.decide import FOLLOW
 from pipelines.operator.recaption.endings import PAUSES, STEADY
 from pipelines.operator.runtime.conditions import timestamp
 from tests.pipelines.operator.place import Place
@@ -23,7 +24,7 @@ class Clock:
 
     def __init__(self, here: Place) -> None:
         self.moment = datetime(2026, 11, 24, tzinfo=UTC)  # as the stand-in for KFP dates its runs
-        here.world.now = lambda: self.moment
+        here.deps.now = lambda: self.moment
 
     def later(self, seconds: float) -> None:
         self.moment += timedelta(seconds=seconds)
@@ -88,7 +89,7 @@ def test_bad_luck_that_stays_ends_as_failed(here: Place, clock: Clock) -> None:
         assert here.phase() == "Running"
     assert have_bad_luck(here) == inf
     assert here.reason("Failed") == "True BadLuck"
-    assert f"it was started anew {len(PAUSES)} times in a row; to start it again: kubectl" in message(here, "Failed")
+    assert f"it was restarted {len(PAUSES)} times in a row; to start it again: kubectl" in message(here, "Failed")
     assert len(here.runs()) == len(PAUSES) + 1
     here.apply(annotations={RETRY: "1"})
     here.look()
@@ -108,7 +109,7 @@ def test_a_long_attempt_starts_the_count_anew(here: Place, clock: Clock) -> None
         here.look()
         assert here.status()["restarts"] == 1
         began = {"status": {"startTime": timestamp(clock.moment)}}  # the stand-in dates all its runs alike
-        here.world.cluster.patch(RECAPTIONS, "test", began, "status")
+        here.deps.cluster.patch(RECAPTIONS, "test", began, "status")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_an_old_mistake_is_not_taken_for_what_ended_a_later_attempt(here: Place,
     here.finish("FAILED")
     here.look()
     assert here.reason("Failed") == "True KFPRunFailed"
-    assert "no step of it has recorded why it ended" in message(here, "Failed")
+    assert "no step recorded why the run ended" in message(here, "Failed")
 
 
 @pytest.mark.parametrize("error", ["odd", None, ["a"], {"kind": 7, "message": None}])
@@ -259,7 +260,7 @@ def test_a_run_that_fails_while_it_is_being_suspended_is_suspended(here: Place) 
 
 
 def test_there_is_no_link_without_an_address_of_the_ui(here: Place) -> None:
-    here.world.settings = type(here.world.settings)(here.world.settings.endpoint, "", kfp_namespace="research")
+    here.deps.settings = type(here.deps.settings)(here.deps.settings.endpoint, "", kfp_namespace="research")
     start(here)
     assert here.status()["kfp"]["runId"] == "runs-1"
     assert "link" not in here.status()["kfp"]
@@ -270,10 +271,10 @@ def test_kfp_and_storage_answer_only_when_both_have(here: Place) -> None:
     here.apply()
     here.look()
     assert here.reason("Reachable") == "False NoAnswer"
-    here.world.storage(here.spec()["storage"])
+    here.deps.storage(here.spec()["storage"])
     with refusing(here):
         here.kfp.status = None
-        here.world.kfp._down_until = 0.0
+        here.deps.kfp._down_until = 0.0
         here.look()
         assert here.runs(), "KFP answers"
         assert here.reason("Reachable") == "False Refused"

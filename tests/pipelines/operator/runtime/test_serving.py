@@ -63,7 +63,7 @@ def test_metrics_are_prometheus_text(served: Served) -> None:
 
 
 def test_another_path_says_what_there_is(served: Served) -> None:
-    assert served.get("/") == (404, "here are /healthz, /readyz, /metrics\n")
+    assert served.get("/") == (404, "this port serves /healthz, /readyz, /metrics\n")
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.base.errors import PermanentError
-from pipelines.operator.schedule.cron import Ticks
+from pipelines.operator.schedule.cron import CronTimes
 
 CRONS = [
     "0 6 * * *",
@@ -48,7 +48,7 @@ def at(text: str) -> datetime:
     ("30 1 * * *", "America/New_York", "2026-11-01T01:15-05:00", "2026-11-01T01:30-04:00", "2026-11-02T01:30-05:00"),
 ])  # fmt: skip
 def test_before_and_after_a_moment(cron: str, zone: str, now: str, newest: str, following: str) -> None:
-    ticks = Ticks.parse(cron, zone)
+    ticks = CronTimes.parse(cron, zone)
     assert ticks.newest(at(now)) == at(newest)
     assert ticks.following(at(now)) == at(following)
 
@@ -57,7 +57,7 @@ def test_before_and_after_a_moment(cron: str, zone: str, now: str, newest: str, 
 @example("30 2 * * *", "Europe/Berlin", 297 * 1440 + 70, 60)
 def test_newest_and_following_are_neighbours(cron: str, zone: str, minute: int, later: int) -> None:
     """Nothing is left out and nothing comes twice, from wherever one looks."""
-    ticks, now = Ticks.parse(cron, zone), datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
+    ticks, now = CronTimes.parse(cron, zone), datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
     newest, following = ticks.newest(now), ticks.following(now)
     assert newest is not None
     assert following is not None
@@ -83,11 +83,11 @@ def test_newest_and_following_are_neighbours(cron: str, zone: str, minute: int, 
 ])  # fmt: skip
 def test_mistakes(cron: str, zone: str, message: str) -> None:
     with pytest.raises(PermanentError, match=message):
-        Ticks.parse(cron, zone)
+        CronTimes.parse(cron, zone)
 
 
 def test_a_schedule_that_never_comes() -> None:
-    ticks = Ticks.parse("0 0 */31 2 1#5", "Etc/UTC")  # the first of February, its fifth Monday
+    ticks = CronTimes.parse("0 0 */31 2 1#5", "Etc/UTC")  # the first of February, its fifth Monday
     assert ticks.newest(at("2026-08-03T00:00Z")) is None
     assert ticks.following(at("2026-08-03T00:00Z")) is None
 
@@ -98,7 +98,7 @@ FIELD = st.text("0123456789*/,-#LWSUN", min_size=1, max_size=5) | st.sampled_fro
 @given(st.lists(FIELD, min_size=5, max_size=5).map(" ".join))
 def test_whatever_is_written_is_a_schedule_or_a_mistake(cron: str) -> None:
     try:
-        ticks = Ticks.parse(cron, "Europe/Berlin")
+        ticks = CronTimes.parse(cron, "Europe/Berlin")
     except PermanentError:
         return
     ticks.newest(datetime(2026, 8, 3, tzinfo=UTC))

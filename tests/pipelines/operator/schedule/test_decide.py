@@ -15,7 +15,15 @@ import yaml
 
 from components.base.errors import PermanentError
 from pipelines.operator.runtime.conditions import Object, condition, parse_time
-from pipelines.operator.schedule.decide import OFTEN, SOON, Act, Decision, Seen, Trouble, decide
+from pipelines.operator.schedule.decide import (
+    OFTEN,
+    SOON,
+    ScheduleAct,
+    ScheduleDecision,
+    ScheduleObservation,
+    ScheduleProblem,
+    decide,
+)
 from pipelines.operator.schedule.template import claimant, recaption_of, timetable_of
 
 GOLDEN = Path(__file__).parent / "golden" / "recaption_of_a_dump.yaml"
@@ -23,7 +31,7 @@ D, OLDER = "CC-MAIN-2026-30", "CC-MAIN-2026-21"
 OWN = "weekly-cc-main-2026-30"
 NOW = parse_time("2026-08-03T12:00:00Z")
 TODAY, YESTERDAY, TOMORROW = "2026-08-03T06:00:00Z", "2026-08-02T06:00:00Z", "2026-08-04T06:00:00Z"
-UNREACHABLE = Trouble("DumpsListed", "Unreachable", "dumps https://index: 503, after 4 attempts")
+UNREACHABLE = ScheduleProblem("DumpsListed", "Unreachable", "dumps https://index: 503, after 4 attempts")
 
 
 def schedule(status: Object | None = None, **spec: Any) -> Object:
@@ -80,11 +88,11 @@ def recaption(name: str, phase: str | None, completed: str = TODAY, **meta: Any)
     return {"metadata": {"name": name, "uid": f"of-{name}", "creationTimestamp": YESTERDAY, **meta}, "status": status}
 
 
-def look(thing: Object, now: datetime = NOW, **seen: Any) -> Decision:
-    return decide(thing, Seen(now, **seen))
+def look(thing: Object, now: datetime = NOW, **seen: Any) -> ScheduleDecision:
+    return decide(thing, ScheduleObservation(now, **seen))
 
 
-def reason(decision: Decision, kind: str = "Scheduled") -> str:
+def reason(decision: ScheduleDecision, kind: str = "Scheduled") -> str:
     return str(condition(decision.status, kind).get("reason"))
 
 
@@ -93,40 +101,44 @@ OURS = {"holder": claimant(schedule())}
 
 
 @pytest.mark.parametrize(("thing", "seen", "act"), [
-    (schedule(), {}, Act.LIST),
-    (schedule(known()), {}, Act.LIST),
-    (schedule(known()), {"wanted": (D, OLDER)}, Act.PROBE),
-    (schedule(known()), {"wanted": (D, OLDER), "ready": OLDER}, Act.CLAIM),
-    (schedule(known(pending=D)), {}, Act.CLAIM),
-    (schedule(known(pending=D)), OURS, Act.CREATE),
-    (schedule(known(pending=D)), {"holder": "kfp-1"}, Act.LOOK),
+    (schedule(), {}, ScheduleAct.LIST),
+    (schedule(known()), {}, ScheduleAct.LIST),
+    (schedule(known()), {"wanted": (D, OLDER)}, ScheduleAct.PROBE),
+    (schedule(known()), {"wanted": (D, OLDER), "ready": OLDER}, ScheduleAct.CLAIM),
+    (schedule(known(pending=D)), {}, ScheduleAct.CLAIM),
+    (schedule(known(pending=D)), OURS, ScheduleAct.CREATE),
+    (schedule(known(pending=D)), {"holder": "kfp-1"}, ScheduleAct.LOOK),
     # A schedule of that name that was there before, or is in another cluster.
-    (schedule(known(pending=D)), {"holder": "recaption/research/weekly/uid-0"}, Act.LOOK),
+    (schedule(known(pending=D)), {"holder": "recaption/research/weekly/uid-0"}, ScheduleAct.LOOK),
     (schedule(known(pending=D)), {**OURS, "created": True}, None),
     (schedule(known(pending=D)), {"recaptions": (recaption(OWN, None),)}, None),
     (schedule(known(pending=D), suspend=True), {"recaptions": (recaption(OWN, "Failed"),)}, None),
     # What was decided is done, however late it is by now.
-    (schedule(known(pending=D), startingDeadlineSeconds=60), {}, Act.CLAIM),
+    (schedule(known(pending=D), startingDeadlineSeconds=60), {}, ScheduleAct.CLAIM),
     (schedule(known(pending=D), suspend=True), {}, None),
     (schedule(known(), suspend=True), {}, None),
     # Nothing is due: the dumps are listed only when there is no list yet, or of another spec.
     (schedule(known(lastScheduleTime=TODAY, nextScheduleTime=TOMORROW)), {}, None),
-    (schedule(known(lastScheduleTime=TODAY, nextScheduleTime=TOMORROW, behind=None)), {}, Act.LIST),
-    (edited(schedule(known(lastScheduleTime=TODAY, nextScheduleTime=TOMORROW))), {}, Act.LIST),
-    (schedule(known(conditions=[said("DumpsListed", False, "Unreachable")], lastScheduleTime=TODAY)), {}, Act.LIST),
+    (schedule(known(lastScheduleTime=TODAY, nextScheduleTime=TOMORROW, behind=None)), {}, ScheduleAct.LIST),
+    (edited(schedule(known(lastScheduleTime=TODAY, nextScheduleTime=TOMORROW))), {}, ScheduleAct.LIST),
+    (
+        schedule(known(conditions=[said("DumpsListed", False, "Unreachable")], lastScheduleTime=TODAY)),
+        {},
+        ScheduleAct.LIST,
+    ),
     # One runs.
-    (schedule(known(), concurrencyPolicy="Allow"), RUNNING, Act.LIST),
-    (schedule(known(), concurrencyPolicy="Replace"), RUNNING, Act.LIST),
+    (schedule(known(), concurrencyPolicy="Allow"), RUNNING, ScheduleAct.LIST),
+    (schedule(known(), concurrencyPolicy="Replace"), RUNNING, ScheduleAct.LIST),
     (schedule(known(nextScheduleTime=TOMORROW)), RUNNING, None),
-    (schedule(known()), RUNNING, Act.LIST),  # how many are behind is told at each tick nevertheless
+    (schedule(known()), RUNNING, ScheduleAct.LIST),  # how many are behind is told at each tick nevertheless
     (schedule(known()), {**RUNNING, "wanted": (D,)}, None),
     (schedule(known(pending=D, nextScheduleTime=TOMORROW)), RUNNING, None),
-    (schedule(known(pending=D), concurrencyPolicy="Allow"), RUNNING, Act.CLAIM),
+    (schedule(known(pending=D), concurrencyPolicy="Allow"), RUNNING, ScheduleAct.CLAIM),
     # The clock: one tick for however many, none before the first.
-    (schedule(known(lastScheduleTime="2026-05-01T06:00:00Z")), {"wanted": (D,)}, Act.PROBE),
+    (schedule(known(lastScheduleTime="2026-05-01T06:00:00Z")), {"wanted": (D,)}, ScheduleAct.PROBE),
     (schedule(known(lastScheduleTime="2026-08-04T06:00:00Z", nextScheduleTime=TOMORROW)), {}, None),
 ])  # fmt: skip
-def test_what_is_done_next(thing: Object, seen: Object, act: Act | None) -> None:
+def test_what_is_done_next(thing: Object, seen: Object, act: ScheduleAct | None) -> None:
     assert look(thing, **seen).act is act
 
 
@@ -142,7 +154,7 @@ def test_a_start_and_what_is_said_of_it() -> None:
         "conditions": [
             {**said("Accepted", True, "Valid"), "message": "the schedule and the recipe of its template are valid"},
             {**said("DumpsListed", True, "Listed"), "message": f"the newest dump is {D}"},
-            {**said("Scheduled", True, "Started"), "message": f"Recaption {OWN} does dump {D}"},
+            {**said("Scheduled", True, "Started"), "message": f"Recaption {OWN} runs dump {D}"},
         ],
         "observedGeneration": 1,
         "behind": 1,
@@ -156,7 +168,7 @@ def test_a_start_and_what_is_said_of_it() -> None:
 
 def test_a_dump_that_another_has_claimed() -> None:
     decision = look(schedule(known(pending=D, behind=2)), holder="kfp-1")
-    assert [event.message for event in decision.events] == [f"dump {D} is claimed by kfp-1: it is not done here"]
+    assert [event.message for event in decision.events] == [f"dump {D} is claimed by kfp-1: it is not run here"]
     assert "pending" not in decision.status
     assert decision.status["behind"] == 1
     assert decision.status["lastScheduleTime"] == YESTERDAY  # the tick is for the next one
@@ -181,7 +193,7 @@ def test_one_at_a_time() -> None:
     assert reason(decision) == "StillRunning"
     assert decision.status["lastScheduleTime"] == YESTERDAY  # the tick is due until the other one is finished
     assert decision.status["active"] == ["other"]
-    assert look(schedule(decision.status)).act is Act.LIST
+    assert look(schedule(decision.status)).act is ScheduleAct.LIST
     assert look(schedule(decision.status), **RUNNING).status == decision.status
 
 
@@ -201,7 +213,7 @@ def test_what_is_finished(phase: str | None, meta: Object, status: Object, block
     other = recaption("other", phase, **meta)
     other["status"] |= status
     decision = look(schedule(known(nextScheduleTime=TOMORROW)), recaptions=(other,))
-    assert decision.act is (None if blocks else Act.LIST)
+    assert decision.act is (None if blocks else ScheduleAct.LIST)
 
 
 def test_replace_deletes_what_runs_when_the_next_dump_is_claimed() -> None:
@@ -221,7 +233,7 @@ def test_replace_deletes_what_runs_when_the_next_dump_is_claimed() -> None:
 ])  # fmt: skip
 def test_the_deadline_of_a_tick(deadline: int | None, outcome: str, last: str) -> None:
     spec = {} if deadline is None else {"startingDeadlineSeconds": deadline}
-    decision = look(schedule(known(), **spec), trouble=UNREACHABLE)
+    decision = look(schedule(known(), **spec), problem=UNREACHABLE)
     assert reason(decision) == outcome
     assert decision.status["lastScheduleTime"] == last
     missed = [event for event in decision.events if event.reason == "MissedDeadline"]
@@ -240,29 +252,29 @@ def test_suspended_and_resumed() -> None:
     assert "nextScheduleTime" not in decision.status
     assert decision.status["lastScheduleTime"] == YESTERDAY
     assert look(schedule(decision.status, suspend=True), **RUNNING).wait == OFTEN  # whose end is to be seen
-    assert look(schedule(decision.status)).act is Act.LIST  # what was missed is made up for, once
+    assert look(schedule(decision.status)).act is ScheduleAct.LIST  # what was missed is made up for, once
     decision = look(schedule(decision.status | {"lastScheduleTime": TODAY}), wanted=(D,))
     assert reason(decision) == "Waiting"
 
 
 @pytest.mark.parametrize(("minutes", "wait"), [(0, SOON), (1, 60), (3, 180), (9, 540), (600, OFTEN), (-9, SOON)])
 def test_what_is_away_is_asked_less_and_less_often(minutes: int, wait: float) -> None:
-    first = look(schedule(known()), trouble=UNREACHABLE)
+    first = look(schedule(known()), problem=UNREACHABLE)
     assert (reason(first, "DumpsListed"), first.wait, first.events[0].warning) == ("Unreachable", SOON, True)
     assert first.status["lastScheduleTime"] == YESTERDAY
-    again = Trouble("DumpsListed", "Unreachable", "dumps https://index: timed out, after 4 attempts")
-    second = look(schedule(first.status), NOW + timedelta(minutes=minutes), trouble=again)
+    again = ScheduleProblem("DumpsListed", "Unreachable", "dumps https://index: timed out, after 4 attempts")
+    second = look(schedule(first.status), NOW + timedelta(minutes=minutes), problem=again)
     assert second.wait == wait
     assert second.status == first.status  # the same in other words is no news
 
 
 def test_other_trouble_is_told_in_its_words() -> None:
-    refused = Trouble("Scheduled", "StorageRefused", "cannot list /x: no permission")
-    first = look(schedule(known()), trouble=refused)
+    refused = ScheduleProblem("Scheduled", "StorageRefused", "cannot list /x: no permission")
+    first = look(schedule(known()), problem=refused)
     assert condition(first.status, "Scheduled")["message"] == refused.message
     assert first.events[-1].warning
-    other = Trouble("Scheduled", "StorageRefused", "cannot list /x: not a folder")
-    assert condition(look(schedule(first.status), trouble=other).status, "Scheduled")["message"] == other.message
+    other = ScheduleProblem("Scheduled", "StorageRefused", "cannot list /x: not a folder")
+    assert condition(look(schedule(first.status), problem=other).status, "Scheduled")["message"] == other.message
 
 
 def test_a_time_in_the_future_is_taken_for_now() -> None:
@@ -270,7 +282,7 @@ def test_a_time_in_the_future_is_taken_for_now() -> None:
     status = known(lastScheduleTime="2026-08-05T06:00:00Z", nextScheduleTime=TOMORROW)
     decision = look(schedule(status))
     assert decision.status["lastScheduleTime"] == "2026-08-03T12:00:00Z"
-    assert look(schedule(decision.status), parse_time("2026-08-04T06:00:01Z")).act is Act.LIST
+    assert look(schedule(decision.status), parse_time("2026-08-04T06:00:01Z")).act is ScheduleAct.LIST
     skewed = known(lastScheduleTime="2026-08-03T12:00:30Z", nextScheduleTime=TOMORROW)
     assert look(schedule(skewed)).status["lastScheduleTime"] == "2026-08-03T12:00:30Z"
 
@@ -356,7 +368,7 @@ def golden() -> str:
     }
     thing["spec"]["template"]["spec"]["suspend"] = True
     thing["spec"]["template"]["spec"]["columns"] = [
-        {"name": "l14", "kind": "score", "from": "gs://bucket/{dump}/metadata", "field": "clip"}
+        {"name": "l14", "import": {"from": "gs://bucket/{dump}/metadata", "field": "clip", "as": "score"}}
     ]
     return yaml.safe_dump(recaption_of(thing, D), sort_keys=False)
 

@@ -22,7 +22,7 @@ from components.storage.claims import claimed_by
 from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Conflict
 from pipelines.operator.schedule import reconcile
 from pipelines.operator.schedule.decide import is_finished
-from pipelines.operator.schedule.template import claimant, is_its
+from pipelines.operator.schedule.template import claimant, is_created_by
 from tests.pipelines.kubernetes.api_server import Api
 from tests.pipelines.operator.scheduled import JULY, MARCH, MAY, NAME, Direct, Fuse, Scheduled
 
@@ -74,7 +74,7 @@ class Anything(RuleBasedStateMachine):
         """The operator looks at what the object was before."""
         versions = self.cluster.versions
         with suppress(Conflict):
-            reconcile.reconcile(versions[-1 - min(back, len(versions) - 1)], self.here.world)
+            reconcile.reconcile(versions[-1 - min(back, len(versions) - 1)], self.here.deps)
 
     @precondition(lambda self: self.coming)
     @rule(which=st.integers(0, 5), shards=st.booleans())
@@ -143,7 +143,7 @@ class Anything(RuleBasedStateMachine):
     def forbid_means_one(self) -> None:
         thing = self.here.object()
         if thing and thing["spec"].get("concurrencyPolicy") == "Forbid":
-            active = [r for r in self.here.recaptions().values() if is_its(r, thing) and not is_finished(r)]
+            active = [r for r in self.here.recaptions().values() if is_created_by(r, thing) and not is_finished(r)]
             assert len(active) <= 1
 
     def teardown(self) -> None:
@@ -289,7 +289,7 @@ def test_a_late_watch_starts_nothing_anew(fused: tuple[Scheduled, Direct, Fuse])
     assert here.recaptions() == {}
     for version in list(cluster.versions):
         with suppress(Conflict):
-            reconcile.reconcile(version, here.world)
+            reconcile.reconcile(version, here.deps)
     assert any("pending" in version.get("status", {}) for version in cluster.versions)
     assert cluster.made == [f"{NAME}-{MAY.lower()}"]
 

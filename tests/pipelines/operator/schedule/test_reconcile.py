@@ -21,7 +21,7 @@ from pipelines.kubeflow import steps
 from pipelines.kubeflow.parameters import NOT_HERE, parameters
 from pipelines.kubeflow.steps import ExecutorInput
 from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Cluster
-from pipelines.operator.recaption.asked import asked
+from pipelines.operator.recaption.attempt import recipe_of
 from pipelines.operator.runtime.dump_lists import DumpLists
 from pipelines.operator.schedule.decide import OFTEN, SOON
 from tests.components.stages.discover.test_dumps import NEWEST_FIRST, index
@@ -119,7 +119,7 @@ def test_a_morning_that_is_too_long_ago_is_given_up(here: Scheduled) -> None:
     here.wait(hours=3)
     here.look()
     assert (started(here), here.reason()) == ([], "MissedDeadline")
-    assert here.message() == "nothing came of 2026-08-03T06:00:00Z within 3600 s (startingDeadlineSeconds)"
+    assert here.message() == "nothing could be started for 2026-08-03T06:00:00Z within 3600 s (startingDeadlineSeconds)"
     here.tomorrow()
     assert (started(here), here.reason()) == ([MARCH], "Started")
     assert here.events().count("MissedDeadline") == 1
@@ -178,7 +178,7 @@ def test_a_dump_without_shards_is_not_claimed(here: Scheduled) -> None:
     here.apply()
     here.tomorrow()
     assert (started(here), here.reason()) == ([], "NotReady")
-    assert here.message() == f"dump {MAY}: nothing in {here.folder}/{MAY} yet; the next tick looks again"
+    assert here.message() == f"dump {MAY}: nothing in {here.folder}/{MAY} yet; checked again next time"
     assert list((here.folder / "storage").rglob("*")) == []
     here.fill(MAY)
     here.look()
@@ -204,7 +204,7 @@ def test_the_tables_of_a_dump_are_waited_for(here: Scheduled) -> None:
     here.apply(template={"spec": here.template(pool={"name": "cc-{dump}", "urls": f"{here.folder}/{{dump}}.parquet"})})
     here.tomorrow()
     assert (started(here), here.reason()) == ([], "NotReady")
-    assert here.message() == f"dump {MARCH}: nothing in {here.folder}/{MARCH}.parquet yet; the next tick looks again"
+    assert here.message() == f"dump {MARCH}: nothing in {here.folder}/{MARCH}.parquet yet; checked again next time"
     (here.folder / f"{MARCH}.parquet").touch()
     here.tomorrow()
     assert started(here) == [MARCH]
@@ -222,7 +222,7 @@ def test_a_dump_that_is_listed_is_ready(here: Scheduled) -> None:
     made = here.recaptions()[MAY.lower()]["spec"]
     assert made["pool"] == {"name": f"cc-{MAY.lower()}", "commonCrawl": {"dump": MAY, "sample": 100}}
     assert made["download"] == download
-    recipe = asked(here.recaptions()[MAY.lower()])
+    recipe = recipe_of(here.recaptions()[MAY.lower()])
     assert recipe.spec.pool.common_crawl
     assert recipe.spec.pool.common_crawl.dump == MAY
 
@@ -427,7 +427,7 @@ def test_one_waits_for_the_index_and_the_others_come_back_later(
         raise TemporaryError(f"dumps {index}: timed out, after 4 attempts")
 
     monkeypatch.setattr("pipelines.operator.runtime.dump_lists.list_dumps", slow)
-    here.world.dumps = DumpLists()
+    here.deps.dumps = DumpLists()
     here.apply("one")
     here.apply("two")
     with ThreadPoolExecutor(1) as pool:

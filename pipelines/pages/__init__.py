@@ -1,0 +1,1 @@
+"""Writes the generated parts of README.md and docs/: `make docs`."""

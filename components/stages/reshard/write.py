@@ -220,7 +220,7 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def _commit(storage: Storage, path: str, record: TarRecord) -> TarRecord:
-    """Of two writers of one tar the first one's record stands; both wrote the same bytes."""
+    """Commit the tar's record; where another writer was first, its record stands, and both wrote the same bytes."""
     standing = commit(storage, path, record)
     if standing.sha256 != record.sha256:
         raise PermanentError(

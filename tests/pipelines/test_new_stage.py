@@ -93,6 +93,14 @@ def test_it_is_in_the_clusters_schema(place: Path) -> None:
     assert kinds["light"]["properties"]["side"]["description"] == "Pixels of the square that is looked at."
 
 
+def test_it_is_in_the_pages(place: Path) -> None:
+    code = "import sys; from pipelines.pages.parts import pages, with_parts\n"
+    code += "for page in pages(): sys.stdout.write(with_parts(page.read_text()))"
+    pages = called(place, "-c", code)
+    assert "| light | how bright each image is | image | score float32 | 1 GiB |" in pages
+    assert "How bright the image is, from 0 to 1." in pages
+
+
 def test_a_mistake_in_its_options_is_one_line(place: Path) -> None:
     recipe = place / "bad.yaml"
     recipe.write_text((place / "recipe.yaml").read_text().replace("side:", "size:"))

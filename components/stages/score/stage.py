@@ -20,7 +20,7 @@ from components.recipe.types import ModelName, Name
 TEXT_TOWER = 13.0  # texts that cost as much as an image in CLIP ViT-L/14 (FLOPs of its two towers)
 
 
-class Clip(Options):
+class ClipScore(Options):
     """The cosine of the image with a text by another CLIP than the recipe's scorer, which embeds the images as well."""
 
     kind = "clip"
@@ -55,7 +55,7 @@ class ScoreStage(ColumnStage):
         Field("cosine", "float32", "[-1, 1], higher = closer; null: no text, or the image can't be read"),
     )
     provides = "cosine"
-    kinds = (Clip,)
+    kinds = (ClipScore,)
     batch_size = 1024
     sample_bytes = 26
 

@@ -140,7 +140,7 @@ def test_columns_made_elsewhere(tmp_path: Path, world: Path, caplog: pytest.LogC
     assert mixture(found, "given")["pairs"] in range(48, 51)  # less the broken images among them
     assert mixture(found, "subset")["pairs"] == mixture(found, "given")["pairs"]
     assert mixture(found, "top")["thresholds"][0]["threshold"] == pytest.approx(0.75, abs=0.01)
-    assert "imported" in " ".join(mixture(found, "mixed")["warnings"])
+    assert "were not made by the same scorer" in " ".join(mixture(found, "mixed")["warnings"])
 
 
 @pytest.mark.slow

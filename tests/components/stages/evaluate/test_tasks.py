@@ -54,7 +54,7 @@ def make_run(root: Path, tasks: list[str] = TASKS) -> Run:
     recipe = schema.parse_recipe(RECIPE.format(root=root, tasks=json.dumps(tasks)))
     storage = LocalStorage(root / "out")
     pool = pool_of("tiny", LocalStorage(root / "shards"), ())
-    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_index())}, {})
+    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_index(), "index")}, {})
 
 
 class Fake:

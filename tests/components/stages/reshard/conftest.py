@@ -67,7 +67,7 @@ def make_run(root: Path, recipe: str = RECIPE) -> Run:
     storage, source = LocalStorage(root / "out"), LocalStorage(root / "shards")
     pool = list_pool(parsed.spec.pool.name, source)
     index = IndexStage.make_index()
-    run = Run("test", storage, parsed, pool, {"index": Node("index", index)}, {})
+    run = Run("test", storage, parsed, pool, {"index": Node("index", index, "index")}, {})
     run_task(IndexStage(index), pool, pool.shards, run.columns, decoders=0)
     return run
 

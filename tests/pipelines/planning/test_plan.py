@@ -51,8 +51,8 @@ def test_names_stay_what_they_were() -> None:
         "score.raw-by-vit-l-14-openai-b0ff67315b25",
         "caption.blip2-opt-2.7b-t1-b243a14ce82c",
         "score.blip2-opt-2.7b-t1-by-vit-l-14-openai-d91f511030be",
-        "mixtures/raw30-blip2-fded1e9b0656",
-        "models/raw30-blip2-b891932d4798",
+        "mixtures/raw30-blip2-e7ac4c913b59",
+        "models/raw30-blip2-0d55ce675831",
     ]
 
 

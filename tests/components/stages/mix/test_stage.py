@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from components.stages.report.table import result_table
 from pipelines.execution.local import run_column
 from tests.components.stages.mix.test_strategies import FILES
 from tests.filled import fill, planned
+from tests.pipelines.execution.test_local import BLIP
 from tests.pools import sample, uid, write_tar
 
 GOOD = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.25}]}
@@ -208,7 +210,8 @@ def test_what_meets_a_condition_of_drop_is_in_no_mixture(tmp_path: Path, shards:
     """Of its reasons a sample counts for the first; without a score (3) or a flag (0) it stays."""
     flags = {uid(i): i < 3 for i in range(1, 12)}
     pq.write_table(pa.table({"uid": [*flags], "f": [*flags.values()]}), tmp_path / "f.parquet")
-    columns = [{"name": "f", "kind": "flag", "from": str(tmp_path / "f.parquet"), "field": "f"}]
+    flag = {"name": "f", "import": {"from": str(tmp_path / "f.parquet"), "field": "f", "as": "flag"}}
+    columns = [BLIP, flag]
     drop = [{"score": "raw", "top": 0.25}, {"score": "raw", "atLeast": 0.07}, {"flag": "f"}]
     found = [{"name": "raw", "rules": [{"text": "raw"}]}, {"name": "blip", "rules": [{"text": "blip"}]}]
     run = planned(tmp_path / "out", shards, found, columns=columns, drop=drop)
@@ -241,9 +244,10 @@ def asked(run: Run, demand: Demand, shard: Shard) -> list[str]:
 def test_what_is_dropped_and_by_which_column_is_in_a_mixtures_name(tmp_path: Path, shards: Path) -> None:
     found = [{"name": "m", "rules": [{"text": "raw"}]}]
 
-    def named(drop: list[dict[str, Any]], kind: str = "english") -> tuple[str, str]:
-        filters = [{"name": "f", "kind": kind}]
-        run = planned(tmp_path / "out", shards, [*found, REST_ONLY], filters=filters, drop=drop)
+    english, basic = {"language": {"is": "en"}}, {"basic": {}}
+
+    def named(drop: list[dict[str, Any]], kind: Mapping[str, Any] = english) -> tuple[str, str]:
+        run = planned(tmp_path / "out", shards, [*found, REST_ONLY], columns=[BLIP, {"name": "f", **kind}], drop=drop)
         return run.mixture_folder(run.spec.mixtures[0]), run.nodes["caption:blip"].part
 
     drops: list[list[dict[str, Any]]] = [
@@ -253,8 +257,8 @@ def test_what_is_dropped_and_by_which_column_is_in_a_mixtures_name(tmp_path: Pat
     names = [named(drop) for drop in drops]
     assert len({folder for folder, _ in names}) == len({part for _, part in names}) == len(drops)
     assert named([{"flag": "f", "equals": True}]) == names[4], "as it is by default"
-    assert named([{"flag": "f"}], kind="basic")[0] != names[4][0]
-    assert named([], kind="basic")[0] == names[0][0]
+    assert named([{"flag": "f"}], kind=basic)[0] != names[4][0]
+    assert named([], kind=basic)[0] == names[0][0]
 
 
 def test_a_filter_is_a_flag(tmp_path: Path) -> None:

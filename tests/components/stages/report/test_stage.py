@@ -192,7 +192,7 @@ def test_a_captioner_that_saw_a_part_is_marked(tmp_path: Path, shards: Path) -> 
     stages(run)
     found = page(run)
     # 8 captions and the broken images, of 15
-    assert "blip was captioned for 10 of 15 usable samples (66.7 %), those a mixture can use" in found.text
+    assert "blip was computed for 10 of 15 usable samples (66.7 %), those a mixture can use" in found.text
     assert "blip (66.7 % of the pool)" in found.text
     assert ["caption:blip", "8 of 10 asked (66.7 % of the pool)"] in found.rows
 

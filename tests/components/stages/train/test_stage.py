@@ -259,7 +259,7 @@ def test_two_trainings_of_one_model_exclude_each_other(run: Run) -> None:
         (
             PermanentError(
                 "Caught PermanentError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-                '  File "x.py", line 1\ncomponents.pool.errors.PermanentError: training set s: cut\n'
+                '  File "x.py", line 1\ncomponents.base.errors.PermanentError: training set s: cut\n'
             ),
             "permanent",
             "training set s: cut",

@@ -26,7 +26,11 @@ Role = Literal["text", "score", "flag", "boxes"]
 
 
 class Options(Model):
-    """Base of a kind's options. The class's docstring and those of its keys are the user's documentation."""
+    """Base of a kind's options. The class's docstring and those of its keys are the user's documentation.
+
+    An option `text` names the text that the column is computed from: it is no part of the column's hash, as the text's
+    own column is. An option `revision` says which version of a hub's model is meant.
+    """
 
     kind: ClassVar[str]
     """The key of these options in a recipe's entry."""
@@ -52,7 +56,7 @@ class Options(Model):
     @property
     def source_text(self) -> str:
         """Return the name of the text that the column is computed from, where the stage reads a text."""
-        return RAW
+        return getattr(self, "text", RAW)
 
 
 class Column(Model):

@@ -17,8 +17,8 @@ from components.recipe.types import Model, Name, Share
 About = Literal["score", "flag"]
 
 SUBJECTS: dict[About, str] = {
-    "score": "A text (its cosine with the image by the scorer), an imported score or a screen.",
-    "flag": "An imported flag or a filter.",
+    "score": "A column that is a score, or a text: its cosine with the image by the scorer.",
+    "flag": "A column that is a flag.",
 }
 """What a condition can be about, with the documentation of the key that names the column."""
 

@@ -139,7 +139,7 @@ class Rule(Model):
         Annotated[Name, Tag("<name>")] | Annotated[Concat, Tag("<Concat>")] | Annotated[BestOf, Tag("<BestOf>")],
         by_key("a text, {concat: [A, B]} or {bestOf: [A, B]}", "<name>", concat="<Concat>", best_of="<BestOf>"),
     ]
-    """The text of an image that matches: `raw`, a captioner, an imported text, or a combination."""
+    """The text of an image that matches: `raw`, a column that is a text, or a combination."""
     where: Annotated[list[AnyCondition], Field(max_length=16)] = []
     """All must hold; a sample without the score or flag never matches. Empty matches every image with that text."""
 

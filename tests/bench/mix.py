@@ -64,8 +64,12 @@ def write_run(folder: Path, rows: int) -> Run:
         for mean, spec in zip((0.21, 0.25), scores.values(), strict=True):
             cosine = random.normal(mean, 0.06, ROWS_PER_SHARD).astype(np.float32)
             columns.commit(spec, shard, ALL, pa.table({"uid": uids, "cosine": cosine, "error": none}), {}, 0)
-    nodes = [Node("index", index, "index"), Node("score:raw", scores["raw"], "score")]
-    nodes += [Node("caption:cap", caption, "caption"), Node("score:cap", scores["cap"], "score")]
+    nodes = [
+        Node("index", index, "index"),
+        Node("score:raw", scores["raw"], "score", {"score": "cosine"}),
+        Node("caption:cap", caption, "caption", {"text": "text"}),
+        Node("score:cap", scores["cap"], "score-captions", {"score": "cosine"}),
+    ]
     recipe = parse_recipe(RECIPE.replace("STORAGE", str(folder)))
     return Run("bench", LocalStorage(folder), recipe, pool, {n.key: n for n in nodes}, {})
 

@@ -32,6 +32,7 @@ from components.selection.rules import (
     columns_of,
     lender_of,
     select,
+    share_of,
     shares_of,
     tested_by,
     why_dropped,
@@ -179,6 +180,7 @@ def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str,
         for i, rule in enumerate(mixture.rules)
     ]
     used = {pair for rule in mixture.rules for pair in shares_of(mixture, rule)}
+    used |= {pair for condition in run.spec.drop if (pair := share_of(condition))}
     texts = sorted(columns_of([mixture])[0])
     return {
         "name": mixture.name,

@@ -37,10 +37,6 @@ class ClipScore(Options):
     def scorer(self) -> Scorer:
         return Scorer(model=self.model, weights=self.weights)
 
-    @property
-    def source_text(self) -> str:
-        return self.text
-
 
 class ScoreStage(ColumnStage):
     """The scorer's text tower, against the embed stage's column of the same scorer."""

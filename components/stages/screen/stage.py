@@ -46,10 +46,6 @@ class TextNsfw(Options):
     text: Name = RAW
     """`raw`, or an imported text."""
 
-    @property
-    def source_text(self) -> str:
-        return self.text
-
 
 class Duplicates(Options):
     """Highest cosine of the image with the images of an index, such as the evaluation sets'; higher = closer."""

@@ -100,7 +100,7 @@ def test_a_new_metric_is_one_entry(tmp_path: Path, fake: type[Fake], monkeypatch
     write_shard(tmp_path / "shards", 0, 4)
     evaluate = {"root": str(with_data(tmp_path) / "tasks"), "tasks": "datacomp"}
     mixtures = [{"name": "a", "rules": [{"text": "raw"}]}]
-    spec = {"captioners": [], "train": {"scale": "debug"}, "evaluate": evaluate}
+    spec = {"columns": [], "train": {"scale": "debug"}, "evaluate": evaluate}
     run = planned(tmp_path / "out", tmp_path / "shards", mixtures, **spec)
     assert run.spec.evaluate is not None
     found = [tasks.gap(task, LocalStorage(tmp_path / "tasks")) for task in tasks.tasks_of(run.spec.evaluate)]

@@ -227,6 +227,7 @@ def test_what_meets_a_condition_of_drop_is_in_no_mixture(tmp_path: Path, shards:
     }
     assert [number for number, *_ in pairs(run, 1)] == [0, 3, 5, 6]
     assert result(run, 1)["dropped"] == dropped
+    assert result(run, 1)["thresholds"] == [{"score": "raw", "top": 0.25, "threshold": pytest.approx(0.08)}]
     assert result(run, 0)["dropped"] == dropped | {"no text that a rule could use": 1}
     write_demand(run, "blip")
     demand = load_demand(run, "blip")

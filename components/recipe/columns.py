@@ -105,7 +105,7 @@ def kinds() -> Mapping[str, type[Options]]:
     """Return the options of every kind of column by its key.
 
     Raises:
-        TypeError: two stages declare a kind of one name.
+        PermanentError: two stages declare a kind of one name.
     """
     found: dict[str, type[Options]] = {}
     for module in stage_modules():

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from components.engine.worker import run_task
-from components.pool.columns import Columns, ColumnSpec
+from components.pool.columns import Columns
 from components.pool.shards import Pool, list_pool
+from components.pool.specs import ColumnSpec
 from components.stages.index.stage import IndexStage
 from components.storage.local import LocalStorage
 

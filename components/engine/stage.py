@@ -16,30 +16,33 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from components.base.errors import PermanentError
 from components.base.hashing import said
-from components.engine.images import Geometry, Pixels
-from components.pool.columns import ColumnSpec, Content
-from components.pool.shards import Shard
+from components.pool.specs import ColumnSpec, Content
 from components.recipe.columns import Options
 from components.recipe.types import Model, Outside
 from components.storage.fingerprint import model_fingerprint, path_fingerprint
 
-if TYPE_CHECKING:
-    from components.pool.run import Run
+if TYPE_CHECKING:  # the operator reads declarations, and needs neither numpy nor pyarrow for anything else
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
-DTYPES: dict[str, pa.DataType] = {
-    "bool": pa.bool_(),
-    "float32": pa.float32(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "string": pa.string(),
-    "boxes": pa.list_(pa.list_(pa.float32())),  # [x0, y0, x1, y1] each, in [0, 1] of width and height
-}
+    from components.engine.images import Geometry, Pixels
+    from components.pool.run import Run
+    from components.pool.shards import Shard
+
+DTYPES = ("bool", "float32", "int32", "int64", "string", "boxes")
+"""What a value can be, besides `float16[D]`: a vector whose length the model gives."""
+
+
+def arrow_type(dtype: str) -> pa.DataType:
+    """Return the Arrow type of a value of DTYPES; boxes are [x0, y0, x1, y1] each, in [0, 1] of width and height."""
+    import pyarrow as pa
+
+    if dtype == "boxes":
+        return pa.list_(pa.list_(pa.float32()))
+    return pa.type_for_alias(dtype)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Field:
 
     name: str
     dtype: str
-    """A key of DTYPES, or `float16[D]`: a vector whose length the model gives."""
+    """One of DTYPES, or `float16[D]`."""
     meaning: str
     """Unit, range and direction, e.g. `cosine, [-1, 1], higher = closer`; what null means."""
     width: int | None = None
@@ -56,8 +59,11 @@ class Field:
 
     def array(self, values: Sequence[Any]) -> pa.Array:
         """Return the values as an Arrow array, None as null."""
+        import numpy as np
+        import pyarrow as pa
+
         if self.dtype != "float16[D]":
-            return pa.array(values, DTYPES[self.dtype])
+            return pa.array(values, arrow_type(self.dtype))
         width = self.width or next((len(v) for v in values if v is not None), 1)
         flat = np.zeros((len(values), width), np.float16)
         for row, value in enumerate(values):
@@ -83,6 +89,8 @@ def score_rows(
         score: from texts, or from (B, D) float16 unit vectors, to (B,) scores.
         missing: the reason that a row without a value gets; None where such a row is no failure.
     """
+    import pyarrow as pa
+
     there = column.is_valid().to_pylist()
     given: Any = column.drop_null()
     given = vectors_of(given) if pa.types.is_fixed_size_list(column.type) and len(given) else given.to_pylist()

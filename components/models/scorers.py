@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.engine.stage import Rate
 from components.models.names import LOCAL_DIR
-from components.pool.columns import ColumnSpec
+from components.pool.specs import ColumnSpec
 from components.recipe.scorer import Scorer
 
 WIDTHS = {"ViT-B-32": 512, "ViT-B-16": 512, "ViT-L-14": 768}  # numbers of an embedding

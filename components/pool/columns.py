@@ -17,8 +17,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Self
 
 import pyarrow as pa
@@ -26,60 +25,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.base.errors import PermanentError, TemporaryError
-from components.base.hashing import content_hash
 from components.pool.shards import Shard, common_start
+from components.pool.specs import ColumnSpec, Content
 from components.storage.commit import DONE, DoneRecord, commit, find_record, withdraw, write_content
 from components.storage.interface import Storage
 
 ALL = "all"  # the part of a column that every sample is asked for
 READERS = 16  # records that are read at a time: 128,000 of a bucket, 30 ms each, take 4 minutes
-
-
-@dataclass(frozen=True)
-class ColumnSpec:
-    """What made a column: everything its content depends on, and nothing else."""
-
-    stage: str
-    label: str
-    """Readable start of the folder's name, derived from the parameters (never from a recipe's own names)."""
-    version: int
-    params: Mapping[str, Any]
-    inputs: Mapping[str, ColumnSpec] = field(default_factory=dict)
-    """By role: the columns it is computed from."""
-
-    @cached_property
-    def hash(self) -> str:
-        inputs = {role: spec.hash for role, spec in self.inputs.items()}
-        return content_hash([self.stage, self.version, dict(self.params), inputs])
-
-    @cached_property
-    def reads_texts(self) -> bool:
-        """Whether raw texts decide its values: something other than the list of samples, which is the role `index`, is
-        the index, or is made from it in that way."""
-        others = (spec for role, spec in self.inputs.items() if role != "index")
-        return any(not spec.inputs or spec.reads_texts for spec in others)
-
-    @property
-    def folder(self) -> str:
-        return f"{self.stage}.{self.label}-{self.hash}"
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "inputs": {role: spec.to_json() for role, spec in self.inputs.items()}}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ColumnSpec:
-        inputs = {role: cls.from_json(spec) for role, spec in value["inputs"].items()}
-        return cls(value["stage"], value["label"], value["version"], value["params"], inputs)
-
-
-@dataclass(frozen=True)
-class Content:
-    """What the index found in a shard, as hashes: equal ones have the same values in every column."""
-
-    images: str
-    """Of uids and images' bytes, and of which samples are usable."""
-    samples: str
-    """Of these, and of texts and metadata."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.pool.columns import ALL, Columns, ColumnSpec, Content
+from components.pool.columns import ALL, Columns
 from components.pool.shards import Shard, read_json
+from components.pool.specs import ColumnSpec, Content
 from components.storage.interface import Storage
 
 Contents = Mapping[str, Content]

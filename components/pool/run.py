@@ -21,9 +21,10 @@ from typing import Any
 
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash, said
-from components.pool.columns import ALL, Columns, ColumnSpec
+from components.pool.columns import ALL, Columns
 from components.pool.contents import Contents, collect_contents, read_contents, write_contents
 from components.pool.shards import Pool, Shard, load_pool, read_json
+from components.pool.specs import ColumnSpec
 from components.recipe import recipe as schema
 from components.recipe.columns import RAW
 from components.recipe.mixtures import Condition, Mixture, texts_of

@@ -108,7 +108,7 @@ def kinds() -> Mapping[str, type[Options]]:
         PermanentError: two stages declare a kind of one name.
     """
     found: dict[str, type[Options]] = {}
-    for module in stage_modules():
+    for module in stage_modules(Options.__name__):
         for declared in kinds_in(vars(module)):
             if declared.kind in found:
                 raise TypeError(

@@ -11,9 +11,10 @@ import pyarrow as pa
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.base.threads import map_ahead
-from components.pool.columns import Columns, ColumnSpec, align
+from components.pool.columns import Columns, align
 from components.pool.run import Run
 from components.pool.shards import Shard
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import RAW
 from components.recipe.mixtures import Condition, Mixture
 from components.selection.quantile import thresholds

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from components.engine.registry import provider, stage_of
-from components.pool.columns import ALL, ColumnSpec
+from components.pool.columns import ALL
 from components.pool.run import Node
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import RAW, Column
 from components.recipe.recipe import Recipe
 from components.recipe.scorer import Scorer

@@ -13,9 +13,10 @@ from rich.table import Table
 
 from components.engine.registry import column_stage, stages
 from components.engine.stage import Batch, ColumnStage
-from components.pool.columns import ALL, Columns, ColumnSpec
+from components.pool.columns import ALL, Columns
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
+from components.pool.specs import ColumnSpec
 from components.recipe.training import Train
 from components.selection.demand import expected_share, foresee_demand
 from components.selection.rule_inputs import coverage

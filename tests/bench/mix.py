@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from components.pool.columns import ALL, Columns, ColumnSpec, Content
+from components.pool.columns import ALL, Columns
 from components.pool.run import Node, Run
 from components.pool.shards import Shard, pool_of
+from components.pool.specs import ColumnSpec, Content
 from components.recipe.recipe import parse_recipe
 from components.selection.quantile import thresholds
 from components.selection.rule_inputs import score_passes

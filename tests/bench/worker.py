@@ -19,7 +19,7 @@ from PIL import Image
 from components.engine.images import Geometry
 from components.engine.stage import Batch
 from components.engine.worker import run_task
-from components.pool.columns import ColumnSpec
+from components.pool.specs import ColumnSpec
 from tests.bench.measure import peak_mb, seconds, show
 from tests.components.engine.stages import Brightness
 from tests.pools import encode, indexed, sample, write_tar

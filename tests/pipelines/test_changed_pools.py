@@ -15,9 +15,10 @@ import pytest
 from rich.console import Console
 
 from components.base.errors import PermanentError
-from components.pool.columns import ALL, Columns, Content
+from components.pool.columns import ALL, Columns
 from components.pool.run import Run
 from components.pool.shards import list_pool
+from components.pool.specs import Content
 from components.recipe.recipe import parse_recipe
 from components.stages.index.stage import IndexStage
 from components.storage.interface import Storage

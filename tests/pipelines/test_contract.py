@@ -26,8 +26,9 @@ from components.engine.registry import column_stage, stages
 from components.engine.stage import ColumnStage
 from components.engine.worker import Summary, run_task
 from components.miniature.demo import WEIGHTS
-from components.pool.columns import ALL, Columns, ColumnSpec
+from components.pool.columns import ALL, Columns
 from components.pool.shards import Pool, Shard
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import Options, kinds
 from components.recipe.scorer import Scorer
 from components.storage.local import LocalStorage

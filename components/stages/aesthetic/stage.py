@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from components.engine.stage import FREE, NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, score_rows
-from components.pool.columns import ColumnSpec
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import Options
 from components.recipe.types import LocalPath
 

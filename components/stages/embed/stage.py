@@ -10,7 +10,7 @@ from components.base.hashing import said
 from components.engine.stage import Batch, ColumnStage, Field, Needs, Rate
 from components.models.names import model_label
 from components.models.scorers import CLIP_RATES, embedding_width, scorer_of
-from components.pool.columns import ColumnSpec
+from components.pool.specs import ColumnSpec
 from components.recipe.scorer import Scorer
 
 

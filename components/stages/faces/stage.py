@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from components.engine.images import Geometry
 from components.engine.stage import Batch, ColumnStage, Field, Needs
 from components.recipe.columns import Options
 from components.recipe.types import LocalPath, Model
@@ -51,6 +50,7 @@ class FacesStage(ColumnStage):
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         import cv2
 
+        from components.engine.images import Geometry
         from components.stages.faces.detectors import cascade, yunet
 
         cv2.setNumThreads(1)  # a worker has one core, and its threads would find boxes in any order

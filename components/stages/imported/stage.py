@@ -12,10 +12,9 @@ import pydantic
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.engine.stage import Batch, ColumnStage, Field, Needs
-from components.pool.columns import ColumnSpec
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import Options, Role
 from components.recipe.types import Address, Model, Text
-from components.stages.imported.sources import check_fields, find_source, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +77,8 @@ class ImportStage(ColumnStage):
     def make_spec(cls, options: Options, where: str, inputs: Mapping[str, ColumnSpec]) -> ColumnSpec:
         """Return the column; a relative source is found from anywhere. Raises PermanentError as `fingerprints` does."""
         assert isinstance(options, Import)
+        from components.stages.imported.sources import find_source
+
         whole = options.model_copy(update={"source": find_source(options.source).address})
         return super().make_spec(whole, where, inputs)
 
@@ -90,6 +91,8 @@ class ImportStage(ColumnStage):
     def fingerprints(cls, options: Model, where: str) -> dict[str, str]:
         """Return the names and sizes of the source's files. Raises PermanentError: no such source, or no such field."""
         assert isinstance(options, Import)
+        from components.stages.imported.sources import check_fields, find_source
+
         source = find_source(options.source)
         if options.field is not None:
             check_fields(source, options.field)
@@ -101,6 +104,8 @@ class ImportStage(ColumnStage):
         Raises:
             PermanentError: no file, no such field, or values that aren't of the column's kind.
         """
+        from components.stages.imported.sources import find_source, rows_of
+
         wanted, source, field, kind = (
             set(uids()),
             find_source(self.options.source),

@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from components.base.hashing import content_hash
 from components.engine.stage import Batch, ColumnStage, Field, Needs
-from components.pool.columns import ColumnSpec, Content
 from components.pool.shards import Shard
+from components.pool.specs import ColumnSpec, Content
 from components.pool.uids import canonical_uid
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from components.engine.images import ImageError, open_rgb
-from components.pool.columns import Columns, ColumnSpec, align
+from components.pool.columns import Columns, align
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import RAW
 from components.selection.rule_inputs import analysis_path, coverage
 from components.stages.report.plots import Circle, Histogram

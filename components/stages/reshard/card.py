@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from components.pool.columns import ColumnSpec
 from components.pool.run import Run
+from components.pool.specs import ColumnSpec
 from components.recipe import recipe as schema
 from components.recipe.mixtures import Mixture, texts_of
 

@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 
 from components.base.errors import PermanentError, TemporaryError
 from components.engine.images import ImageError
-from components.engine.stage import DTYPES
-from components.pool.columns import Columns, ColumnSpec, align
+from components.engine.stage import arrow_type
+from components.pool.columns import Columns, align
 from components.pool.shards import Shard
+from components.pool.specs import ColumnSpec
 from components.pool.tar import BLOCK, TarWriter
 from components.stages.reshard.layout import Segment, read_selection, tar_name
 from components.storage.commit import DONE, DoneRecord, commit
@@ -133,7 +134,7 @@ class Resharder:
             align(self.columns.read(spec, shard, ["boxes"]), uids).column("boxes").to_pylist() for spec in self.job.blur
         ]
         return pa.array(
-            [[box for boxes in row for box in boxes] for row in zip(*columns, strict=True)], DTYPES["boxes"]
+            [[box for boxes in row for box in boxes] for row in zip(*columns, strict=True)], arrow_type("boxes")
         )
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
-import pyarrow.compute as pc
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from components.engine.stage import NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, vectors_of
 from components.models.names import model_label
 from components.models.scorers import CLIP_RATES, scorer_of
-from components.pool.columns import ColumnSpec
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import RAW, Options
 from components.recipe.scorer import Scorer
 from components.recipe.types import ModelName, Name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 TEXT_TOWER = 13.0  # texts that cost as much as an image in CLIP ViT-L/14 (FLOPs of its two towers)
 
@@ -80,6 +81,8 @@ class ScoreStage(ColumnStage):
         self.clip = load_clip(scorer.model, scorer.weights)
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
+        import pyarrow.compute as pc
+
         texts, images = batch.inputs["text"].column("text"), batch.inputs["embedding"].column("embedding")
         # A missing text is no error: its cosine is just null.
         unreadable = [None if there else NO_EMBEDDING for there in pc.is_valid(images).to_pylist()]
@@ -91,6 +94,8 @@ class ScoreStage(ColumnStage):
 
 def _cosines(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:
     """Return cosines of rows, (B,) in [-1, 1]: normalised anew, since rounding to float16 moved the lengths off 1."""
+    import numpy as np
+
     a32, b32 = a.astype(np.float32), b.astype(np.float32)
     lengths = np.linalg.norm(a32, axis=1) * np.linalg.norm(b32, axis=1)
     found: NDArray[np.float32] = np.clip(np.einsum("bd,bd->b", a32, b32) / lengths, -1, 1)

@@ -7,16 +7,16 @@ anew. What has no score stays: a missing text offends nobody, and an image that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from components.engine.stage import FREE, NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, score_rows
-from components.pool.columns import ColumnSpec
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import RAW, Options
 from components.recipe.types import Address, LocalPath, Model, ModelName, Name, Text
-from components.stages.screen.index import index_fingerprint, read_index
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class ImageNsfw(Options):
@@ -78,6 +78,8 @@ class ScreenStage(ColumnStage):
     def fingerprints(cls, options: Model, where: str) -> dict[str, str]:
         prints = super().fingerprints(options, where)
         if isinstance(options, Duplicates):
+            from components.stages.screen.index import index_fingerprint
+
             prints["index"] = index_fingerprint(options.index, f"{where}.index")
         return prints
 
@@ -93,6 +95,7 @@ class ScreenStage(ColumnStage):
 
                 self.score = load_head(weights).score
             case Duplicates(index=index):
+                from components.stages.screen.index import read_index
                 from components.stages.screen.nearest import Nearest
 
                 self.score = Nearest(read_index(index, self.spec.inputs["embedding"].params), index).cosines

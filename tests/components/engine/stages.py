@@ -7,7 +7,7 @@ import numpy as np
 
 from components.engine.images import Geometry
 from components.engine.stage import Batch, ColumnStage, Field, Needs
-from components.pool.columns import ColumnSpec
+from components.pool.specs import ColumnSpec
 
 
 class Brightness(ColumnStage):

@@ -11,8 +11,9 @@ from components.engine.images import decode
 from components.engine.worker import run_task
 from components.models.captioner import Sampling
 from components.models.captioners import load_captioner
-from components.pool.columns import Columns, ColumnSpec
+from components.pool.columns import Columns
 from components.pool.shards import Pool
+from components.pool.specs import ColumnSpec
 from components.stages.caption.stage import EMPTY, Caption, CaptionStage
 from tests.components.models.tiny import COCA, save_blip, save_blip2, save_open_clip
 from tests.pools import indexed, jpeg, sample, uid, write_shard, write_tar

@@ -11,8 +11,9 @@ from components.base.errors import PermanentError
 from components.engine.images import decode
 from components.engine.worker import run_task
 from components.models.clip import load_clip
-from components.pool.columns import Columns, ColumnSpec
+from components.pool.columns import Columns
 from components.pool.shards import Pool
+from components.pool.specs import ColumnSpec
 from components.recipe.scorer import Scorer
 from components.stages.embed.stage import EmbedStage
 from tests.components.models.tiny import CLIP, save_open_clip

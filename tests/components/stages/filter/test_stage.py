@@ -13,8 +13,8 @@ from components.base.errors import PermanentError
 from components.engine.stage import Batch
 from components.engine.worker import run_task
 from components.miniature.demo import WEIGHTS
-from components.pool.columns import ColumnSpec
 from components.pool.shards import Shard
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import kinds
 from components.recipe.recipe import parse_recipe
 from components.stages.filter.language import english

@@ -14,8 +14,9 @@ import pytest
 
 from components.base.errors import PermanentError
 from components.engine.worker import run_task
-from components.pool.columns import Columns, ColumnSpec
+from components.pool.columns import Columns
 from components.pool.run import load_run
+from components.pool.specs import ColumnSpec
 from components.pool.uids import canonical_uid
 from components.recipe import recipe
 from components.stages.imported import sources

@@ -14,7 +14,8 @@ from components.engine.stage import Batch, ColumnStage, Field, Needs
 from components.engine.worker import run_task
 from components.miniature.demo import WEIGHTS
 from components.models.clip import load_clip
-from components.pool.columns import Columns, ColumnSpec
+from components.pool.columns import Columns
+from components.pool.specs import ColumnSpec
 from components.recipe.recipe import parse_recipe
 from components.recipe.scorer import Scorer
 from components.stages.embed.stage import EmbedStage

@@ -17,9 +17,10 @@ from components.base.errors import PermanentError
 from components.engine.stage import NO_EMBEDDING
 from components.engine.worker import run_task
 from components.miniature.demo import WEIGHTS
-from components.pool.columns import Columns, ColumnSpec
+from components.pool.columns import Columns
 from components.pool.run import Run
 from components.pool.shards import Pool
+from components.pool.specs import ColumnSpec
 from components.recipe.columns import Options
 from components.recipe.recipe import parse_recipe
 from components.recipe.scorer import Scorer

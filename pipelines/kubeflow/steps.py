@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.base.errors import PermanentError, RecaptionError, TemporaryError, failure_of
+from components.base.hashing import said
 from components.engine.registry import step
 from components.pool.run import Run, load_run
 from components.pool.shards import has_begun
@@ -151,8 +152,7 @@ def _planned_latest(recipe: Recipe, by: str) -> Run | None:
 
 def _results_of(recipe: Recipe) -> Mapping[str, Any]:
     """Return the fields that determine the results."""
-    spec = recipe.spec.model_dump(mode="json", exclude={"compute", "suspend"})
-    return {"name": recipe.name, **spec}
+    return {"name": recipe.name, **said(recipe.spec, "compute", "suspend")}
 
 
 def report(given: ExecutorInput, table: Path, page: Path) -> None:

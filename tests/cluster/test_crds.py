@@ -394,6 +394,6 @@ def test_kubectl_explains(server: Server) -> None:
     version = f"--api-version={server.group}/v1alpha1"
     said = " ".join(kubectl("explain", "recaption.spec.mixtures", version).stdout.split())
     assert "The training sets to make: each picks a text per image, or drops the image." in said
-    assert "rules <[]Object> -required- In order; an image that none matches is dropped." in said
+    assert "rules <[]Object> -required- Rules, tried in this order; an image that none matches is dropped." in said
     said = " ".join(kubectl("explain", "recaption.spec.mixtures.rules.text", version).stdout.split())
     assert "concat <[]string> Texts joined by a space, in this order." in said

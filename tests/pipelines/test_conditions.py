@@ -15,7 +15,7 @@ import pytest
 from components.recipe.recipe import parse_recipe
 from pipelines.planning.plan import plan_run
 from tests.filled import with_index
-from tests.pipelines.execution.test_local import recipe_text
+from tests.pipelines.execution.test_local import BLIP, recipe_text
 from tests.pools import jpeg, sample, uid, write_tar
 
 COUNT = 12
@@ -51,7 +51,8 @@ def shards(tmp_path: Path) -> Path:
 def recipe(shards: Path, mixtures: list[dict[str, Any]], **spec: Any) -> str:
     table = str(shards.parent / "columns.parquet")
     kinds = {"odd": "flag", "x": "score"}
-    columns = [{"name": name, "kind": kind, "from": table, "field": name} for name, kind in kinds.items()]
+    columns = [{"name": name, "import": {"from": table, "field": name, "as": kind}} for name, kind in kinds.items()]
+    columns = [BLIP, *columns]
     return recipe_text(shards.parent / "out", shards, mixtures, columns=columns, **spec)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.base.hashing import content_hash
+from components.base.hashing import content_hash, said
 from components.recipe.recipe import Recipe
 from components.recipe.yaml_io import check
 from pipelines.kubeflow.parameters import refuse_networks
@@ -38,9 +38,7 @@ def is_under_way(thing: Object) -> bool:
 def attempt_for(thing: Object, recipe: Recipe) -> Object:
     """Return the attempt that the object asks for: the one that is written down, or a new one."""
     spec, status = recipe.spec, thing["status"]
-    content = spec.model_dump(mode="json", exclude={"suspend", "compute"}, exclude_defaults=True)
-    compute = spec.compute.model_dump(mode="json", exclude_defaults=True)
-    hashed = {"hash": content_hash(content), "compute": content_hash(compute)}
+    hashed = {"hash": content_hash(said(spec, "suspend", "compute")), "compute": content_hash(spec.compute)}
     have: Object = status.get("kfp", {})
     if have.get("hash") == hashed["hash"]:
         failed = (status.get("phase") == "Failed" and not is_under_way(thing)) or "restartTime" in status

@@ -14,7 +14,7 @@ from components.stages.discover.dumps import claim_path
 from components.storage.claims import claim
 from components.storage.interface import Entry
 from components.storage.local import LocalStorage
-from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Cluster, Conflict, _Answer
+from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Cluster, Conflict, _ErrorStatus
 from pipelines.operator.runtime.conditions import Object, condition, timestamp
 from pipelines.operator.runtime.dependencies import Dependencies
 from pipelines.operator.runtime.dump_lists import DumpLists
@@ -101,7 +101,7 @@ class Direct(Cluster):
             with self.api.changed:
                 answer = self._answer(method, kind, name, part, query, given)
         except Refused as refused:
-            raise _Answer(refused.code, json.dumps({"message": refused.message})) from refused
+            raise _ErrorStatus(refused.code, json.dumps({"message": refused.message})) from refused
         answer = json.loads(json.dumps(answer))
         if kind == "recaptionschedules" and method in ("POST", "PATCH"):
             self.versions.append(answer)

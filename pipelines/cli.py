@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
-from components.base.errors import PermanentError, RecaptionError, Terminated, stop_on_sigterm
+from components.base.errors import PermanentError, RecaptionError, Terminated, leave, stop_on_sigterm
 from components.base.version import version
 from components.recipe import recipe as schema
 from components.recipe.yaml_io import check, read_file, read_yaml
@@ -324,7 +324,7 @@ def main() -> None:
         _fail(what, PermanentError.exit_code)
     except Terminated as stopped:
         log.info("stopped by SIGTERM; %s", GO_ON)
-        sys.exit(stopped.exit_code)
+        leave(stopped.exit_code)
     except Exception as error:
         _tell_kubernetes(f"error: {type(error).__name__}: {error}")
         raise

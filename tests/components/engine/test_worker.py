@@ -175,8 +175,7 @@ def test_a_changed_shard_is_indexed_anew(tmp_path: Path, pool_folder: Path) -> N
 SCRIPT = """
 import sys
 from pathlib import Path
-from components.base.errors import Terminated
-from components.base.errors import stop_on_sigterm
+from components.base.errors import Terminated, leave, stop_on_sigterm
 from components.engine.worker import run_task
 from tests.components.engine.stages import Brightness
 from tests.pools import indexed
@@ -191,7 +190,7 @@ if __name__ == "__main__":
     try:
         main()
     except Terminated as stopped:
-        sys.exit(stopped.exit_code)
+        leave(stopped.exit_code)
 """
 
 

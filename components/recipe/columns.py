@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, create_model, model_validator
 from pydantic_core import CoreSchema
 
+from components.base.errors import PermanentError
 from components.base.plugins import stage_modules
 from components.recipe.scorer import Scorer
 from components.recipe.types import Model, Name
@@ -111,7 +112,7 @@ def kinds() -> Mapping[str, type[Options]]:
     for module in stage_modules(Options.__name__):
         for declared in kinds_in(vars(module)):
             if declared.kind in found:
-                raise TypeError(
+                raise PermanentError(
                     f"{module.__name__}: kind {declared.kind} is {found[declared.kind].__module__}'s already"
                 )
             found[declared.kind] = declared

@@ -109,3 +109,15 @@ def test_a_mistake_in_its_options_is_one_line(place: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 42
     assert "spec.columns[0].light.size: unknown key; allowed are side" in done.stderr
+
+
+def test_a_kind_that_two_stages_declare_is_refused_in_one_line(place: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "components" / "stages" / "twin"
+    twin.mkdir(parents=True)
+    (twin / "stage.py").write_text(STAGE.replace('name = "light"', 'name = "twin"'))
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{place / 'mine'}:{tmp_path}"}
+    command = [sys.executable, "-m", "pipelines.cli", "validate", str(place / "recipe.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 42
+    assert "Traceback" not in done.stderr
+    assert "kind light is components.stages.light.stage's already" in done.stderr

@@ -89,7 +89,8 @@ class Spec(Model):
     @property
     def early(self) -> list[str]:
         """Names of the texts, scores and flags that are there before captions."""
-        return [name for name in (*self.scores, *self.flags) if name not in self.on_demand]
+        late = {*self.on_demand}
+        return [name for name in (*self.scores, *self.flags) if name not in late]
 
 
 OBJECT_META = (  # the keys of Kubernetes' ObjectMeta: those that it writes into an object itself, too
@@ -153,7 +154,8 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
             problems.append(f"{root}.{where}: {name} is no {what}; there is {', '.join(allowed) or 'none'}")
 
     unique("columns", [column.name for column in spec.columns])
-    before_captions = [RAW, *(name for name in spec.names("text") if name not in spec.on_demand)]
+    texts, early = spec.texts, {*spec.early}
+    before_captions = [name for name in texts if name in early]
     for i, column in enumerate(spec.columns):
         at = f"columns[{i}].{column.kind}.text"
         known(at, column.options.source_text, before_captions, "text that is there before captions")
@@ -172,7 +174,7 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
         unique(where, [r.name for r in mixture.rules])
         for r, rule in enumerate(mixture.rules):
             for name in texts_of(rule):
-                known(f"{where}[{r}].text", name, spec.texts, "text")
+                known(f"{where}[{r}].text", name, texts, "text")
             for c, condition in enumerate(rule.where):
                 at = f"{where}[{r}].where[{c}]"
                 known(f"{at}.{condition.about}", condition.name, named[condition.about], condition.about)
@@ -180,8 +182,8 @@ def problems_of(spec: Spec, root: str = "spec") -> list[str]:
                     what = f"rule with a {lending} condition"
                     known(f"{at}.{condition.comparison.key}.rule", condition.lender, lenders, what)
     for i, condition in enumerate(spec.drop):
-        early = [name for name in named[condition.about] if name in spec.early]
-        known(f"drop[{i}].{condition.about}", condition.name, early, f"{condition.about} that is there before captions")
+        there = [name for name in named[condition.about] if name in early]
+        known(f"drop[{i}].{condition.about}", condition.name, there, f"{condition.about} that is there before captions")
         if condition.lender is not None:
             problems.append(
                 f"{root}.drop[{i}].{condition.comparison.key}: found the threshold of rule {condition.lender}; `drop` "

@@ -32,6 +32,15 @@ def load_tensors(path: str, what: str) -> Mapping[str, torch.Tensor]:
     return tensors
 
 
+def check_width(embeddings: NDArray[np.float16], width: int, what: str) -> None:
+    """Raise PermanentError unless embeddings, (B, D), are of the CLIP that the head was made for."""
+    if embeddings.shape[1] != width:
+        raise PermanentError(
+            f"{what}: takes embeddings of {width} numbers, the scorer's have {embeddings.shape[1]}; give the head of "
+            "this CLIP"
+        )
+
+
 def load_linear(path: str, what: str) -> Callable[[NDArray[np.float16]], NDArray[np.float32]]:
     """Return the linear head of a file with `weight` (1, D) and `bias` (1): from (B, D) unit vectors to (B,) scores.
 
@@ -47,11 +56,7 @@ def load_linear(path: str, what: str) -> Callable[[NDArray[np.float16]], NDArray
     weight, bias = tensors["weight"].float().numpy()[0], float(tensors["bias"])
 
     def score(embeddings: NDArray[np.float16]) -> NDArray[np.float32]:
-        if embeddings.shape[1] != width:
-            raise PermanentError(
-                f"{what} {path}: takes embeddings of {width} numbers, the scorer's have {embeddings.shape[1]}; give "
-                "the head of this CLIP"
-            )
+        check_width(embeddings, width, f"{what} {path}")
         found: NDArray[np.float32] = embeddings.astype(np.float32) @ weight + np.float32(bias)
         return found
 

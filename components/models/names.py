@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from components.base.errors import PermanentError
+from components.engine.stage import readable
 
 LOCAL_DIR = "local-dir:"  # open_clip's prefix
 HF_HUB = "hf-hub:"  # open_clip's prefix
@@ -32,7 +32,6 @@ def model_label(*names: str | None) -> str:
 
     A path or a hub's name counts with its last part, `open_clip:<model>/<tag>` with both.
     """
-    last = (
-        n.removeprefix(OPEN_CLIP) if n.startswith(OPEN_CLIP) else n.rstrip("/").rpartition("/")[2] for n in names if n
+    return "-".join(
+        readable(n.removeprefix(OPEN_CLIP).replace("/", "-") if n.startswith(OPEN_CLIP) else n) for n in names if n
     )
-    return "-".join(re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") for name in last)

@@ -15,7 +15,7 @@ from components.pool.columns import ALL
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.recipe import recipe as schema
-from components.recipe.mixtures import AnyCondition, BestOf, Condition, Mixture, Rule, texts_of
+from components.recipe.mixtures import AnyCondition, BestOf, Mixture, Rule, texts_of
 from components.selection.rule_inputs import drop_samples, find_thresholds, read_values
 from components.selection.rules import Bools, Values, columns_of, demanded, names_of, needs_all, shares_of
 
@@ -108,12 +108,8 @@ def _find_demand(run: Run, captioner: str) -> dict[str, Any]:
         "captioner": captioner,
         "mixtures": [m.model_dump(mode="json", by_alias=True) for m in mixtures],
         "thresholds": [[score, share, threshold] for (score, share), threshold in sorted(found.items())],
-        "drop": _written(run.spec.drop),
+        "drop": [said(condition) for condition in run.spec.drop],
     }
-
-
-def _written(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
-    return [c.model_dump(mode="json", by_alias=True, exclude_defaults=True) for c in conditions]
 
 
 def _demand_of(run: Run, value: Mapping[str, Any], shards: Sequence[Shard] | None = None) -> Demand:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -14,7 +15,7 @@ from components.base.hashing import content_hash
 from components.engine.stage import Batch, ColumnStage, Field, Needs
 from components.pool.specs import ColumnSpec
 from components.recipe.columns import Options, Role
-from components.recipe.types import Address, Model, Text
+from components.recipe.types import Address, Text
 
 log = logging.getLogger(__name__)
 
@@ -75,28 +76,25 @@ class ImportStage(ColumnStage):
 
     @classmethod
     def make_spec(cls, options: Options, where: str, inputs: Mapping[str, ColumnSpec]) -> ColumnSpec:
-        """Return the column; a relative source is found from anywhere. Raises PermanentError as `fingerprints` does."""
-        assert isinstance(options, Import)
-        from components.stages.imported.sources import find_source
+        """Return the column, named by the names and sizes of the source's files; a relative source becomes absolute.
 
-        whole = options.model_copy(update={"source": find_source(options.source).address})
-        return super().make_spec(whole, where, inputs)
-
-    @classmethod
-    def label(cls, options: Options) -> str:
-        assert isinstance(options, Import)
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", options.field or options.as_)
-
-    @classmethod
-    def fingerprints(cls, options: Model, where: str) -> dict[str, str]:
-        """Return the names and sizes of the source's files. Raises PermanentError: no such source, or no such field."""
+        Raises:
+            PermanentError: no such source, or no such field.
+        """
         assert isinstance(options, Import)
         from components.stages.imported.sources import check_fields, find_source
 
         source = find_source(options.source)
         if options.field is not None:
             check_fields(source, options.field)
-        return {"from": content_hash([(e.path, e.size) for e in source.files])}
+        made = super().make_spec(options.model_copy(update={"source": source.address}), where, inputs)
+        content = {"from": content_hash([(e.path, e.size) for e in source.files])}
+        return replace(made, params={**made.params, "content": content})
+
+    @classmethod
+    def label(cls, options: Options) -> str:
+        assert isinstance(options, Import)
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", options.field or options.as_)
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         """Stream the source once and keep what this task's samples need.

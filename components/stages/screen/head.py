@@ -25,7 +25,7 @@ from torch import nn
 
 from components.base.errors import PermanentError
 from components.models.devices import pick_device
-from components.models.heads import load_tensors
+from components.models.heads import check_width, load_tensors
 
 EPSILON = 1e-10  # beside the standard deviation, as in LAION's code
 LAYER = re.compile(r"(?P<kind>linear_|layers\.)(?P<number>\d+)\.(weight|bias)")
@@ -45,11 +45,7 @@ class Head:
         Raises:
             PermanentError: the head was made for another CLIP, or a score is not finite.
         """
-        if embeddings.shape[1] != self.width:
-            raise PermanentError(
-                f"screen {self.name}: takes embeddings of {self.width} numbers, the scorer's have "
-                f"{embeddings.shape[1]}; give the head of this CLIP"
-            )
+        check_width(embeddings, self.width, f"screen {self.name}")
         with torch.inference_mode():
             found: NDArray[np.float32] = (
                 self.network(torch.tensor(embeddings, device=self.device).float()).cpu().numpy()

@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | docs | manifests | lock: each sets up what it needs by itself (Python 3.11+).
+# make demo | test | fuzz | lint | bench | docs | manifests | lock: each sets up what it needs by itself (Python 3.11+).
 # make images needs Docker.
 PYTHON ?= python3
 VENV   := .venv
@@ -8,13 +8,17 @@ READY  := $(VENV)/.ready
 IMAGE  ?= recaption
 TAG    ?= $(shell git describe --always --dirty)
 
-.PHONY: demo test lint bench docs stages manifests lock images clean
+.PHONY: demo test fuzz lint bench docs stages manifests lock images clean
 
 demo: $(READY)
 	$(BIN)/recaption demo demo
 
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Other hostile inputs every time; what misbehaves says how to run it again.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check .

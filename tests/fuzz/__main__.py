@@ -1,4 +1,4 @@
-"""Runs the hostile inputs of some kinds, or of all: python -m tests.fuzz [KIND …] [--seed N] [--cases N] [--first N]."""
+"""Runs the hostile inputs of some kinds, or of all."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -16,13 +17,13 @@ import pyarrow.parquet as pq
 from components.base.errors import RecaptionError
 from components.stages.index.stage import IMAGES
 from tests.fuzz.damage import damaged, text, value
-from tests.fuzz.limits import check_lines
+from tests.fuzz.limits import check_lines, check_reason
 from tests.pools import indexed, jpeg
 
 REASONS = 40  # kinds of reasons of one shard
-REASON = 200  # characters
 ENDINGS = ("jpg", "jpg", "JPG", "png", "txt", "txt", "json", "json", "npy", "input.jpg", "")
 PICTURE = jpeg(1)
+UID = re.compile("[0-9a-f]{32}")
 
 
 def shard(chance: Random, folder: Path) -> None:
@@ -45,12 +46,14 @@ def shard(chance: Random, folder: Path) -> None:
     record = columns.record(index, pool.shards[0], "all")
     assert record is not None
     failures = dict(record.failures)
-    assert len(failures) <= REASONS and all(key.isprintable() and len(key) <= REASON for key in failures), failures
+    assert len(failures) <= REASONS, failures
+    for reason in failures:
+        check_reason(reason)
     rows = columns.read(index, pool.shards[0]).to_pylist()
     usable = [row for row in rows if row["error"] is None]
     assert len({row["uid"] for row in usable}) == len(usable)
     for row in usable:
-        assert len(row["uid"]) == 32 and set(row["uid"]) <= set("0123456789abcdef"), row
+        assert UID.fullmatch(row["uid"]), row
         assert 0 <= row["offset"] <= row["offset"] + row["size"] <= len(tar)
         assert row["text"] is None or ("\0" not in row["text"] and row["text"].strip() == row["text"])
     if whole and not tar.startswith(b"\x1f\x8b"):

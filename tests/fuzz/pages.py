@@ -29,9 +29,10 @@ TAGS = ("img", "IMG", "base", "picture", "source", "/picture", "p", "script", "!
 
 def html(chance: Random, _folder: Path) -> None:
     """Read the images of a page of any tags, some of them repeated up to a page's limit of 5 MiB."""
-    body = "".join(_tag(chance) for _ in range(chance.randint(0, 60)))
+    body = f"<base href='{_base(chance)}'>" if chance.random() < 0.5 else ""
+    body += "".join(_tag(chance) for _ in range(chance.randint(0, 60)))
     if chance.random() < 0.15:
-        piece = chance.choice((_tag(chance), "<", "<img ", "<img src=a ", "&#", '"', "<!--", "<picture>", "]]>"))
+        piece = chance.choice((_tag(chance), "<", "<img ", "<img src=a alt=b>", "&#", '"', "<!--", "<picture>", "]]>"))
         body += piece * ((chance.choice((1 << 16, 5 << 20)) // len(piece.encode() or b" ")) + 1)
     head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={chance.choice(('utf-8', 'x', 'utf-16', ''))}\r\n\r\n"
     data = head.encode() + body.encode()[: 5 << 20]
@@ -66,10 +67,9 @@ def robots(chance: Random, _folder: Path) -> None:
     lines = [_rule(chance) for _ in range(chance.randint(0, 30))]
     data = "\n".join(lines).encode("utf-8", "surrogatepass")
     if chance.random() < 0.3 and data:
-        agents, rules = (
-            "\n".join(_rule(chance, names) for _ in range(40)) for names in (("User-agent",), ("Disallow",))
-        )
-        data = (agents + "\n").encode() * chance.choice((1, 100)) + (rules + "\n").encode() * chance.choice((1, 100))
+        agents, rules = (chance.choice((1, 100, 4000)) for _ in range(2))
+        lines = [f"User-agent: agent{n}" for n in range(agents)] + [f"Disallow: /{n}*a" for n in range(rules)]
+        data = "\n".join(lines).encode()
 
     async def read(_url: URL, _limit: int) -> bytes:
         return data[:LIMIT]

@@ -25,7 +25,10 @@ async def check_robots(url: URL, host: Host, read: Read) -> None:
     """
     async with host.robots_lock:
         if host.robots is None:
-            host.robots = await _rules(url, read)
+            found = await _rules(url, read)
+            if isinstance(found, Failed) and found.spent:
+                raise found  # the next candidate has more time to read them
+            host.robots = found
     if isinstance(host.robots, Failed):
         raise Failed(host.robots.reason)
     if not host.robots.can_fetch(str(url), AGENT):

@@ -87,6 +87,34 @@ def test_retry_after_is_waited_for_by_all_of_the_host(web: Web, pool: Pool) -> N
     assert web.requests[1].at - web.requests[0].at >= 1
 
 
+def test_an_image_has_one_deadline_whatever_is_asked_for_it(pool: Pool) -> None:
+    """Redirects, further attempts and robots.txt, none of which is too slow by itself."""
+    with Web() as redirects, Web() as attempts, Web() as robots:
+        for i in range(5):
+            redirects.pages[f"/{i}"] = Answer(status=302, headers={"Location": f"/{i + 1}"}, delay=0.5)
+        attempts.pages["/"] = Answer(status=503, delay=0.8)
+        robots.pages["/robots.txt"] = Answer(delay=1.2)
+        for web, path in ((redirects, "/5"), (robots, "/")):
+            web.pages[path] = Answer(jpeg(), delay=1.2)
+        urls = [redirects.url("/0"), attempts.url(), robots.url()]
+        (record,) = pool.download(urls, timeout=2.0, retries=10, robots=True)
+    assert pool.reasons(record) == ["timeout"] * 3
+
+
+def test_a_host_is_not_blamed_for_time_that_was_spent_elsewhere(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One candidate comes late to a host and has no time left; the next one waits for its place, and is served."""
+    monkeypatch.setitem(CLOSING, "timeout", 1)
+    with Web() as slow, Web() as host:
+        slow.pages["/late"] = Answer(status=302, headers={"Location": host.url("/silent")}, delay=1.0)
+        slow.pages["/next"] = Answer(
+            status=302, headers={"Location": host.url()}, when=lambda: "/silent" in host.paths()
+        )
+        host.pages = {"/silent": misbehave.silent, "/": Answer(jpeg())}
+        urls = [slow.url("/late"), slow.url("/next")]
+        (record,) = pool.download(urls, timeout=3.0, per_host_connections=1)
+    assert pool.reasons(record) == ["timeout", None]
+
+
 def test_who_wants_us_to_stay_away_for_long_is_left_alone(web: Web, pool: Pool) -> None:
     web.pages["/"] = Answer(status=503, headers={"Retry-After": "3600"})
     (record,) = pool.download([web.url()] * 9, retries=2, per_host_connections=1)

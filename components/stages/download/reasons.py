@@ -40,7 +40,9 @@ REASONS = {
     "http_4xx": Reason("another HTTP status from 400 to 499"),
     "http_5xx": Reason("HTTP status of 500 and more", transient=True, again=True),
     "http_other": Reason("an HTTP status that brings no image"),
-    "too_large": Reason("more bytes than the options allow, as sent or unpacked"),
+    "too_large": Reason(
+        "more bytes than the options allow, as sent or unpacked; or a robots.txt of more than 500 KiB or 2,000 rules"
+    ),
     "encoding": Reason("a Content-Encoding that was not asked for and can't be undone"),
     "error": Reason("an error in recaption; the log has its traceback", transient=True),
     "empty": Reason("an answer of no bytes", resize=True),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protego import Protego
 
 from components.base.errors import PermanentError
-from components.recipe.sources import Download
+from components.recipe.sources import AGENT, Download
 from components.recipe.yaml_io import check
-from components.stages.download import fetch, hosts
+from components.stages.download import fetch, hosts, robots
 from components.stages.download.hosts import CLOSING, Hosts
 from components.stages.download.reasons import REASONS, Failed
 from components.stages.download.retry_after import seconds_of
@@ -170,6 +172,45 @@ def test_robots_that_cannot_be_had(web: Web, pool: Pool, answer: Answer, reason:
     (record,) = pool.download([web.url()] * 3, robots=True, **options)
     assert pool.reasons(record) == [reason] * 3
     assert web.paths().count("/robots.txt") == 1
+
+
+def robots_of(agents: int, rules: int, end: str = "") -> Answer:
+    """A robots.txt with rules that are each for all of these agents."""
+    lines = [*(f"User-agent: bot{i}" for i in range(agents)), *(f"Disallow: /{i}" for i in range(rules)), end]
+    return Answer("\n".join(lines).encode())
+
+
+def test_robots_with_many_rules_for_others_and_for_us(web: Web, pool: Pool) -> None:
+    """Each rule for each agent would be kept, half a million here, 90 MB; with 80 kB ten million, in half a minute."""
+    web.pages = {"/robots.txt": robots_of(1000, 500, "User-agent: *\nDisallow: /private"), "/": Answer(jpeg())}
+    tracemalloc.start()
+    (record,) = pool.download([web.url(path) for path in ("/private", "/")], robots=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pool.reasons(record) == ["robots", None]
+    assert peak < 50_000_000
+    web.pages["/robots.txt"] = robots_of(1, 2001, "User-agent: recaption")  # of another's
+    (record,) = Pool(pool.folder / "few").download([web.url()], robots=True)
+    assert record.samples == 1
+    web.pages["/robots.txt"] = Answer(b"User-agent: recaption\n" + robots_of(1, 2001).body)
+    (record,) = Pool(pool.folder / "many").download([web.url()], robots=True)
+    assert record.failures == {"too_large": 1}
+
+
+LINES = [
+    *("User-agent: *", "User-agent: recaption", "user-agent:Rec*", "User-Agent: other # *", "USERAGENT other2", "x"),
+    *("Disallow: /a", "Allow: /a/b", "disallow : /*c$", "Disallow:", "Crawl-delay: 2", "Sitemap: /map", "", "# no"),
+]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=12))
+def test_rules_of_others_do_not_matter(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    ours, plain = robots._parsed(text), Protego.parse(text)
+    assert isinstance(ours, Protego)
+    for path in ("/a", "/a/b", "/x/c", "/c/x", "/"):
+        url = f"http://example.org{path}"
+        assert ours.can_fetch(url, AGENT) == plain.can_fetch(url, AGENT)
 
 
 def test_robots_of_two_hosts_that_point_at_each_other(pool: Pool) -> None:

@@ -22,12 +22,13 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import AsyncResolver
 from yarl import URL
 
+from components.base.guard import Guard, Refused
 from components.recipe.sources import AGENT, Download
-from components.stages.download.addresses import Guard, Refused, Resolver, Unresolved
 from components.stages.download.deadline import Deadline
 from components.stages.download.hosts import LONGEST_PAUSE, Host, Hosts
 from components.stages.download.optout import opted_out
 from components.stages.download.reasons import REASONS, Failed, of_status
+from components.stages.download.resolver import Resolver, Unresolved
 from components.stages.download.retry_after import seconds_of
 from components.stages.download.robots import check_robots
 from components.stages.download.slots import PATIENCE, SMALL, Slot, Slots

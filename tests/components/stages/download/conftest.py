@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.base.guard import Guard
 from components.recipe.sources import Download
-from components.stages.download.addresses import Guard
 from components.stages.download.shard import Candidates, ShardRecord
 from components.stages.download.task import download
 from components.storage.local import LocalStorage

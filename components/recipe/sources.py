@@ -110,7 +110,8 @@ class Download(Model):
     read_timeout: Seconds = 10.0
     """Seconds between two packets."""
     timeout: Seconds = 30.0
-    """Seconds for one attempt."""
+    """Seconds for one image: all its requests, redirects, further attempts and pauses, and its host's robots.txt where
+    it is the first to ask for it. Waiting for a turn at a host doesn't count."""
     retries: Annotated[int, Field(ge=0, le=10), Whole] = 2
     """Further attempts after a failure that may pass at once, such as HTTP 503."""
     max_bytes: Annotated[int, Field(ge=1024, le=1 << 30), Whole] = 32 << 20

@@ -7,10 +7,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import pytest
 import yaml
 
+from components.base.guard import REFUSED_4, REFUSED_6
 from components.engine.stage import Needs
 from components.recipe.compute import NodePool
 from components.recipe.sources import ROUNDS
-from components.stages.download.addresses import REFUSED_4, REFUSED_6
 from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job
 from tests.manifests.network import Pod, allowed, applying
 from tests.manifests.rendering import MANIFESTS, Object, named, one, render

@@ -13,6 +13,7 @@ import random
 import ssl
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Self
 
@@ -21,11 +22,13 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import AsyncResolver
 from yarl import URL
 
+from components.base.guard import Guard, Refused
 from components.recipe.sources import AGENT, Download
-from components.stages.download.addresses import Guard, Refused, Resolver, Unresolved
+from components.stages.download.deadline import Deadline
 from components.stages.download.hosts import LONGEST_PAUSE, Host, Hosts
 from components.stages.download.optout import opted_out
 from components.stages.download.reasons import REASONS, Failed, of_status
+from components.stages.download.resolver import Resolver, Unresolved
 from components.stages.download.retry_after import seconds_of
 from components.stages.download.robots import check_robots
 from components.stages.download.slots import PATIENCE, SMALL, Slot, Slots
@@ -88,80 +91,85 @@ class Fetcher:
         """Fetch the bytes of an image; the slot is held when they are returned.
 
         Raises:
-            Failed: after the last attempt.
+            Failed: after the last attempt, or when the candidate's time is over.
         """
-        url = parse_url(address)
+        url, deadline = parse_url(address), Deadline(self.options.timeout)
         for attempt in range(1, self.options.retries + 2):
             try:
-                return await self._follow(url, slot, self.options.max_bytes, self.options.robots)
+                return await self._follow(url, slot, deadline, self.options.max_bytes, self.options.robots)
             except Failed as failure:
                 slot.release()
                 pause = max(random.uniform(0, PAUSE * 2 ** (attempt - 1)), failure.pause)
                 last = attempt > self.options.retries or not REASONS[failure.reason].again
-                if last or pause > LONGEST_PAUSE:
+                if last or pause > LONGEST_PAUSE or pause >= deadline.left:
                     raise
                 log.debug("%s: attempt %d: %s; again in %.1f s", url, attempt, failure.reason, pause)
+            deadline.left -= pause
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _follow(self, url: URL, slot: Slot, limit: int, robots: bool) -> Fetched:
+    async def _follow(self, url: URL, slot: Slot, deadline: Deadline, limit: int, robots: bool) -> Fetched:
         for _ in range(REDIRECTS + 1):
-            found = await self._hop(url, slot, limit, robots)
+            found = await self._hop(url, slot, deadline, limit, robots)
             if isinstance(found, Fetched):
                 return found
             slot.release()
             url = found
         raise Failed("redirects")
 
-    async def _hop(self, url: URL, slot: Slot, limit: int, robots: bool) -> Fetched | URL:
+    async def _hop(self, url: URL, slot: Slot, deadline: Deadline, limit: int, robots: bool) -> Fetched | URL:
         """Make one request; return its answer, or the address that it redirects to."""
         with self.hosts.use(url) as host:
             await asyncio.sleep(0)  # so that all who begin now are counted as its users
             host.check()
             if robots:
-                await check_robots(url, host, self._read)
+                await check_robots(url, host, partial(self._read, deadline))
             async with host.place():
                 host.check()
                 await host.turn()
                 host.check()
                 await slot.take(0.0 if host.failures else PATIENCE)
                 try:
-                    found = await self._request(url, host, slot, limit)
+                    found = await self._request(url, host, slot, deadline, limit)
                 except Failed as failure:
-                    host.failed(failure)
+                    if not failure.spent:
+                        host.failed(failure)
                     raise
                 host.answered()
                 return found
 
-    async def _read(self, url: URL, limit: int) -> bytes:
+    async def _read(self, deadline: Deadline, url: URL, limit: int) -> bytes:
         """Fetch a robots.txt."""
         with Slot(self.slots) as slot:
-            return (await self._follow(url, slot, limit, robots=False)).data
+            return (await self._follow(url, slot, deadline, limit, robots=False)).data
 
-    async def _request(self, url: URL, host: Host, slot: Slot, limit: int) -> Fetched | URL:
+    async def _request(self, url: URL, host: Host, slot: Slot, deadline: Deadline, limit: int) -> Fetched | URL:
         headers = {} if host.users > 1 else {"Connection": "close"}  # nobody would use it again
+        spent = not deadline.is_whole
         try:
             async with (
-                asyncio.timeout(self.options.timeout) as deadline,
+                deadline.running() as timer,
                 self._session.get(
                     url, headers=headers, allow_redirects=False, trace_request_ctx=(slot, host), proxy=None
                 ) as answer,
             ):
-                return await self._answer(answer, slot, limit, deadline)
+                return await self._answer(answer, slot, limit, timer)
         except Failed:
             raise
         except Exception as error:
+            if spent and not deadline.left:
+                raise Failed("timeout", spent=True) from error
             raise Failed(_reason_of(error, url, slot.connected)) from error
 
     async def _answer(
-        self, answer: aiohttp.ClientResponse, slot: Slot, limit: int, deadline: asyncio.Timeout
+        self, answer: aiohttp.ClientResponse, slot: Slot, limit: int, timer: asyncio.Timeout
     ) -> Fetched | URL:
         redirect = answer.status in (301, 302, 303, 307, 308)
         image = answer.status == 200 or redirect  # pages of errors are `noindex` by custom
         if image and opted_out(answer.headers.getall("X-Robots-Tag", ()), AGENT):
             raise Failed("opted_out", answer.status)
         if answer.status == 200:
-            data = await self._body(answer, slot, limit, deadline)
+            data = await self._body(answer, slot, limit, timer)
             return Fetched(_unpacked(data, answer.headers.get("Content-Encoding", ""), limit), answer.status)
         if answer.content_length is not None and answer.content_length <= DRAINED:
             await answer.read()
@@ -174,7 +182,7 @@ class Fetcher:
         pause = seconds_of(answer.headers.get("Retry-After", "")) if REASONS[reason].again else 0.0
         raise Failed(reason, answer.status, pause)
 
-    async def _body(self, answer: aiohttp.ClientResponse, slot: Slot, limit: int, deadline: asyncio.Timeout) -> bytes:
+    async def _body(self, answer: aiohttp.ClientResponse, slot: Slot, limit: int, timer: asyncio.Timeout) -> bytes:
         if (answer.content_length or 0) > limit:
             raise Failed("too_large", answer.status)
         body = bytearray()
@@ -183,10 +191,10 @@ class Fetcher:
             if len(body) > limit:
                 raise Failed("too_large", answer.status)
             if len(body) > SMALL and not slot.large:
-                began = asyncio.get_running_loop().time()
+                began, end = asyncio.get_running_loop().time(), timer.when() or 0.0
+                timer.reschedule(None)  # the server isn't to blame for the wait
                 await slot.enlarge()
-                waited = asyncio.get_running_loop().time() - began  # the server isn't to blame for it
-                deadline.reschedule((deadline.when() or 0.0) + waited)
+                timer.reschedule(end + asyncio.get_running_loop().time() - began)
         return bytes(body)
 
 

@@ -26,7 +26,7 @@ REASONS = {
     "dns_failed": Reason("the name servers don't answer", transient=True, again=True),
     "connect": Reason("nobody answers at the address, or refuses", transient=True),
     "tls": Reason("no TLS, or a certificate that is not valid for the host"),
-    "timeout": Reason("connected, but too slow", transient=True),
+    "timeout": Reason("connected, but too slow, with its redirects and further attempts", transient=True),
     "reset": Reason("the connection broke before the answer", transient=True, again=True),
     "incomplete": Reason("the connection broke within the image", transient=True, again=True),
     "bad_response": Reason("an answer that is not HTTP"),
@@ -40,7 +40,9 @@ REASONS = {
     "http_4xx": Reason("another HTTP status from 400 to 499"),
     "http_5xx": Reason("HTTP status of 500 and more", transient=True, again=True),
     "http_other": Reason("an HTTP status that brings no image"),
-    "too_large": Reason("more bytes than the options allow, as sent or unpacked"),
+    "too_large": Reason(
+        "more bytes than the options allow, as sent or unpacked; or a robots.txt of more than 500 KiB or 2,000 rules"
+    ),
     "encoding": Reason("a Content-Encoding that was not asked for and can't be undone"),
     "error": Reason("an error in recaption; the log has its traceback", transient=True),
     "empty": Reason("an answer of no bytes", resize=True),
@@ -58,13 +60,15 @@ FORBIDDEN, GONE = (401, 402, 403, 407, 451), (404, 410)
 class Failed(Exception):
     """A candidate's failure."""
 
-    def __init__(self, reason: str, status: int | None = None, pause: float = 0.0) -> None:
+    def __init__(self, reason: str, status: int | None = None, pause: float = 0.0, spent: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
         """The HTTP status, where one arrived."""
         self.pause = pause
         """Seconds that the server wants us to stay away."""
+        self.spent = spent
+        """Whether earlier requests had used the candidate's time, so that this failure isn't the server's."""
 
 
 def of_status(status: int) -> str:

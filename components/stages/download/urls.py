@@ -6,7 +6,7 @@ import re
 
 from yarl import URL
 
-from components.stages.download.addresses import numeric_host
+from components.base.guard import numeric_host
 from components.stages.download.reasons import Failed
 
 LONGEST = 8192  # characters; servers refuse more

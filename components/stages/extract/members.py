@@ -19,7 +19,10 @@ from components.base.errors import TemporaryError
 
 BLOCK = 1 << 20  # bytes of one read
 PIECE = 32 << 10  # compressed bytes given to the decompressor at once: about one member
-LARGEST = 128 << 20  # bytes of one record; Common Crawl cuts pages at 5 MiB (1 MiB before 2025)
+LARGEST = 32 << 20  # bytes of one record; Common Crawl cuts pages at 5 MiB (1 MiB before 2025). Of 5-byte <img>s 500 MB
+MOST_GUESSED = (
+    1 << 30
+)  # bytes read and unpacked in search of the member after a damage; each guess costs BLOCK and more
 MAGIC = b"\x1f\x8b\x08"  # RFC 1952: a member begins so
 GZIP = 16 + zlib.MAX_WBITS
 NOT_GZIP: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub has an instance for the class
@@ -35,9 +38,9 @@ class Damage:
 
 
 class _Broken(Exception):
-    def __init__(self, offset: int, reason: str) -> None:
+    def __init__(self, offset: int, reason: str, unpacked: int) -> None:
         super().__init__(reason)
-        self.offset, self.reason = offset, reason
+        self.offset, self.reason, self.unpacked = offset, reason, unpacked
 
 
 def read_members(file: BinaryIO) -> Iterator[bytes | Damage]:
@@ -50,18 +53,20 @@ def read_members(file: BinaryIO) -> Iterator[bytes | Damage]:
         TemporaryError: the file can't be read (as opposed to: what was read is damaged).
     """
     at: int | None = 0
+    guessed = 0
     damaged: _Broken | None = None  # since when nothing whole was found
     while at is not None:
         try:
             for start, content in _whole_members(file, at):
                 if damaged:
                     yield Damage(damaged.offset, start - damaged.offset, damaged.reason)
-                    damaged = None
+                    damaged, guessed = None, 0
                 yield content
             return
         except _Broken as broken:
             damaged = damaged or broken
-            at = _next_start(file, broken.offset + 1)
+            guessed += BLOCK + broken.unpacked
+            at = _next_start(file, broken.offset + 1) if guessed < MOST_GUESSED else None
     if damaged:
         yield Damage(damaged.offset, file.seek(0, io.SEEK_END) - damaged.offset, damaged.reason)
 
@@ -78,11 +83,11 @@ def _whole_members(file: BinaryIO, at: int) -> Iterator[tuple[int, bytes]]:
             try:
                 parts.append(decompressor.decompress(piece))
             except NOT_GZIP as error:
-                raise _Broken(start, str(error)) from error
+                raise _Broken(start, str(error), size) from error
             taken += len(piece)
             size += len(parts[-1])
             if size > LARGEST:
-                raise _Broken(start, f"a record of more than {LARGEST >> 20} MiB")
+                raise _Broken(start, f"a record of more than {LARGEST >> 20} MiB", size)
             if decompressor.eof:
                 taken -= len(decompressor.unused_data)
                 yield start, parts[0] if len(parts) == 1 else b"".join(parts)
@@ -90,7 +95,7 @@ def _whole_members(file: BinaryIO, at: int) -> Iterator[tuple[int, bytes]]:
                 decompressor = isal_zlib.decompressobj(GZIP)
         at += len(block)
     if at > start:
-        raise _Broken(start, "the file ends inside a record")
+        raise _Broken(start, "the file ends inside a record", size)
 
 
 def _next_start(file: BinaryIO, at: int) -> int | None:

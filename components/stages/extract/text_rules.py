@@ -50,6 +50,8 @@ class Page:
     url: str
     base: str | None = None
     """The href of its <base>, itself relative to `url`."""
+    last: tuple[str, str] = ("", NO_URL)
+    """The URL that was resolved last, and its answer: all images of a <picture> share its longest URL."""
 
     @cached_property
     def start(self) -> str:
@@ -61,6 +63,15 @@ class Page:
         except ValueError:
             return self.url
         return joined if _HOST.match(joined) else self.url
+
+    @cached_property
+    def folder(self) -> str:
+        """`start` up to its path's last slash: a relative URL has nothing of what comes after it."""
+        found = _HOST.match(self.start)
+        if not found:
+            return self.start
+        path = re.split("[?#]", self.start, maxsplit=1)[0]
+        return path[: path.rfind("/", found.end()) + 1] or path
 
     @cached_property
     def origin(self) -> str:
@@ -88,6 +99,12 @@ def resolve(page: Page, url: str) -> str:
     An absolute URL stays as it is, as in cc2dataset; a relative one is joined as RFC 3986 and urllib.parse.urljoin
     do, a backslash in its path counting as a slash, as browsers take it.
     """
+    if url is not page.last[0]:
+        page.last = url, _resolve(page, url)
+    return page.last[1]
+
+
+def _resolve(page: Page, url: str) -> str:
     if not url.isprintable() or url[:1] == " " or url[-1:] == " ":
         url = _CONTROL.sub("", url).strip()  # browsers ignore line breaks and tabs in a URL
     url = unescape(url).partition("#")[0]
@@ -99,7 +116,7 @@ def resolve(page: Page, url: str) -> str:
         if url[:5].lower() not in ("http:", "https") and _SCHEME.match(url):
             return OTHER_SCHEME
         url = _join(page, url)
-    if len(url) > MOST_URL:
+    if len(url) > MOST_URL or url is LONG_URL:
         return LONG_URL
     if not _HOST.match(url) or "\ufffd" in url:  # a character of the page's that nobody could decode
         return BAD_URL
@@ -114,10 +131,14 @@ def _join(page: Page, url: str) -> str:
     if _HOST.match(url):
         scheme, _, rest = url.partition(":")
         return f"{scheme.lower()}:{rest}"
-    if url[0] == "/" and url[1:2] != "/" and page.origin and not _DOT_SEGMENT.search(url.partition("?")[0]):
-        return page.origin + url
+    rooted = url[0] == "/" and page.origin
+    start = page.origin if rooted else page.start if url[0] in "?;" else page.folder
+    if len(start) > MOST_URL:
+        return LONG_URL
+    if rooted and url[1:2] != "/" and not _DOT_SEGMENT.search(url.partition("?")[0]):
+        return start + url
     try:
-        return urljoin(page.start, url)
+        return urljoin(start, url)
     except ValueError:  # brackets that are no IPv6 address
         return BAD_URL
 

@@ -15,6 +15,7 @@ from components.stages.extract.records import NO_IMAGE, UNREADABLE, WarcRecord
 from components.stages.extract.text_rules import Image, Page
 
 PATH = "IMG@/src"
+MOST_MENDED = 8 << 20  # bytes; Python's objects take up to twenty times as much. The largest page's are some 15 MB
 _TRACE = b'"IMG@'  # in the JSON of every page with an image; two thirds of the records are requests and crawl metadata
 
 
@@ -73,6 +74,8 @@ def _decode(content: bytes) -> _Wat:
     try:
         return _decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError):
+        if len(content) > MOST_MENDED:
+            raise
         value = json.loads(content.decode("utf-8", "replace"), strict=False)
         return msgspec.convert(_without_surrogates(value), _Wat)
 

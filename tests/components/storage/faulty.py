@@ -22,12 +22,12 @@ class Faults:
     """Which requests go wrong, by a seeded draw; counts what it did, and the requests at work at one time."""
 
     def __init__(self, share: float = 0.0, seed: int = 0, latency: float = 0.0) -> None:
-        """latency: seconds that every request waits before it is looked at."""
-        self.share, self.latency = share, latency
+        """latency: seconds that every request waits before it is looked at, until `enough` were at work at one time."""
+        self.share, self.latency, self.enough = share, latency, sys.maxsize
         self.kinds: tuple[str | int, ...] = FAULTS  # a number is an HTTP status
         self.only: Callable[[BaseHTTPRequestHandler], bool] = lambda request: True
         self.most = sys.maxsize  # faults over all requests
-        self.random, self.lock = random.Random(seed), threading.Lock()
+        self.random, self.lock = random.Random(seed), threading.Condition()
         self.done: Counter[str | int] = Counter()
         self.requests = self.at_work = self.most_at_work = 0
 
@@ -41,11 +41,16 @@ class Faults:
             self.done[fault] += 1
             return fault
 
+    def wait(self) -> None:
+        with self.lock:
+            self.lock.wait_for(lambda: self.most_at_work >= self.enough, self.latency)
+
     def __enter__(self) -> Faults:
         with self.lock:
             self.requests += 1
             self.at_work += 1
             self.most_at_work = max(self.most_at_work, self.at_work)
+            self.lock.notify_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,7 +83,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         fault = self.faults.draw(self)
-        time.sleep(self.faults.latency)
+        self.faults.wait()
         if fault == "deaf":
             self._cut()
             return

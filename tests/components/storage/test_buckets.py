@@ -133,7 +133,7 @@ def test_an_upload_that_fails_shows_nothing(
 @pytest.mark.usefixtures("small_pieces")
 def test_an_upload_has_several_requests_in_flight(bucket: Storage, faults: Faults, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(os.urandom(3000 * KB))
-    faults.latency = 0.05
+    faults.latency, faults.enough = 1.0, multipart.DEPTH
     bucket.upload(tmp_path / "file", "x")
     assert faults.most_at_work == multipart.DEPTH
     assert bucket.read("x") == (tmp_path / "file").read_bytes()
@@ -144,7 +144,7 @@ def test_a_reader_has_several_requests_in_flight_ahead_of_it(bucket: Storage, fa
     """Read forward with skips, as the worker reads the images of a tar."""
     data = os.urandom(3000 * KB)
     bucket.write("x", data)
-    before, faults.latency = faults.requests, 0.02
+    before, faults.latency, faults.enough = faults.requests, 1.0, ranged_reader.DEPTH
     with bucket.open("x") as file:
         for start in range(0, len(data), 30 * KB):
             file.seek(start)

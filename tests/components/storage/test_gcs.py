@@ -32,11 +32,11 @@ def test_the_server_enforces_preconditions(storage: GcsStorage) -> None:
     """Of the emulator itself this is not true: a race test against it would prove nothing."""
     url = f"{os.environ['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/{BUCKET}/o"
     query = {"uploadType": "media", "name": "x", "ifGenerationMatch": "0"}
-    codes = [requests.post(url, params=query, data=body, timeout=5).status_code for body in (b"a", b"b")]
+    codes = [requests.post(url, params=query, data=body, timeout=60).status_code for body in (b"a", b"b")]
     assert codes == [200, 412]
     with ThreadPoolExecutor(8) as pool:
         again = {**query, "name": "y"}
-        codes = list(pool.map(lambda _: requests.post(url, params=again, data=b"c", timeout=5).status_code, range(8)))
+        codes = list(pool.map(lambda _: requests.post(url, params=again, data=b"c", timeout=60).status_code, range(8)))
     assert sorted(codes) == [200] + [412] * 7
 
 
@@ -44,19 +44,19 @@ def test_the_server_has_one_generation_at_a_time(storage: GcsStorage) -> None:
     """Nor is this true of the emulator: it gives today's bytes for any generation."""
     storage.write("x", b"1")
     url = f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/{BUCKET}/o/root%2Fx"
-    first = {"generation": requests.get(url, timeout=5).json()["generation"]}
-    assert requests.get(url, params={**first, "alt": "media"}, timeout=5).content == b"1"
+    first = {"generation": requests.get(url, timeout=60).json()["generation"]}
+    assert requests.get(url, params={**first, "alt": "media"}, timeout=60).content == b"1"
     storage.write("x", b"2")
-    assert requests.get(url, params={**first, "alt": "media"}, timeout=5).status_code == 404
+    assert requests.get(url, params={**first, "alt": "media"}, timeout=60).status_code == 404
 
 
 def test_the_server_wants_parts_in_order(storage: GcsStorage) -> None:
     url = f"{os.environ['STORAGE_EMULATOR_HOST']}/{BUCKET}/x"
-    upload = requests.post(f"{url}?uploads", timeout=5).text.partition("<UploadId>")[2].partition("<")[0]
+    upload = requests.post(f"{url}?uploads", timeout=60).text.partition("<UploadId>")[2].partition("<")[0]
     for number in (1, 2):
-        requests.put(url, params={"uploadId": upload, "partNumber": f"{number}"}, data=f"{number}", timeout=5)
+        requests.put(url, params={"uploadId": upload, "partNumber": f"{number}"}, data=f"{number}", timeout=60)
     body = "<PartNumber>2</PartNumber><PartNumber>1</PartNumber>"
-    assert requests.post(url, params={"uploadId": upload}, data=body, timeout=5).status_code == 400
+    assert requests.post(url, params={"uploadId": upload}, data=body, timeout=60).status_code == 400
 
 
 def test_a_file_that_changes_while_it_is_uploaded(

@@ -6,7 +6,6 @@ import io
 import random
 import tarfile
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -31,17 +30,19 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 class Object:
     """Random bytes, and what was asked of them."""
 
-    def __init__(self, size: int, latency: float = 0.0) -> None:
-        self.data, self.latency = random.Random(size).randbytes(size), latency
+    def __init__(self, size: int, enough: int = 0) -> None:
+        """enough: a request is answered after a second, or once so many were at work at one time."""
+        self.data, self.enough = random.Random(size).randbytes(size), enough
         self.asked: list[tuple[int, int]] = []
-        self.at_work, self.most_at_work, self.lock = 0, 0, threading.Lock()
+        self.at_work, self.most_at_work, self.lock = 0, 0, threading.Condition()
 
     def fetch(self, start: int, length: int) -> bytes:
         with self.lock:
             self.asked.append((start, length))
             self.at_work += 1
             self.most_at_work = max(self.most_at_work, self.at_work)
-        time.sleep(self.latency)
+            self.lock.notify_all()
+            self.lock.wait_for(lambda: self.most_at_work >= self.enough, 1.0)
         with self.lock:
             self.at_work -= 1
         return self.data[start : start + length]
@@ -82,7 +83,7 @@ def test_any_seeks_and_reads(seed: int) -> None:
 
 
 def test_reading_forward_with_skips_keeps_requests_in_flight() -> None:
-    there = Object(4000 * KB, latency=0.005)
+    there = Object(4000 * KB, ranged_reader.DEPTH)
     with there.open() as file:
         for start in range(0, 4000 * KB, 20 * KB):
             file.seek(start)
@@ -101,7 +102,7 @@ def test_a_few_reads_here_and_there_ask_for_little() -> None:
 
 
 def test_a_large_read_asks_for_all_of_it_at_once() -> None:
-    there = Object(4000 * KB, latency=0.05)
+    there = Object(4000 * KB, ranged_reader.DEPTH)
     with there.open() as file:
         file.seek(1000 * KB)
         assert file.read(256 * KB) == there.data[1000 * KB : 1256 * KB]
@@ -161,21 +162,22 @@ def test_an_error_is_raised_where_its_bytes_are_wanted_and_can_be_tried_again() 
 
 
 def test_closing_does_not_wait_for_requests() -> None:
-    stuck = threading.Event()
+    stuck, begun, ended = threading.Event(), threading.Event(), threading.Event()
 
     def fetch(start: int, length: int) -> bytes:
         if start:
-            stuck.wait(30)
+            begun.set()
+            stuck.wait(60)
+            ended.set()
         return bytes(length)
 
     file = read_ahead(fetch, 4000 * KB)
     file.read(4 * KB)
     reader = threading.Thread(target=lambda: file.read(1), daemon=True)  # asks for the next blocks, and waits
     reader.start()
-    time.sleep(0.05)
-    began = time.monotonic()
+    assert begun.wait(60)
     file.raw.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - began < 1
+    assert not ended.is_set()
     stuck.set()
     reader.join()
 
@@ -189,7 +191,7 @@ def test_parts_cover_the_file(size: int) -> None:
 
 
 def test_in_parallel_keeps_the_order_and_the_bound() -> None:
-    there = Object(20, latency=0.01)
+    there = Object(20, multipart.DEPTH)
     works: list[Callable[[], bytes]] = [partial(there.fetch, i, 1) for i in range(20)]
     assert b"".join(in_parallel(works)) == there.data
     assert there.most_at_work == multipart.DEPTH
@@ -198,14 +200,18 @@ def test_in_parallel_keeps_the_order_and_the_bound() -> None:
 
 def test_in_parallel_stops_at_the_first_error() -> None:
     begun: list[int] = []
+    over = threading.Event()
 
     def work(number: int) -> None:
         begun.append(number)
         if number == 2:
             raise TemporaryError("away")
-        time.sleep(0.02)
+        over.wait(60)
 
+    before = set(threading.enumerate())
     with pytest.raises(TemporaryError, match="away"):
         in_parallel([partial(work, number) for number in range(100)])
-    time.sleep(0.1)
-    assert len(begun) < 20
+    over.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    assert len(begun) <= multipart.DEPTH + 1  # the one that failed may have begun another before it was told

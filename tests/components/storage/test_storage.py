@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -152,23 +153,24 @@ class Interrupted(BaseException):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file closed by its destructor
 def test_a_signal_at_any_moment_leaves_no_hidden_file(tmp_path: Path) -> None:
+    interrupted: list[int] = []
+
     def interrupt(*_: object) -> None:
+        interrupted.append(turn)
         raise Interrupted
 
     storage, rng = LocalStorage(tmp_path), random.Random(0)
-    before, interrupted = signal.signal(signal.SIGALRM, interrupt), 0
+    before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        for _ in range(1_000):
-            try:
+        for turn in range(1_000):
+            with suppress(Interrupted):
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 2e-3))
                 storage.write("a", b"1")
-                storage.create(f"b{interrupted}", b"1")
+                storage.create(f"b{turn}", b"1")
                 time.sleep(1)
-            except Interrupted:
-                interrupted += 1
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert interrupted == 1_000
+    assert interrupted == list(range(1_000))
     assert {entry.name.rstrip("0123456789") for entry in tmp_path.iterdir()} <= {"a", "b"}
 
 

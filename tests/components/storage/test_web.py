@@ -21,7 +21,7 @@ DATA = random.Random(0).randbytes(1_000_000)
 def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranged_reader, "FIRST", 50_000)
     monkeypatch.setattr(ranged_reader, "CHUNK", 100_000)
-    monkeypatch.setattr(retry, "DEADLINE", 8.0)
+    monkeypatch.setattr(retry, "DEADLINE", 60.0)
 
 
 def test_reading_whole_and_in_ranges() -> None:

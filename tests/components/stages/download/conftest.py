@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.base.guard import Guard
 from components.recipe.sources import Download
 from components.stages.download.shard import Candidates, ShardRecord
 from components.stages.download.task import download
@@ -19,7 +21,8 @@ from tests.components.stages.download.web import Web
 from tests.pools import uid
 
 LOOPBACK = ["127.0.0.0/8"]
-QUICK = {"connect_timeout": 0.5, "read_timeout": 0.5, "timeout": 1.0, "retries": 0, "per_host_rate": 1000.0}
+USUAL = {"connect_timeout": 60.0, "read_timeout": 60.0, "timeout": 120.0, "retries": 0, "per_host_rate": 1000.0}
+"""Options of a test: patient, since a loaded machine is slow; a test that waits for a timeout asks for a short one."""
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ class Pool:
             name = f"{number:08d}"
             write_candidates(self.folder / f"candidates/{name}.parquet", urls, number * 10_000)
             todo.append(Candidates(name, f"candidates/{name}.parquet"))
-        wanted = Download(**(QUICK | {"allow_networks": LOOPBACK} | options))
+        wanted = Download(**(USUAL | {"allow_networks": LOOPBACK} | options))
         more = {"progress": progress} if progress else {}
         return download(todo, wanted, self.storage, "shards", processes=1, names=names, **more)
 
@@ -70,6 +73,20 @@ class Pool:
     def members(self, record: ShardRecord) -> dict[str, bytes]:
         with tarfile.open(self.folder / record.tar) as tar:
             return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The addresses that sockets were opened for."""
+    found: list[tuple[str, int]] = []
+    open_socket = Guard.open_socket
+
+    def counted(self: Guard, info: Any) -> socket.socket:
+        found.append(info[4][:2])
+        return open_socket(self, info)
+
+    monkeypatch.setattr(Guard, "open_socket", counted)
+    return found
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.stages.download.addresses import CLUSTER, REFUSED_4, Guard, Refused, Resolver, numeric_host
+from components.base import guard
+from components.base.guard import CLUSTER, REFUSED_4, Guard, Refused, numeric_host
 from components.stages.download.reasons import Failed
+from components.stages.download.resolver import Resolver
 from components.stages.download.urls import parse_url
 from tests.components.stages.download.conftest import Pool
 from tests.components.stages.download.web import Answer, Names, Web
@@ -106,6 +108,17 @@ def test_the_clusters_own_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert Guard().refusal("34.1.2.3", 443) == "private_address"
     monkeypatch.setenv(CLUSTER, "a-name")
     assert Guard().refusal("34.1.2.3", 443) is None
+
+
+def test_the_machines_own_addresses_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were they public, too: here every address of loopback stands for one."""
+    for family in ("REFUSED_4", "REFUSED_6"):
+        monkeypatch.setattr(guard, family, [])
+    assert [Guard().refusal(ip, 80) for ip in ("127.0.0.1", "::ffff:127.0.0.1", "8.8.8.8", "2a00:1450::8")] == [
+        *["private_address"] * 2, None, None,
+    ]  # fmt: skip
+    monkeypatch.setattr(guard, "_anything_is_bound", lambda: True)  # a kernel where a bind tells nothing
+    assert Guard().refusal("127.0.0.1", 80) is None
 
 
 def test_a_socket_is_opened_for_what_is_allowed_only() -> None:

@@ -8,6 +8,7 @@ import ssl
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -35,8 +36,6 @@ def huge_png() -> bytes:
 
 BOMB = gzip.compress(bytes(50 << 20))
 PAGES = {
-    "silent": (misbehave.silent, "timeout"),
-    "drip": (misbehave.drip, "timeout"),
     "endless": (misbehave.endless, "too_large"),
     "endless-head": (misbehave.endless_head, "bad_response"),
     "announced": (Answer(b"", headers={"Content-Length": "99999999"}), "too_large"),
@@ -88,18 +87,26 @@ def test_every_misbehaviour_has_its_reason(web: Web, pool: Pool) -> None:
         assert (row["sha256"] is None) == (reason is not None)
 
 
-def test_a_host_that_does_not_answer(pool: Pool) -> None:
-    with Blackhole("127.0.0.1") as hole, Web() as gone:
+def test_a_host_that_does_not_answer(pool: Pool, tried: list[Any]) -> None:
+    with Web() as gone:
         pass
     with Blackhole("127.0.0.1") as hole:
         urls = [f"http://127.0.0.1:{hole.port}/{i}.jpg" for i in range(50)]
-        (record,) = pool.download([*urls, gone.url("/refused.jpg")])
+        (record,) = pool.download([*urls, gone.url("/refused.jpg")], connect_timeout=0.5)
     assert record.failures == {"connect": 51}
-    assert record.seconds < 5  # 50 timeouts of 0.5 s, four at once, would take over 6: the host is closed after two
+    assert [address[1] for address in tried].count(hole.port) == 2  # then the host is closed
+
+
+def test_a_server_that_is_too_slow(web: Web, pool: Pool) -> None:
+    web.pages = {"/silent": misbehave.silent, "/drip": misbehave.drip, "/": Answer(jpeg())}
+    (record,) = pool.download([web.url("/silent")], read_timeout=0.5)
+    assert pool.reasons(record) == ["timeout"]
+    (record,) = Pool(pool.folder / "drip").download([web.url("/drip")], timeout=2.0)
+    assert record.failures == {"timeout": 1}
 
 
 def test_tls_that_never_comes(web: Web, pool: Pool) -> None:
-    (record,) = pool.download([f"https://127.0.0.1:{web.port}/"])
+    (record,) = pool.download([f"https://127.0.0.1:{web.port}/"], connect_timeout=0.5)
     assert pool.reasons(record) == ["connect"]
 
 

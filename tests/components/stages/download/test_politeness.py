@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
+import tracemalloc
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protego import Protego
 
 from components.base.errors import PermanentError
-from components.recipe.sources import Download
+from components.recipe.sources import AGENT, Download
 from components.recipe.yaml_io import check
-from components.stages.download import fetch, hosts
-from components.stages.download.addresses import Guard
+from components.stages.download import fetch, hosts, robots
 from components.stages.download.hosts import CLOSING, Hosts
 from components.stages.download.reasons import REASONS, Failed
 from components.stages.download.retry_after import seconds_of
@@ -34,7 +34,7 @@ def _quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_so_many_requests_at_once_to_one_host(web: Web, pool: Pool) -> None:
-    web.pages["/"] = Answer(jpeg(), delay=0.05)
+    web.pages["/"] = Answer(jpeg(), when=lambda: web.most_at_once >= 3)
     (record,) = pool.download([web.url()] * 12, per_host_connections=3)
     assert record.samples == 12
     assert web.most_at_once == 3
@@ -42,21 +42,12 @@ def test_so_many_requests_at_once_to_one_host(web: Web, pool: Pool) -> None:
 
 
 def test_a_slow_first_image_holds_up_only_itself(web: Web, pool: Pool) -> None:
-    web.pages = {"/slow": Answer(jpeg(), delay=1.0), "/": Answer(jpeg())}
-    (record,) = pool.download([web.url("/slow")] + [web.url()] * 8, read_timeout=5.0, timeout=5.0)
+    web.pages = {"/slow": Answer(jpeg(), when=lambda: len(web.requests) == 9), "/": Answer(jpeg())}
+    (record,) = pool.download([web.url("/slow")] + [web.url()] * 8)
     assert record.samples == 9
-    assert web.requests[-1].at - web.requests[0].at < 0.9
 
 
-def test_a_dead_host_is_tried_twice(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[object] = []
-    open_socket = Guard.open_socket
-
-    def counted(self: Guard, info: Any) -> socket.socket:
-        tried.append(info)
-        return open_socket(self, info)
-
-    monkeypatch.setattr(Guard, "open_socket", counted)
+def test_a_dead_host_is_tried_twice(pool: Pool, tried: list[Any]) -> None:
     with Web() as gone:
         pass
     (record,) = pool.download([gone.url()] * 30, per_host_connections=8)
@@ -65,10 +56,8 @@ def test_a_dead_host_is_tried_twice(pool: Pool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_so_many_requests_a_second_to_one_host(web: Web, pool: Pool) -> None:
-    web.pages["/"] = Answer(jpeg())
-    pool.download([web.url()] * 8, per_host_rate=20.0)
-    times = [request.at for request in web.requests]
-    assert times[-1] - times[0] >= 7 / 20 - 0.02
+    (record,) = pool.download([web.url()] * 8, per_host_rate=10.0)  # without images nothing else takes long
+    assert record.seconds >= 7 / 10 - 0.01
 
 
 def test_a_connection_that_nobody_will_use_again_is_closed(web: Web, pool: Pool) -> None:
@@ -98,6 +87,34 @@ def test_retry_after_is_waited_for_by_all_of_the_host(web: Web, pool: Pool) -> N
     (record,) = pool.download([web.url()] * 3, retries=1, per_host_connections=1)
     assert record.samples == 3
     assert web.requests[1].at - web.requests[0].at >= 1
+
+
+def test_an_image_has_one_deadline_whatever_is_asked_for_it(pool: Pool) -> None:
+    """Redirects, further attempts and robots.txt, none of which is too slow by itself."""
+    with Web() as redirects, Web() as attempts, Web() as robots:
+        for i in range(5):
+            redirects.pages[f"/{i}"] = Answer(status=302, headers={"Location": f"/{i + 1}"}, delay=0.5)
+        attempts.pages["/"] = Answer(status=503, delay=0.8)
+        robots.pages["/robots.txt"] = Answer(delay=1.2)
+        for web, path in ((redirects, "/5"), (robots, "/")):
+            web.pages[path] = Answer(jpeg(), delay=1.2)
+        urls = [redirects.url("/0"), attempts.url(), robots.url()]
+        (record,) = pool.download(urls, timeout=2.0, retries=10, robots=True)
+    assert pool.reasons(record) == ["timeout"] * 3
+
+
+def test_a_host_is_not_blamed_for_time_that_was_spent_elsewhere(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One candidate comes late to a host and has no time left; the next one waits for its place, and is served."""
+    monkeypatch.setitem(CLOSING, "timeout", 1)
+    with Web() as slow, Web() as host:
+        slow.pages["/late"] = Answer(status=302, headers={"Location": host.url("/silent")}, delay=1.0)
+        slow.pages["/next"] = Answer(
+            status=302, headers={"Location": host.url()}, when=lambda: "/silent" in host.paths()
+        )
+        host.pages = {"/silent": misbehave.silent, "/": Answer(jpeg())}
+        urls = [slow.url("/late"), slow.url("/next")]
+        (record,) = pool.download(urls, timeout=3.0, per_host_connections=1)
+    assert pool.reasons(record) == ["timeout", None]
 
 
 def test_who_wants_us_to_stay_away_for_long_is_left_alone(web: Web, pool: Pool) -> None:
@@ -151,9 +168,49 @@ def test_robots(web: Web, pool: Pool) -> None:
 )
 def test_robots_that_cannot_be_had(web: Web, pool: Pool, answer: Answer, reason: str | None) -> None:
     web.pages = {"/robots.txt": answer, "/": Answer(jpeg())}
-    (record,) = pool.download([web.url()] * 3, robots=True)
+    options = {"read_timeout": 0.5} if reason == "timeout" else {}
+    (record,) = pool.download([web.url()] * 3, robots=True, **options)
     assert pool.reasons(record) == [reason] * 3
     assert web.paths().count("/robots.txt") == 1
+
+
+def robots_of(agents: int, rules: int, end: str = "") -> Answer:
+    """A robots.txt with rules that are each for all of these agents."""
+    lines = [*(f"User-agent: bot{i}" for i in range(agents)), *(f"Disallow: /{i}" for i in range(rules)), end]
+    return Answer("\n".join(lines).encode())
+
+
+def test_robots_with_many_rules_for_others_and_for_us(web: Web, pool: Pool) -> None:
+    """Each rule for each agent would be kept, half a million here, 90 MB; with 80 kB ten million, in half a minute."""
+    web.pages = {"/robots.txt": robots_of(1000, 500, "User-agent: *\nDisallow: /private"), "/": Answer(jpeg())}
+    tracemalloc.start()
+    (record,) = pool.download([web.url(path) for path in ("/private", "/")], robots=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pool.reasons(record) == ["robots", None]
+    assert peak < 50_000_000
+    web.pages["/robots.txt"] = robots_of(1, 2001, "User-agent: recaption")  # of another's
+    (record,) = Pool(pool.folder / "few").download([web.url()], robots=True)
+    assert record.samples == 1
+    web.pages["/robots.txt"] = Answer(b"User-agent: recaption\n" + robots_of(1, 2001).body)
+    (record,) = Pool(pool.folder / "many").download([web.url()], robots=True)
+    assert record.failures == {"too_large": 1}
+
+
+LINES = [
+    *("User-agent: *", "User-agent: recaption", "user-agent:Rec*", "User-Agent: other # *", "USERAGENT other2", "x"),
+    *("Disallow: /a", "Allow: /a/b", "disallow : /*c$", "Disallow:", "Crawl-delay: 2", "Sitemap: /map", "", "# no"),
+]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=12))
+def test_rules_of_others_do_not_matter(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    ours, plain = robots._parsed(text), Protego.parse(text)
+    assert isinstance(ours, Protego)
+    for path in ("/a", "/a/b", "/x/c", "/c/x", "/"):
+        url = f"http://example.org{path}"
+        assert ours.can_fetch(url, AGENT) == plain.can_fetch(url, AGENT)
 
 
 def test_robots_of_two_hosts_that_point_at_each_other(pool: Pool) -> None:
@@ -193,10 +250,11 @@ def test_a_host_is_closed_by_failures_in_a_row_and_for_a_while(monkeypatch: pyte
             host.failed(Failed("connect"))
             with pytest.raises(Failed, match="connect"):
                 host.check()
-            await asyncio.sleep(0.06)
+            now[0] = hosts.CLOSED
             host.check()
 
-    monkeypatch.setattr(hosts, "CLOSED", 0.05)
+    now = [0.0]
+    monkeypatch.setattr(hosts, "_now", lambda: now[0])
     asyncio.run(story())
 
 
@@ -252,7 +310,7 @@ def test_a_slot_that_waits_for_a_dead_address_is_lent() -> None:
         slots = Slots(1)
         with Slot(slots) as dead, Slot(slots) as other:
             await dead.take()
-            await asyncio.wait_for(other.take(), 1)
+            await asyncio.wait_for(other.take(), 60)
             other.connect()
             dead.connect()  # it was alive after all: over the count
             assert slots.free == -1

@@ -26,7 +26,7 @@ from components.stages.download.task import OPEN, download
 from components.stages.index.stage import IndexStage
 from components.storage.commit import DONE, read_record
 from components.storage.local import LocalStorage
-from tests.components.stages.download.conftest import LOOPBACK, QUICK, Pool, write_candidates
+from tests.components.stages.download.conftest import LOOPBACK, USUAL, Pool, write_candidates
 from tests.components.stages.download.web import Answer, Web
 from tests.pools import jpeg, uid
 from tests.privileges import full_disk
@@ -106,7 +106,7 @@ def test_a_text_that_is_missing_or_odd(images: Web, pool: Pool) -> None:
     table = pa.table({"uid": [uid(i) for i in range(3)], "url": [images.url("/0")] * 3, "text": texts})
     write_candidates(pool.folder / "candidates/00000000.parquet", [])
     pq.write_table(table, pool.folder / "candidates/00000000.parquet")
-    options = Download(**(QUICK | {"allow_networks": LOOPBACK}))
+    options = Download(**(USUAL | {"allow_networks": LOOPBACK}))
     (record,) = download(
         [redrive.Candidates("00000000", "candidates/00000000.parquet")], options, pool.storage, "shards"
     )
@@ -272,7 +272,7 @@ def test_a_re_drive_appends_what_succeeds_now(web: Web, pool: Pool, retry: Retry
     first = pool.download(urls, urls)
     before = files(pool.folder)
     web.pages |= {"/down": Answer(jpeg(2)), "/gone": Answer(jpeg(3))}
-    options = Download(**(QUICK | {"allow_networks": LOOPBACK}))
+    options = Download(**(USUAL | {"allow_networks": LOOPBACK}))
 
     def drive(number: int) -> list[ShardRecord]:
         paths = [entry.path for entry in pool.storage.list("shards/") if entry.path.endswith(DONE)]

@@ -24,6 +24,8 @@ class Answer:
     status: int = 200
     headers: dict[str, str | None] = field(default_factory=dict)
     delay: float = 0.0
+    when: Callable[[], bool] = lambda: True
+    """The answer is given once this is true."""
 
     def head(self) -> bytes:
         headers = {"Content-Length": str(len(self.body)), "Content-Type": "image/jpeg"} | self.headers
@@ -63,12 +65,12 @@ class Web:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         self._loop.close()
 
@@ -118,8 +120,9 @@ class Web:
         if not isinstance(page, Answer):
             await page(writer)
             return False
-        if page.delay:
-            await asyncio.sleep(page.delay)
+        await asyncio.sleep(page.delay)
+        while not page.when():
+            await asyncio.sleep(0.01)
         writer.write(page.head() + page.body)
         await writer.drain()
         return headers.get("connection") != "close"
@@ -166,9 +169,11 @@ async def reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def reset_within(writer: asyncio.StreamWriter) -> None:
-    writer.write(Answer(bytes(10_000)).head() + bytes(100))
+    """More than the kernel's buffers hold, so that the client has read the head before the connection breaks."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
+    writer.transport.set_write_buffer_limits(0)
+    writer.write(Answer(bytes(1_000_000)).head() + bytes(900_000))
     await writer.drain()
-    await asyncio.sleep(0.05)
     _reset(writer)
 
 

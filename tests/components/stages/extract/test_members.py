@@ -76,6 +76,27 @@ def test_a_member_that_expands_without_end_is_left_out(monkeypatch: pytest.Monke
     assert (damage.offset, damage.bytes, damage.reason) == (len(MEMBERS[0]), len(bomb), "a record of more than 1 MiB")
 
 
+def test_a_search_that_finds_no_whole_member_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here every guess unpacks the same bomb: a hundred file names of a gzip header, each in the other."""
+    monkeypatch.setattr(members, "LARGEST", 1 << 20)
+    monkeypatch.setattr(members, "MOST_GUESSED", 10 << 20)
+    named = b"\x1f\x8b\x08\x08\x01\x01\x01\x01\x01\x01"
+    data = named * 100 + b"\x00" + member(bytes(2 << 20))[10:]
+    file = Counted(MEMBERS[0] + data + MEMBERS[1])
+    contents = list(read_members(file))
+    assert contents[0] == CONTENTS[0]
+    assert contents[1:] == [Damage(len(MEMBERS[0]), len(data + MEMBERS[1]), "a record of more than 1 MiB")]
+    assert file.seeks < 20
+
+
+class Counted(io.BytesIO):
+    seeks = 0
+
+    def seek(self, *where: int) -> int:
+        self.seeks += 1
+        return super().seek(*where)
+
+
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_whatever_is_broken_the_bytes_add_up(data: st.DataObject) -> None:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from components.stages.extract import page, wat
+from components.stages.extract import page, text_rules, wat
 from components.stages.extract.page import parse_srcset
 from components.stages.extract.records import NO_IMAGE, UNREADABLE, WarcRecord
 from components.stages.extract.tags import read_tags
-from components.stages.extract.text_rules import Image, unescape
+from components.stages.extract.text_rules import LONG_URL, NO_TEXT, Image, Page, candidate, unescape
 from tests.components.stages.extract.archives import envelope, img, wat_page
 
 URL = "https://site.example/blog/"
@@ -101,6 +101,13 @@ def test_any_json_is_read_or_unreadable(value: Any) -> None:
     assert found in (NO_IMAGE, UNREADABLE) or found[1]
 
 
+def test_a_broken_record_is_mended_only_where_it_is_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = wat_page(URL, [img("/a.jpg", "a")]).replace(b'"a"', b'"\xff"')
+    assert len(of_wat(content)[1]) == 1
+    monkeypatch.setattr(wat, "MOST_MENDED", len(content) - 1)
+    assert of_wat(content) == UNREADABLE
+
+
 def test_an_html_page() -> None:
     body = """<!doctype html><head><base href="/root/"><base href="/second/"></head>
     <img src="a.jpg" alt="Tom &amp; Jerry"><IMG SRC=b.jpg ALT='b'><noscript><img src="c.jpg" alt="c"></noscript>
@@ -128,6 +135,18 @@ def test_an_html_page() -> None:
 )
 def test_the_largest_url_of_an_image(tag: str, url: str) -> None:
     assert [image.url for image in of_html(tag)] == [url]
+
+
+def test_a_source_of_many_images_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that nobody closes, with a URL of megabytes: a page of 5 MiB took hours."""
+    resolved: list[str] = []
+    unescape = text_rules.unescape
+    monkeypatch.setattr(text_rules, "unescape", lambda text: resolved.append(text) or unescape(text))
+    long = "http://h/" + "x" * 5000
+    body = f"<picture><source srcset='{long} 9w'>" + "<img src=b alt=>" * 50 + "</picture><img src=f alt=>"
+    where = Page(URL)
+    assert [candidate(where, image) for image in of_html(body)] == [LONG_URL] * 50 + [NO_TEXT]
+    assert resolved.count(long) == 1
 
 
 # HTML, "parse a srcset attribute"

@@ -92,7 +92,9 @@ relative = st.builds(
     st.lists(st.one_of(segments, st.sampled_from([".", "..", "..."])), max_size=5),
     st.sampled_from(["", "?q", "?a=/../b", "?a=b?c", "?."]),
 )
-bases = st.sampled_from(["https://h.example", "http://h.example/a/b/c?d=e/f", "https://u@h.example:8080/a/../b/"])
+bases = st.sampled_from(
+    ["https://h.example", "http://h.example/a/b/c?d=e/f", "https://u@h.example:8080/a/../b/", "http://h/a;b/c;d#e/f"]
+)
 
 
 @given(bases, relative)
@@ -100,6 +102,34 @@ def test_relative_urls_are_joined_as_urljoin_does(base: str, url: str) -> None:
     ours = resolve(Page(base), url)
     assume(ours.startswith("http"))
     assert ours == urljoin(base, url)
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("base", "url", "expected"),
+    [
+        (f"http://h/{LONG}/", "a.jpg", text_rules.LONG_URL),
+        (f"http://h/{LONG}/", "/a.jpg", "http://h/a.jpg"),
+        (f"http://h/{LONG}/", "//other/a.jpg", "http://other/a.jpg"),
+        (f"http://h/b/{LONG}", "a.jpg", "http://h/b/a.jpg"),
+        (f"http://h/b?{LONG}/", "a.jpg", "http://h/a.jpg"),
+        (f"http://h?{LONG}/", "a.jpg", "http://h/a.jpg"),
+        (f"http://{LONG}/", "/a.jpg", text_rules.LONG_URL),
+    ],
+)
+def test_a_long_base(base: str, url: str, expected: str) -> None:
+    assert resolve(Page("https://h.example/", base), url) == expected
+
+
+def test_a_long_base_is_not_read_again_for_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of 5 MiB took three hours."""
+    joined: list[str] = []
+    monkeypatch.setattr(text_rules, "urljoin", lambda base, url: joined.append(base) or urljoin(base, url))
+    page = Page("https://h.example/", f"http://h/{'a/' * 32_000}")
+    assert {resolve(page, f"{i}.jpg") for i in range(100)} == {text_rules.LONG_URL}
+    assert sum(map(len, joined)) < 1000
 
 
 @given(st.text(), st.text(), st.text())

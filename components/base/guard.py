@@ -1,8 +1,8 @@
-"""Which addresses may be connected to: public ones, on the web's ports.
+"""Which addresses may be connected to: public ones of others, on the web's ports.
 
-The check is made on the very address that a socket is about to connect to (`Guard.open_socket`), after DNS and on every
-redirect, so a name that resolves differently the next time gains nothing. The resolver only drops refused addresses
-earlier, so that the reason is known and a usable one beside them is used.
+Everything that we get by HTTP from an address in a recipe or on a page goes by this guard: images, Common Crawl's files
+and the list of its dumps. The check is made on the very address that a socket is about to connect to, after DNS and on
+every redirect, so a name that resolves differently the next time gains nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 PORTS = (80, 443)
 
@@ -62,14 +61,6 @@ class Refused(OSError):
         self.reason = reason
 
 
-class Unresolved(OSError):
-    """The name has no address, or no name server could say."""
-
-    def __init__(self, reason: str, host: str) -> None:
-        super().__init__(f"{host}: {reason}")
-        self.reason = reason
-
-
 class Guard:
     """Decides which addresses may be connected to."""
 
@@ -87,9 +78,14 @@ class Guard:
             return "private_address"
         if any(ip in network for network in self.allowed):
             return None
-        if ip in self.cluster or _special(ip):
+        if ip in self.cluster or _special(ip) or _own(str(ip)):
             return "private_address"
         return None if port in PORTS else "port"
+
+    def absolute(self, host: str) -> str:
+        """Return the name to look up for a host: a final dot keeps a pod's search domains from making a cluster's
+        service of it. A host of an allowed network may be one."""
+        return host if self.allowed or host.endswith(".") or numeric_host(host) or ":" in host else f"{host}."
 
     def open_socket(self, info: Any) -> socket.socket:
         """Open a socket for an entry of getaddrinfo's: called before each connection. Raises Refused."""
@@ -98,33 +94,6 @@ class Guard:
         if reason:
             raise Refused(reason, address[0])
         return socket.socket(family, kind, protocol)
-
-
-class Resolver(AbstractResolver):
-    """Looks names up, without the addresses that are refused."""
-
-    def __init__(self, guard: Guard, names: AbstractResolver) -> None:
-        self.guard, self.names = guard, names
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        # A final dot keeps a pod's search domains from making a cluster's service of it; a local mirror may be one.
-        name = host if self.guard.allowed or host.endswith(".") else f"{host}."
-        try:
-            found = await self.names.resolve(name, port, family)
-        except OSError as error:
-            raise Unresolved("dns" if _no_such_name(error) else "dns_failed", host) from error
-        if not found:
-            raise Unresolved("dns", host)
-        reasons = [self.guard.refusal(entry["host"], port) for entry in found]
-        usable = [entry for entry, reason in zip(found, reasons, strict=True) if reason is None]
-        if not usable:
-            raise Refused(next(reason for reason in reasons if reason), host)
-        return usable
-
-    async def close(self) -> None:
-        await self.names.close()
 
 
 def numeric_host(host: str) -> str | None:
@@ -158,8 +127,21 @@ def _special(ip: IPv4Address | IPv6Address) -> bool:
     return ip not in GLOBAL_6 or any(ip in network for network in REFUSED_6)
 
 
-def _no_such_name(error: OSError) -> bool:
-    """Return whether the name has no address: c-ares' ENODATA and ENOTFOUND, getaddrinfo's EAI_NONAME."""
-    cause = error.__cause__
-    code = cause.args[0] if cause is not None and cause.args else error.errno
-    return code in (1, 4) if cause is not None else code == socket.EAI_NONAME
+def _own(address: str) -> bool:
+    """Return whether an address is one of this machine's own interfaces: only those can be bound to."""
+    return not _anything_is_bound() and _binds(address)
+
+
+@cache
+def _anything_is_bound() -> bool:
+    """Return whether the kernel lets a socket be bound to any address (Linux's ip_nonlocal_bind)."""
+    return _binds("192.0.2.1")  # which nobody has (RFC 5737)
+
+
+def _binds(address: str) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.pool.uids import canonical_uid
-from components.recipe.sources import TABLES
+from components.recipe.sources import TABLES, is_table
 from components.stages.extract.extraction import Extraction, partitions_of_tables
 from components.stages.extract.pairs import SCHEMA
 from components.stages.extract.text_rules import LONG_TEXT, LONG_URL, MOST_TEXT, MOST_URL, NO_URL, uid_of
@@ -43,13 +43,13 @@ def find_tables(urls: str) -> Extraction:
     Raises:
         PermanentError: there is none.
     """
-    if urls.endswith(TABLES):
+    if is_table(urls.rpartition("/")[2]):
         storage, name = open_object(urls)
         size = storage.size(name)
         if size is not None:
             return _found(storage.uri, [Entry(name, size)])
     storage = open_storage(urls)
-    entries = [entry for entry in storage.list() if entry.path.endswith(TABLES)]
+    entries = [entry for entry in storage.list() if is_table(entry.path)]
     if not entries:
         raise PermanentError(f"{urls}: no {', '.join(TABLES[:-1])} or {TABLES[-1]} there")
     return _found(storage.uri, entries)

@@ -32,7 +32,20 @@ def test_other_identities_meet_whatever_their_type(forms: list[object]) -> None:
 
 
 def test_different_identities_stay_different() -> None:
-    forms: list[object] = [0, 1, "00", "a", "A", f"{DASHED}-", f"{HEX}0", b"sixteen letters!", b"\xff", b"\xfe", -1, 1 << 64]
+    forms: list[object] = [
+        0,
+        1,
+        "00",
+        "a",
+        "A",
+        f"{DASHED}-",
+        f"{HEX}0",
+        b"sixteen letters!",
+        b"\xff",
+        b"\xfe",
+        -1,
+        1 << 64,
+    ]
     assert len({canonical_uid(form) for form in forms}) == len(forms)
 
 
@@ -69,7 +82,9 @@ def test_an_array_of_uids_is_as_its_values(array: pa.Array) -> None:
     assert canonical_uids(array.slice(1)).to_pylist() == found.to_pylist()[1:]
 
 
-@pytest.mark.parametrize("array", [pa.array([0.5]), pa.array([[1]]), pa.array([True])], ids=lambda array: str(array.type))
+@pytest.mark.parametrize(
+    "array", [pa.array([0.5]), pa.array([[1]]), pa.array([True])], ids=lambda array: str(array.type)
+)
 def test_an_array_of_something_else(array: pa.Array) -> None:
     with pytest.raises(ValueError, match=r"^uid has dtype .*, expected text, a whole number or bytes$"):
         canonical_uids(array)

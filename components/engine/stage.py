@@ -142,6 +142,8 @@ class Batch:
     """By role: the rows of that input column; a row absent there is null."""
     tar: BinaryIO | None = None
     """The open shard, where the stage reads `tar`; then uids is empty and the stage returns `uid` itself."""
+    beside: BinaryIO | None = None
+    """The open parquet beside the tar, where there is one."""
     counts: dict[str, int] = field(default_factory=dict)
     """Reasons a stage counts that belong to no row."""
     content: Content | None = None

@@ -24,7 +24,6 @@ from components.engine.images import Pixels
 from components.engine.stage import Batch, ColumnStage
 from components.pool.columns import ALL, Columns, align
 from components.pool.shards import Pool, Shard
-from components.pool.sidecar import read_beside
 from components.selection.demand import Demand
 from components.storage.interface import Storage
 
@@ -114,7 +113,7 @@ def _computed(
 def _computed_batch(stage: ColumnStage, batch: Batch, pixels: list[Pixels | str]) -> pa.Table:
     """Run one batch through the stage: rows whose image can't be read become nulls with the reason."""
     if batch.tar is not None:
-        with batch.tar:
+        with batch.tar, batch.beside or nullcontext():
             found = stage.process(batch)
         return _table(stage, found["uid"], found, found["error"])
     good, errors = _sift(batch, pixels)
@@ -243,11 +242,7 @@ class _BatchReader:
     def _whole(self, shard: Shard) -> _PendingBatch:
         batch = Batch(shard, [], tar=self.source.open(shard.tar, shard.version))
         if shard.parquet:
-            table = read_beside(self.source.read(shard.parquet))
-            if table is None:
-                batch.counts["shard: unreadable parquet"] = 1
-            else:
-                batch.inputs = {"parquet": table}
+            batch.beside = self.source.open(shard.parquet)
         return _PendingBatch(batch, [], last=True)
 
     def _wanted(self, shard: Shard) -> pa.Table:
@@ -276,9 +271,10 @@ class _BatchReader:
 
 
 def _close(item: _PendingBatch | BaseException | None) -> None:
-    """Close the tar of a batch that will not be processed."""
-    if isinstance(item, _PendingBatch) and item.batch.tar:
-        item.batch.tar.close()
+    """Close the files of a batch that will not be processed."""
+    if isinstance(item, _PendingBatch):
+        for file in filter(None, (item.batch.tar, item.batch.beside)):
+            file.close()
 
 
 def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> Iterator[str]:

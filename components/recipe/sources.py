@@ -16,8 +16,20 @@ INDEX = "https://index.commoncrawl.org"  # where Common Crawl lists its dumps
 BASE = "https://data.commoncrawl.org"  # and where their files are
 AGENT = "recaption"
 """The product token, by which robots.txt and X-Robots-Tag name us."""
-TABLES = (".parquet", ".csv", ".csv.gz")  # what `urls` may be
+TABLES = (".parquet", ".parq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
+"""Ends of the names of tables that are read, in capitals as well."""
 ROUNDS = 8
+
+
+def is_table(path: str) -> bool:
+    """Return whether a file of this name is read as a table: hidden files, and those in hidden folders, are not."""
+    return path.lower().endswith(TABLES) and not is_hidden(path)
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a part of the path begins with a dot, as in `.ipynb_checkpoints/a.csv`; `.` and `..` don't."""
+    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
+
 
 Seconds = Annotated[float, Field(gt=0, le=600)]
 Retry = Literal["transient", "all"]
@@ -78,8 +90,8 @@ class Pool(Model):
     shards: Address | None = None
     """Folder, gs:// or s3:// prefix of webdataset tars in DataComp's (img2dataset's) layout, used where they are."""
     urls: Address | None = None
-    """Instead of shards: a .parquet, .csv or .csv.gz, or a folder of them, with the fields url and text (DataComp's
-    metadata, say), whose images are downloaded first."""
+    """Instead of shards: a .parquet, .csv or .tsv (also .gz), or a folder of them, with the fields url and text
+    (DataComp's metadata, say), whose images are downloaded first."""
     common_crawl: CommonCrawl | None = None
     """Instead of shards: a dump of Common Crawl, whose images with a text are downloaded first."""
     subset: Subset | None = None

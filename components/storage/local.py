@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import shutil
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from components.base.errors import PermanentError, TemporaryError
+from components.base.printable import printable
 from components.storage.interface import Entry, below, replaced
+
+log = logging.getLogger(__name__)
 
 
 class LocalStorage:
@@ -57,19 +61,23 @@ class LocalStorage:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         parent, slash, _ = prefix.rpartition("/")
         folder = below(self.root, parent) if slash else self.root
-        found = []
-        for parent, _, names in os.walk(folder, onerror=_raise_unless_absent):
-            inside = os.path.relpath(parent, self.root).replace(os.sep, "/")
-            inside = "" if inside == "." else f"{inside}/"
+        found, lost = [], []
+        for inside, names in _folders(folder, self.root):
             found += [
-                f"{inside}{name}"
-                for name in names
-                if f"{inside}{name}".startswith(prefix) and not name.startswith(".tmp-")
+                path
+                for path in (f"{inside}{name}" for name in names if not name.startswith(".tmp-"))
+                if path.startswith(prefix)
             ]
         for path in sorted(found):
             stat = _stat(self.root / path)  # whatever its name: a file that nobody reads is in nobody's way
             if stat is not None:
                 yield Entry(path, stat.st_size, _version(stat))
+            elif os.path.islink(self.root / path):
+                lost.append(path)
+        if lost:
+            first = f"{printable(lost[0])} to {printable(os.readlink(self.root / lost[0]))}"
+            many = "1 link leads nowhere and is" if len(lost) == 1 else f"{len(lost)} links lead nowhere and are"
+            log.warning("%s: %s left out; the first is %s", self.uri, many, first)
 
     def delete(self, path: str) -> None:
         target = below(self.root, path)
@@ -77,6 +85,32 @@ class LocalStorage:
             target.unlink(missing_ok=True)
         except OSError as error:
             raise _explain(error, target, "delete") from error
+
+
+def _folders(folder: Path, root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder below `folder`, as its path below the root, with a slash, and its files' names.
+
+    Links are followed once all real folders are listed. No folder comes twice, so links in a circle end.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for start in waiting:
+            for parent, folders, names in os.walk(start, onerror=_raise_unless_absent):
+                try:
+                    stat = os.stat(parent)
+                except OSError as error:
+                    _raise_unless_absent(error)
+                    continue
+                if (stat.st_dev, stat.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((stat.st_dev, stat.st_ino))
+                links += (Path(parent, name) for name in sorted(folders) if os.path.islink(os.path.join(parent, name)))
+                inside = os.path.relpath(parent, root).replace(os.sep, "/")
+                yield "" if inside == "." else f"{inside}/", names
+        waiting = links
 
 
 def _put(target: Path, write: Callable[[BinaryIO], object], name: Callable[[str, Path], bool]) -> bool:

@@ -12,6 +12,7 @@ from components.base.errors import RecaptionError, failure_of
 from components.engine.registry import step
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
+from components.pool.usable import check_pool
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ def timed(run: Run, key: str, work: Callable[[], None]) -> None:
     began = time.monotonic()
     try:
         work()
+        found = result(run, key)
     except BaseException as error:
         state = "failed" if isinstance(error, Exception) else "stopped"
         _put_last(run, key, {"state": state, "error": failure_of(error)})
         raise
-    seconds, found = before.get("seconds", 0.0) + time.monotonic() - began, result(run, key)
+    seconds = before.get("seconds", 0.0) + time.monotonic() - began
     put(run, key, found | {"seconds": seconds, "state": "done"})
     if key not in run.nodes and found.get("failures") and before.get("state") != "done":
         log.info("%s: %s", key, _in_words(found))
@@ -109,15 +111,20 @@ def put(run: Run, key: str, value: Mapping[str, Any]) -> None:
 
 
 def result(run: Run, key: str) -> dict[str, Any]:
-    """Count what a column's node came to, by its records; a step counts for itself."""
+    """Count what a column's node came to, by its records; a step counts for itself.
+
+    Raises:
+        PermanentError: it is the index, and no shard has a usable sample.
+    """
     if key not in run.nodes:
         return step(key).outcome(run)
     node, columns = run.nodes[key], run.open_columns()
     columns.read_records(node.spec, run.pool.shards)
-    if not node.spec.inputs:
-        run.keep_contents(columns)  # which has just read them all
     part = run.part(node)
     records = [columns.record(node.spec, shard, part) for shard in run.pool.shards]
+    if not node.spec.inputs:
+        run.keep_contents(columns)  # which has just read them all
+        check_pool(run, columns, records)
     failures: Counter[str] = Counter()
     for record in records:
         failures.update(record.failures)

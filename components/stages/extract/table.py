@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
-from components.pool.uids import canonical_uid
-from components.recipe.sources import TABLES
+from components.pool.uids import canonical_uids
+from components.recipe.sources import TABLES, is_table
 from components.stages.extract.extraction import Extraction, partitions_of_tables
 from components.stages.extract.pairs import SCHEMA
 from components.stages.extract.text_rules import LONG_TEXT, LONG_URL, MOST_TEXT, MOST_URL, NO_URL, uid_of
@@ -43,13 +43,13 @@ def find_tables(urls: str) -> Extraction:
     Raises:
         PermanentError: there is none.
     """
-    if urls.endswith(TABLES):
+    if is_table(urls.rpartition("/")[2]):
         storage, name = open_object(urls)
         size = storage.size(name)
         if size is not None:
             return _found(storage.uri, [Entry(name, size)])
     storage = open_storage(urls)
-    entries = [entry for entry in storage.list() if entry.path.endswith(TABLES)]
+    entries = [entry for entry in storage.list() if is_table(entry.path)]
     if not entries:
         raise PermanentError(f"{urls}: no {', '.join(TABLES[:-1])} or {TABLES[-1]} there")
     return _found(storage.uri, entries)
@@ -67,8 +67,8 @@ def candidates_of(file: BinaryIO, path: str) -> Iterator[TableRows]:
         uid = _field(table.names, UID, path) if _fields(table.names, UID) else None
         fields = [name for name in (url, text, uid) if name is not None]
         for batch in table.batches(dict.fromkeys(fields, pa.binary()), ROWS):
-            columns = [_strings(batch.column(name), name, path) for name in fields]
-            yield _decided(*columns)
+            texts = [_strings(batch.column(name), name, path) for name in (url, text)]
+            yield _decided(*texts, canonical_uids(batch.column(uid)) if uid else None)
 
 
 def _found(base: str, entries: Sequence[Entry]) -> Extraction:
@@ -96,9 +96,9 @@ def _strings(column: pa.Array, name: str, path: str) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
-    if pa.types.is_null(kind) or (name.strip().lower() in UID and pa.types.is_integer(kind)):
+    if pa.types.is_null(kind):
         return column.cast(pa.string())
-    if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
+    if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()):
         raise PermanentError(f"table {path}: {name} has dtype {kind}, expected string")
     data = column.cast(pa.binary())
     try:
@@ -130,27 +130,12 @@ def _blank(column: pa.Array) -> pa.Array:
 
 
 def _uids(given: pa.Array | None, urls: pa.Array, texts: pa.Array) -> pa.Array:
-    """Return 16 bytes per row: the uid it has, or, where it has none, that of its text and URL."""
+    """Return 16 bytes per row: the canonical uid it has, or, where it has none, that of its text and URL."""
     if given is None:
         return pa.array(map(uid_of, urls.to_pylist(), texts.to_pylist()), pa.binary(16))
-    data = _bytes_of(given)
-    if data is not None:
-        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(given), [None, pa.py_buffer(data)])
+    if not given.null_count:
+        digits = pc.binary_join(pa.ListArray.from_arrays([0, len(given)], given), "")[0].as_py()
+        data = pa.py_buffer(bytes.fromhex(digits))
+        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(given), [None, data])
     rows = zip(given.to_pylist(), urls.to_pylist(), texts.to_pylist(), strict=True)
-    return pa.array([_uid(*row) for row in rows], pa.binary(16))
-
-
-def _uid(given: str | None, url: str, text: str) -> bytes:
-    return bytes.fromhex(canonical_uid(given)) if given and not given.isspace() else uid_of(url, text)
-
-
-def _bytes_of(uids: pa.Array) -> bytes | None:
-    """Convert DataComp's uids to bytes, all at once; None where one isn't 32 hexadecimal digits."""
-    if uids.null_count or not pc.all(pc.equal(pc.binary_length(uids), 32)).as_py():
-        return None
-    digits = pc.binary_join(pa.ListArray.from_arrays([0, len(uids)], uids), "")[0].as_py()
-    try:
-        data = bytes.fromhex(digits)
-    except ValueError:
-        return None
-    return data if len(data) == 16 * len(uids) else None  # fromhex skips white space
+    return pa.array([bytes.fromhex(uid) if uid else uid_of(url, text) for uid, url, text in rows], pa.binary(16))

@@ -12,28 +12,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-
+from components.base.errors import PermanentError
 from components.base.hashing import content_hash
+from components.base.printable import printable
 from components.engine.stage import Batch, ColumnStage, Field, Needs
+from components.pool.members import IMAGES, is_hidden_image, other_kind, split_name
 from components.pool.shards import Shard
+from components.pool.sidecar import OTHER, SUCCESS, read_beside, reason_of, texts_of
 from components.pool.specs import ColumnSpec, Content
-from components.pool.uids import canonical_uid
+from components.pool.texts import EMPTY, MAX_TEXT, OVER, clean_text
+from components.pool.uids import canonical_uid, canonical_uids, is_uid
+from components.storage.tables import explained
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-MAX_TEXT = 8192  # bytes; CLIP reads 77 tokens, so more is a scraped page and not an alt text
+log = logging.getLogger(__name__)
+
 MAX_JSON = 1 << 20
 MAX_IMAGE = (1 << 31) - 1  # what the column of sizes can say
 CHUNK = 1 << 20  # bytes that are hashed at a time
 TAIL = 1 << 16  # bytes looked at behind the tar's end; writers pad with zeros to 10 kB
 DAMAGED = "shard: truncated or corrupt tar"
 CUT = "cut off by the end of the tar"
+HIDDEN = "shard: images not used, as their names have a dot too many"
 
 
 @dataclass
@@ -47,12 +53,18 @@ class Sample:
     """Offset and size of the image's bytes."""
     image_digest: str | None = None
     """SHA-256 of them."""
-    text: bytes | None = None
+    text: str | bytes | None = None
+    """Contents of its .txt, else the caption of the metadata."""
     json: tuple[int, int] | None = None
     json_digest: str | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
+    uid: str | None = None
+    """Canonical uid of the metadata."""
+    width: int | None = None
+    height: int | None = None
     error: str | None = None
     notes: list[str] = field(default_factory=list)
+    hidden: str | None = None
+    """Name of a member that is an image by its end only."""
 
 
 class Hashes:
@@ -95,6 +107,8 @@ class IndexStage(ColumnStage):
         Field("note", "string", "what was wrong with text or metadata of a usable sample; null: nothing"),
     )
 
+    _has_warned = False
+
     @classmethod
     def make_index(cls) -> ColumnSpec:
         """Return the column that every pool has."""
@@ -103,8 +117,7 @@ class IndexStage(ColumnStage):
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         assert batch.tar is not None
         samples = list(_scan(batch.tar, batch.shard, batch.counts))
-        beside = batch.inputs.get("parquet")
-        uids = _compare(samples, beside, batch.counts) if beside is not None else {}
+        uids = _compare(samples, batch.beside, batch.shard, batch.counts) if batch.beside is not None else {}
         rows: dict[str, list[Any]] = {name: [] for name in ("uid", "error", *(f.name for f in self.fields))}
         seen: set[str] = set()
         content = Hashes()
@@ -121,6 +134,13 @@ class IndexStage(ColumnStage):
         batch.counts.update(Counter(f"text: {n}" for s in samples if not s.error for n in s.notes))
         if not samples:
             batch.counts["shard: no samples"] = 1
+        if batch.counts.get(HIDDEN) and not self._has_warned:
+            self._has_warned = True  # once a task: a pool that is named in this way has thousands of such shards
+            first = next(s.hidden for s in samples if s.hidden)
+            log.warning(
+                "%s: %d images are in no sample, such as %s: a key ends at its name's first dot; rename them",
+                batch.shard.tar, batch.counts[HIDDEN], printable(first, 200),
+            )  # fmt: skip
         return rows
 
 
@@ -133,7 +153,7 @@ def _scan(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[Sampl
     samples: list[Sample] = []
     by_key: dict[str, tuple[Sample, Sample]] = {}  # first and last of a key
     for member in _members(tar, shard, counts):
-        key, extension = _split(member.name)
+        key, extension = split_name(member.name)
         kind = "image" if extension in IMAGES else extension
         first, last = by_key.get(key, (None, None))
         sample = next((s for s in (first, last) if s and kind not in s.kinds), None)
@@ -142,15 +162,10 @@ def _scan(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[Sampl
             samples.append(sample)
             by_key[key] = (first or sample, sample)
         _take(sample, member, kind, tar, shard)
+        if is_hidden_image(extension):
+            sample.hidden = member.name
+            counts[HIDDEN] = counts.get(HIDDEN, 0) + 1
     yield from samples
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Key and extension as webdataset has them: the first dot of the file's name parts them."""
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").removeprefix("./")
-    folder, slash, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    return folder + slash + stem, extension.lower()
 
 
 def _members(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[tarfile.TarInfo]:
@@ -163,7 +178,8 @@ def _members(tar: BinaryIO, shard: Shard, counts: dict[str, int]) -> Iterator[ta
             if not _ends_here(tar, archive.offset, shard.size):
                 counts[DAMAGED] = 1
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        counts["shard: empty tar" if "empty" in str(error) else DAMAGED] = 1
+        kind = other_kind(tar)
+        counts[f"shard: {kind}, no tar" if kind else "shard: empty tar" if "empty" in str(error) else DAMAGED] = 1
 
 
 def _ends_here(tar: BinaryIO, offset: int, size: int) -> bool:
@@ -189,14 +205,14 @@ def _take(sample: Sample, member: tarfile.TarInfo, kind: str, tar: BinaryIO, sha
     elif kind == "txt":
         if member.size > MAX_TEXT:
             sample.text = b""
-            sample.notes.append(f"over {MAX_TEXT} bytes")
+            sample.notes.append(OVER)
         else:
             sample.text = _read(tar, place)
     elif kind == "json":
         data = _read(tar, place) if member.size <= MAX_JSON else b""
         sample.json = place if member.size <= MAX_JSON else None
         sample.json_digest = hashlib.sha256(data).hexdigest()
-        sample.meta = _metadata(data, sample.notes)
+        _take_metadata(sample, data)
 
 
 def _read(tar: BinaryIO, place: tuple[int, int]) -> bytes:
@@ -214,45 +230,74 @@ def _digest(tar: BinaryIO, place: tuple[int, int]) -> str:
     return digest.hexdigest()
 
 
-def _metadata(data: bytes, notes: list[str]) -> dict[str, Any]:
+def _take_metadata(sample: Sample, data: bytes) -> None:
+    """Keep what is used of a sample's metadata: the rest may be a megabyte a sample."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        notes.append("unreadable json")
+        sample.notes.append("unreadable json")
+        return
+    uid, caption = value.get("uid"), value.get("caption")
+    sample.uid = canonical_uid(uid) if is_uid(uid) else None
+    sample.width, sample.height = _side(value, "width"), _side(value, "height")
+    if sample.text is None and isinstance(caption, str):
+        sample.text = caption[: MAX_TEXT + 1]  # as long as it needs to be to be too long
+
+
+def _compare(samples: list[Sample], beside: BinaryIO, shard: Shard, counts: dict[str, int]) -> dict[str, str]:
+    """Count what parquet and tar disagree about; return canonical uids by key from the parquet."""
+    of_tar: dict[str, str | None] = {}
+    for sample in samples:
+        of_tar.setdefault(sample.key, None if sample.error else sample.uid)
+    found: Counter[str] = Counter()
+    uids: dict[str, str] = {}
+    arrived = set()
+    try:
+        with explained(str(shard.parquet)):
+            for key, uid, status, message in _rows_beside(beside):
+                if status != SUCCESS:
+                    found[f"download: {_reason(status, message, shard)}"] += 1
+                elif key in of_tar:
+                    arrived.add(key)
+                    uids |= {key: uid} if uid else {}
+                else:
+                    found["shard: rows of the parquet that the tar lacks"] += 1
+    except PermanentError:
+        counts["shard: unreadable parquet"] = 1
         return {}
-    return value
-
-
-def _compare(samples: list[Sample], beside: pa.Table, counts: dict[str, int]) -> dict[str, str]:
-    """Count what parquet and tar disagree about; uid by key from the parquet."""
-    rows = beside.to_pylist()
-    arrived = {str(r["key"]): r for r in rows if r.get("status", "success") == "success"}
-    for row in rows:
-        if row.get("status", "success") != "success":
-            reason = " ".join(str(row.get("error_message") or row["status"]).split())[:80]
-            counts[f"download: {reason}"] = counts.get(f"download: {reason}", 0) + 1
-    keys = {sample.key for sample in samples}
-    for reason, count in (
-        ("shard: rows of the parquet that the tar lacks", len(arrived.keys() - keys)),
-        ("shard: samples of the tar that the parquet lacks", len(keys - arrived.keys())),
-    ):
-        if count:
-            counts[reason] = count
-    uids = {key: str(row["uid"]) for key, row in arrived.items() if row.get("uid")}
-    both = [(s.meta["uid"], uids[s.key]) for s in samples if not s.error and s.meta.get("uid") and s.key in uids]
-    others = sum(canonical_uid(str(own)) != canonical_uid(other) for own, other in both)
-    if others:
-        counts["shard: samples whose uid in the parquet is another one"] = others
+    found["shard: samples of the tar that the parquet lacks"] = len(of_tar.keys() - arrived)
+    others = sum(own is not None and uids.get(key, own) != own for key, own in of_tar.items())
+    found["shard: samples whose uid in the parquet is another one"] = others
+    counts.update(+found)
     return uids
+
+
+def _rows_beside(file: BinaryIO) -> Iterator[tuple[str, str | None, str | None, str | None]]:
+    """Yield key, canonical uid, status and error message of every row of the parquet."""
+    for batch in read_beside(file, ("uid", "status", "error_message")):
+        count = len(batch["key"])
+        uids = canonical_uids(batch["uid"]).to_pylist() if "uid" in batch else [None] * count
+        statuses = texts_of(batch["status"]) if "status" in batch else [SUCCESS] * count
+        messages = texts_of(batch["error_message"]) if "error_message" in batch else [None] * count
+        yield from zip(map(str, texts_of(batch["key"])), uids, statuses, messages, strict=True)
+
+
+def _reason(status: str | None, message: str | None, shard: Shard) -> str:
+    """Return why a download failed; the words of our own shards are a vocabulary already."""
+    if message and not shard.version:
+        return message
+    if message:
+        return reason_of(message)
+    return status if status in ("failed_to_download", "failed_to_resize") else OTHER
 
 
 def _uid(sample: Sample, beside: dict[str, str], shard: Shard) -> str:
     """Return the uid of the metadata, else of the parquet, else one derived from the sample's place in the pool."""
-    given = sample.meta.get("uid") or beside.get(sample.key)
+    given = sample.uid or beside.get(sample.key)
     if given:
-        return canonical_uid(str(given))
+        return given
     sample.notes.append("no uid: derived from shard and key" if "json" in sample.kinds else "no json: uid derived")
     return canonical_uid(f"{shard.name}/{sample.key}#{content_hash(sample.key)}")
 
@@ -267,8 +312,8 @@ def _row(sample: Sample, uid: str) -> dict[str, Any]:
         "uid": uid,
         "key": sample.key,
         "text": text,
-        "width": _side(sample.meta, "width"),
-        "height": _side(sample.meta, "height"),
+        "width": sample.width,
+        "height": sample.height,
         "offset": image[0],
         "size": image[1],
         "json_offset": place[0],
@@ -279,22 +324,10 @@ def _row(sample: Sample, uid: str) -> dict[str, Any]:
 
 
 def _text(sample: Sample) -> str | None:
-    if sample.text is None:
-        text = sample.meta.get("caption")
-        text = text if isinstance(text, str) and len(text) <= MAX_TEXT else None
-        if text and not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
-            sample.notes.append("not UTF-8")  # half of a pair, which JSON can say
-            return None
-    else:
-        try:
-            text = sample.text.decode("utf-8")
-        except UnicodeDecodeError:
-            sample.notes.append("not UTF-8")
-            return None
-    text = (text or "").replace("\0", "").strip()
-    if not text and not sample.notes:
-        sample.notes.append("none")
-    return text or None
+    text, why_not = clean_text(sample.text or "")
+    if why_not and (why_not != EMPTY or not sample.notes):
+        sample.notes.append(why_not)
+    return text
 
 
 def _side(meta: dict[str, Any], name: str) -> int | None:

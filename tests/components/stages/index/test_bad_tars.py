@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
+import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.pool.uids import canonical_uid
 from tests.pools import indexed, jpeg, sample, uid, write_shard, write_tar
 
 BLOCK = 512
@@ -200,3 +205,117 @@ def test_a_uid_in_two_shards_is_two_samples(tmp_path: Path) -> None:
         [(uid(0), None), (uid(1), None)],
         [(uid(1), None), (uid(2), None)],
     ]
+
+
+@pytest.mark.parametrize("form", ["binary", "16 bytes", "dashed", "capitals"])
+def test_uids_of_a_parquet_in_any_form(tmp_path: Path, form: str) -> None:
+    plain = [uid(0xABC << 100 | n) for n in range(3)]
+    dashed = [str(UUID(one)) for one in plain]
+    forms = {"binary": [u.encode() for u in plain], "16 bytes": [bytes.fromhex(u) for u in plain], "dashed": dashed}
+    write_tar(shard(tmp_path), {f"k{i}": sample(i, json=None) for i in range(3)})
+    beside = {"key": ["k0", "k1", "k2"], "uid": forms.get(form, [u.upper() for u in plain])}
+    pq.write_table(pa.table(beside), shard(tmp_path).with_suffix(".parquet"))
+    rows, counts = index(tmp_path)
+    assert [row["uid"] for row in rows] == plain
+    assert counts == {}
+
+
+def test_a_uid_of_zero_is_a_uid_and_other_kinds_are_counted(tmp_path: Path) -> None:
+    given: list[Any] = [0, "0", 17.0, "", False, [1], None, {"a": 1}]
+    samples = {f"k{i}": sample(i, json=json.dumps({"uid": one}).encode()) for i, one in enumerate(given)}
+    write_tar(shard(tmp_path), samples)
+    rows, counts = index(tmp_path)
+    assert [row["uid"] for row in rows[:3]] == [canonical_uid(0), canonical_uid(0), canonical_uid(17)]
+    assert counts == {"sample: duplicate uid": 1, "text: no uid: derived from shard and key": 5}
+
+
+def test_a_parquet_with_bytes_that_are_no_utf_8(tmp_path: Path) -> None:
+    write_tar(shard(tmp_path), {f"k{i}": sample(i, json=None) for i in range(2)})
+    texts = {"key": [b"k0", b"k1", b"\xff"], "uid": [uid(7).encode(), b"\xff\xfe", None]}
+    texts |= {"status": [b"success", b"success", b"\xff"], "error_message": [None, None, b"\xffHTTP Error 404"]}
+    arrays = {n: pa.array(v, pa.binary()) for n, v in texts.items()}
+    unchecked = [pa.StringArray.from_buffers(len(c), *c.buffers()[1:], c.buffers()[0]) for c in arrays.values()]
+    pq.write_table(pa.table(unchecked, list(arrays)), shard(tmp_path).with_suffix(".parquet"))
+    rows, counts = index(tmp_path)
+    assert [row["uid"] for row in rows] == [uid(7), canonical_uid(b"\xff\xfe")]
+    assert counts == {"download: HTTP Error 404: Not Found": 1}
+
+
+def test_reasons_of_failed_downloads_are_a_fixed_vocabulary(tmp_path: Path) -> None:
+    write_tar(shard(tmp_path), {"k": sample(0)})
+    known = {
+        "HTTP Error 403: Forbidden <b>": "HTTP Error 403: Forbidden", "HTTP Error 499: ": "HTTP Error 4xx",
+        "<urlopen error timed out>": "timed out", "<urlopen error [SSL: CERTIFICATE_VERIFY_FAILED]>": "no valid TLS",
+        "<urlopen error [Errno -2] Name or service not known>": "no such host",
+        "Image decoding error": "image that can't be used",
+        "Remote end closed connection without response": "connection broken", "unknown url type: data": "bad URL",
+        "x" * 100_000: "other", "": "failed_to_resize",
+    }  # fmt: skip
+    strange = [f"\x1b[31m{number} \u202e" for number in range(3000)]
+    messages = [*known, *strange]
+    beside = {"key": [f"f{i}" for i in range(len(messages))], "error_message": messages}
+    beside |= {"status": ["failed_to_resize"] * len(messages)}
+    pq.write_table(pa.table(beside), shard(tmp_path).with_suffix(".parquet"))
+    _, counts = index(tmp_path)
+    expected = Counter(f"download: {reason}" for reason in [*known.values(), *["other"] * 3000])
+    assert counts == {**expected, "shard: samples of the tar that the parquet lacks": 1}
+
+
+def test_images_whose_names_have_a_dot_too_many_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tar(shard(tmp_path), {f"IMG_v1.0_{i:04d}": sample(i) for i in range(10)})
+    rows, counts = index(tmp_path)
+    assert [(row["key"], row["error"]) for row in rows] == [("IMG_v1", "no image")]
+    assert counts["shard: images not used, as their names have a dot too many"] == 10
+    assert "00000000.tar: 10 images are in no sample, such as IMG_v1.0_0009.jpg: a key ends at" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (gzip.compress(bytes(10240), mtime=0), "shard: gzip, no tar"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "shard: a pointer of git-lfs, no tar"),
+        (b"<html>not found</html>" * 100, "shard: a page of HTML or XML, no tar"),
+    ],
+    ids=["gzip", "git-lfs", "html"],
+)  # fmt: skip
+def test_what_a_shard_is_instead_of_a_tar(tmp_path: Path, data: bytes, reason: str) -> None:
+    shard(tmp_path).parent.mkdir()
+    shard(tmp_path).write_bytes(data)
+    rows, counts = index(tmp_path)
+    assert (rows, counts) == ([], {reason: 1, "shard: no samples": 1})
+
+
+def test_metadata_that_is_not_used_is_not_kept(tmp_path: Path) -> None:
+    """40 samples of many small values each, which took 15 MB while they were kept."""
+    meta = {"uid": "x", "caption": "a text", "more": {f"key{i}": [i] for i in range(1500)}}
+    samples = {f"k{n}": sample(0, txt=None, json=json.dumps(meta | {"uid": uid(n)}).encode()) for n in range(40)}
+    write_tar(shard(tmp_path), samples)
+    tracemalloc.start()
+    try:
+        rows, _ = index(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [row["text"] for row in rows] == ["a text"] * 40
+    assert peak < 5 << 20
+
+
+@pytest.mark.parametrize("kind", ["txt", "json"])
+@pytest.mark.parametrize(
+    ("text", "expected", "note"),
+    [
+        ("\ufeffa cat", "a cat", None),
+        (" \ufeff a\0 cat\n", "a cat", None),
+        ("\ufeff", None, "none"),
+        ("é" * 4097, None, "over 8192 bytes"),
+        ("x" * 8192, "x" * 8192, None),
+    ],
+)
+def test_a_text_is_cleaned_wherever_it_comes_from(
+    tmp_path: Path, kind: str, text: str, expected: str | None, note: str | None
+) -> None:
+    meta = json.dumps({"uid": uid(0), "caption": text}).encode()
+    members = {"txt": text.encode()} if kind == "txt" else {"txt": None, "json": meta}
+    write_tar(shard(tmp_path), {"a": sample(0, **members)})
+    (row,), _ = index(tmp_path)
+    assert (row["text"], row["note"]) == (expected, note)

@@ -122,7 +122,7 @@ def run(tmp_path: Path, shards: Path) -> Run:
 def test_the_funnel_adds_up_with_every_reason(run: Run) -> None:
     found = page(run)
     for row in (
-        ["candidates", "19"], ["download: HTTP Error 404", "−2"], ["download: <b>timeout</b>", "−1"],
+        ["candidates", "19"], ["download: HTTP Error 404: Not Found", "−2"], ["download: timed out", "−1"],
         ["in the tars", "16"], ["sample: no image", "−1"], ["usable", "15"],
         ["text: none", "1"], ["text: not UTF-8", "1"], ["sample: empty image", "−1"],
         ["sample: not an image", "−1"], ["the image can't be read", "−2"],

@@ -11,7 +11,6 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -24,8 +23,7 @@ from components.models.files import checked_folder, hub_files
 from components.models.loading import loading
 from components.models.names import HF_HUB, model_folder
 from components.models.pixels import Preprocess, from_open_clip
-
-CONFIG = "open_clip_config.json"
+from components.storage.model_files import OPEN_CLIP_CONFIG, find_checkpoint
 
 Embeddings = NDArray[np.float16]
 """(B, D), L2-normalised before the rounding to float16."""
@@ -119,7 +117,7 @@ def _resolve(model: str, weights: str | None, what: str) -> tuple[str, dict[str,
     if config is None or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
         raise PermanentError(
             f"model {model}: open_clip has no model of this name; give a name of open_clip.list_models(), a "
-            f"folder with {CONFIG}, or {HF_HUB}org/name"
+            f"folder with {OPEN_CLIP_CONFIG}, or {HF_HUB}org/name"
         )
     tag = get_pretrained_cfg(model, weights or "")
     if not checkpoint and not tag:
@@ -138,13 +136,14 @@ def _from_repository(model: str, checkpoint: str | None, what: str) -> tuple[str
     """Do what `_resolve` does, for a folder or a hub's repository with open_clip_config.json and weights."""
     here = model_folder(model) if not model.startswith(HF_HUB) else None
     folder = checked_folder(here, what) if here else hub_files(model.removeprefix(HF_HUB), what)
-    if not (folder / CONFIG).is_file():
-        raise PermanentError(f"{what}: has no {CONFIG}; give a model of open_clip")
-    whole = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if not (folder / OPEN_CLIP_CONFIG).is_file():
+        raise PermanentError(f"{what}: has no {OPEN_CLIP_CONFIG}; give a model of open_clip")
+    whole = json.loads((folder / OPEN_CLIP_CONFIG).read_text(encoding="utf-8"))
     if not isinstance(whole, dict) or "model_cfg" not in whole:
-        raise PermanentError(f"{what}: {CONFIG} has no model_cfg; give a model of open_clip")
+        raise PermanentError(f"{what}: {OPEN_CLIP_CONFIG} has no model_cfg; give a model of open_clip")
     if checkpoint is None and here:
-        checkpoint = _find_checkpoint_in_dir(here)
+        found = find_checkpoint(here)
+        checkpoint = str(found) if found else None
     elif checkpoint is None:
         checkpoint = download_pretrained_from_hf(model.removeprefix(HF_HUB), revision=folder.name)
     config = completed(whole["model_cfg"], what, tokenizer=here)  # a folder has its tokenizer in it, whatever its name

@@ -23,6 +23,7 @@ from components.models.files import checked_folder, hub_files
 from components.models.loading import loading
 from components.models.names import HF_HUB, model_folder
 from components.models.pixels import Preprocess, from_open_clip
+from components.models.texts import bounded
 from components.storage.model_files import OPEN_CLIP_CONFIG, find_checkpoint
 
 Embeddings = NDArray[np.float16]
@@ -97,7 +98,7 @@ def load_open_clip(model: str, weights: str | None, device: torch.device) -> tup
     with loading(what):
         name, options = _resolve(model, weights, what)
         module = open_clip.create_model(name, precision="fp32", device=device, require_pretrained=True, **options)
-        tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = bounded(open_clip.get_tokenizer(name))
     module.eval().requires_grad_(False)
     if device.type == "cuda":
         module.to(memory_format=torch.channels_last)

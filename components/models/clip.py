@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from components.engine.images import Geometry, Pixels
 from components.models.configs import completed, register
 from components.models.devices import Pieces, half_precision, pick_device
 from components.models.files import checked_folder, hub_files
+from components.models.known import doubt, published_tag, refuse_script
 from components.models.loading import loading
 from components.models.names import HF_HUB, model_folder
 from components.models.pixels import Preprocess, from_open_clip
 from components.models.texts import bounded
-from components.storage.model_files import OPEN_CLIP_CONFIG, find_checkpoint
+from components.storage.model_files import OPEN_CLIP_CONFIG, find_checkpoint, read_object
+
+log = logging.getLogger(__name__)
 
 Embeddings = NDArray[np.float16]
 """(B, D), L2-normalised before the rounding to float16."""
@@ -89,6 +93,8 @@ def load_clip(model: str, weights: str | None = None, device: torch.device | Non
     Raises:
         PermanentError, TemporaryError: as `loading`.
     """
+    if said := doubt(model, weights):
+        log.warning("model %s: %s", model, said)
     return Clip(*load_open_clip(model, weights, device or pick_device()), name=model)
 
 
@@ -127,10 +133,33 @@ def _resolve(model: str, weights: str | None, what: str) -> tuple[str, dict[str,
             f"{', '.join(list_pretrained_tags_by_model(model)) or 'none'}"
         )
     register(model, completed(config, what))
-    if checkpoint:
-        return model, {"pretrained": checkpoint}
-    # open_clip only warns when it would run weights trained with QuickGELU (all of OpenAI's) with GELU
-    return model, {"pretrained": weights, "force_quick_gelu": bool(tag.get("quick_gelu"))}
+    if not checkpoint:
+        # open_clip only warns when it would run weights trained with QuickGELU (all of OpenAI's) with GELU
+        return model, {"pretrained": weights, "force_quick_gelu": bool(tag.get("quick_gelu"))}
+    quick, preprocess = _trained(model, Path(checkpoint))
+    if config.get("quick_gelu") and quick is False:
+        raise PermanentError(f"{what}: were trained with GELU; give model {model.removesuffix('-quickgelu')}")
+    return model, {"pretrained": checkpoint, "force_quick_gelu": bool(quick), "force_preprocess_cfg": preprocess}
+
+
+def _trained(model: str, checkpoint: Path) -> tuple[bool | None, dict[str, Any]]:
+    """Return how a checkpoint file was trained: whether with QuickGELU (None: not known), and open_clip's options for
+    preparing images: by the config beside it, or by the tag whose published file it is."""
+    refuse_script(checkpoint)
+    whole = read_object(checkpoint.parent / OPEN_CLIP_CONFIG)
+    if isinstance(config := whole.get("model_cfg"), dict):
+        return bool(config.get("quick_gelu")), _prepared(whole.get("preprocess_cfg") or {})
+    tag = get_pretrained_cfg(model, published_tag(model, checkpoint) or "")
+    return (bool(tag.get("quick_gelu")), _prepared(tag)) if tag else (None, {})
+
+
+def _prepared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what open_clip takes of a preprocess_cfg besides the size, which is the model's."""
+    return {
+        key: config[key]
+        for key in ("mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
+        if key in config
+    }
 
 
 def _from_repository(model: str, checkpoint: str | None, what: str) -> tuple[str, dict[str, Any]]:
@@ -150,5 +179,4 @@ def _from_repository(model: str, checkpoint: str | None, what: str) -> tuple[str
     config = completed(whole["model_cfg"], what, tokenizer=here)  # a folder has its tokenizer in it, whatever its name
     name = f"model-{content_hash(config)}"
     register(name, config)
-    preprocess = {key: value for key, value in (whole.get("preprocess_cfg") or {}).items() if key != "size"}
-    return name, {"pretrained": checkpoint, "force_preprocess_cfg": preprocess}
+    return name, {"pretrained": checkpoint, "force_preprocess_cfg": _prepared(whole.get("preprocess_cfg") or {})}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
-from components.storage.model_files import files_below, loaded_files
+from components.storage.model_files import OPEN_CLIP_CONFIG, files_below, loaded_files
 from components.storage.opening import open_storage
 
 
@@ -23,8 +23,8 @@ def model_fingerprint(model: str, revision: str | None = None, where: str = "mod
     """
     name = model.removeprefix("local-dir:")
     path = Path(name).expanduser()
-    if path.is_file():
-        return _digest([path], path.parent)
+    if path.is_file():  # a config beside weights says how they are run
+        return _digest([file for file in (path, path.parent / OPEN_CLIP_CONFIG) if file.is_file()], path.parent)
     if path.is_dir():
         return _digest(loaded_files(path), path)
     if model != name or name.startswith(("/", "./", "../", "~")):

@@ -1,7 +1,7 @@
 """The one worker loop: skip what is done, read and decode off the hot path, batch, compute, commit.
 
 Reading and decoding run ahead in a thread and its decoding processes while the stage computes; batches never cross
-shards; a shard's part is committed whole or not at all.
+shards; a shard's part is committed whole or not at all. No model is loaded before a shard has something to compute.
 """
 
 from __future__ import annotations
@@ -75,12 +75,15 @@ def run_task(
     open_shards = [s for s in shards if part not in columns.parts(stage.spec, s)]
     summary = Summary()
     progress(0, len(shards) - len(open_shards))
-    if not open_shards:
+    left = commit_empty(stage, open_shards, columns, part, demand)
+    summary.shards = len(open_shards) - len(left)
+    progress(0, summary.shards)
+    if not left:
         return summary
-    stage.setup(lambda: _all_uids(stage, open_shards, columns))
+    stage.setup(lambda: _all_uids(stage, left, columns))
     with Decoders(decoders if "image" in stage.reads else 0) as processes:
         reader = _BatchReader(stage, pool.source, columns, demand, batch_size or stage.batch_size, processes)
-        with closing(reader.start(open_shards)) as works:
+        with closing(reader.start(left)) as works:
             for last, table, failures, seconds in _computed(stage, works, progress):
                 columns.commit(stage.spec, last.shard, part, table, failures, seconds, last.content)
                 progress(0, 1)
@@ -88,6 +91,39 @@ def run_task(
                 summary.samples += table.num_rows
                 summary.failures.update(failures)
     return summary
+
+
+def commit_empty(
+    stage: ColumnStage, shards: Sequence[Shard], columns: Columns, part: str, demand: Demand | None
+) -> Sequence[Shard]:
+    """Commit the parts of shards of which no sample is asked for, up to the first other one; return that and the rest.
+
+    The stage needs no setup: nothing is computed. A column of vectors, whose width only the model knows, is left alone.
+    """
+    if "tar" in stage.reads or any(field.dtype == "float16[D]" for field in stage.fields):
+        return shards
+    for done, shard in enumerate(shards):
+        if wanted_rows(stage, shard, columns, demand).num_rows:
+            return shards[done:]
+        columns.commit(stage.spec, shard, part, _table(stage, [], {f.name: [] for f in stage.fields}, []), {}, 0.0)
+    return []
+
+
+def wanted_rows(stage: ColumnStage, shard: Shard, columns: Columns, demand: Demand | None) -> pa.Table:
+    """Return the index rows that are usable, asked for, covered by all inputs, and not in another part yet."""
+    index = columns.read(stage.spec.inputs["index"], shard)
+    mask = pc.is_null(index.column("error"))
+    if demand:
+        mask = pc.and_(mask, pa.array(demand(shard, index)))
+    index = index.filter(mask)
+    for spec in stage.spec.inputs.values():
+        if spec.inputs:  # the index covers all of them
+            covered = columns.read(spec, shard, []).column("uid").combine_chunks()
+            index = index.filter(pc.is_in(index.column("uid"), value_set=covered))
+    if columns.parts(stage.spec, shard):
+        own = columns.read(stage.spec, shard, []).column("uid").combine_chunks()
+        index = index.filter(pc.invert(pc.is_in(index.column("uid"), value_set=own)))
+    return index
 
 
 def _computed(
@@ -216,7 +252,7 @@ class _BatchReader:
         if "tar" in self.stage.reads:
             yield self._whole(shard)
             return
-        rows = self._wanted(shard)
+        rows = wanted_rows(self.stage, shard, self.columns, self.demand)
         inputs = {
             role: align(self.columns.read(spec, shard), rows.column("uid").combine_chunks())
             for role, spec in self.stage.spec.inputs.items()
@@ -244,22 +280,6 @@ class _BatchReader:
         if shard.parquet:
             batch.beside = self.source.open(shard.parquet)
         return _PendingBatch(batch, [], last=True)
-
-    def _wanted(self, shard: Shard) -> pa.Table:
-        """Return the index rows that are usable, asked for, covered by all inputs, and not in another part yet."""
-        index = self.columns.read(self.stage.spec.inputs["index"], shard)
-        mask = pc.is_null(index.column("error"))
-        if self.demand:
-            mask = pc.and_(mask, pa.array(self.demand(shard, index)))
-        index = index.filter(mask)
-        for spec in self.stage.spec.inputs.values():
-            if spec.inputs:  # the index covers all of them
-                covered = self.columns.read(spec, shard, []).column("uid").combine_chunks()
-                index = index.filter(pc.is_in(index.column("uid"), value_set=covered))
-        if self.columns.parts(self.stage.spec, shard):
-            own = self.columns.read(self.stage.spec, shard, []).column("uid").combine_chunks()
-            index = index.filter(pc.invert(pc.is_in(index.column("uid"), value_set=own)))
-        return index
 
     def _decode(self, tar: BinaryIO, rows: pa.Table) -> list[Chunk]:
         assert self.stage.geometry is not None

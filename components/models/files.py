@@ -16,12 +16,12 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from components.base.errors import PermanentError
 from components.models.names import model_folder
+from components.storage.model_files import INDEX, WEIGHTS
 
 CODE = ("trust_remote_code", "auto_map", "custom_pipelines", "auto_mapping")  # the last is peft's: a module to import
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")  # org/name: a hub's kernel
 ADAPTER = "adapter_config.json"  # with peft installed, transformers loads the model that it names
 CONFIGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.spm", "*.bpe", "*.codes", "*.vocab", "*.tiktoken")
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of transformers, in its order
 
 
 def local_files(model: str, what: str, revision: str | None = None, weights: bool = False) -> Path:
@@ -112,7 +112,7 @@ def _fetch_weights(repository: str, folder: Path) -> None:
             return
         except EntryNotFoundError as error:
             missing = error
-        index = folder / f"{name}.index.json"
+        index = folder / f"{name}{INDEX}"
         if index.is_file():
             parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             snapshot_download(repository, revision=folder.name, allow_patterns=parts)

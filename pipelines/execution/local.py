@@ -21,6 +21,7 @@ from components.engine.worker import run_task
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
 from components.selection.demand import load_demand, write_demand
+from pipelines.execution.empty import commit_empty_tasks
 from pipelines.execution.progress import RELAY, Progress
 from pipelines.execution.run_status import timed, unfinished
 from pipelines.planning.graph_nodes import groups, ingest_of
@@ -125,7 +126,7 @@ def run_column(run: Run, node: Node, task: int | None = None) -> None:
     if task is not None and not 0 <= task < run.tasks:
         raise PermanentError(f"task {task}: run {run.name} has tasks 0 to {run.tasks - 1}")
     slots = _gpus() if column_stage(node.spec.stage).needs.gpu else [str(core) for core in range(cores())]
-    todo = unfinished(run, node) if task is None else [task]
+    todo = commit_empty_tasks(run, node, unfinished(run, node)) if task is None else [task]
     if not todo:
         return
     with Progress(node.key, sum(len(tasks[i]) for i in todo)) as progress:

@@ -15,6 +15,7 @@ from components.pool.run import Run
 from components.recipe.nodes import train_pool
 from components.selection.demand import write_demand
 from pipelines.execution import run_status
+from pipelines.execution.empty import commit_empty_tasks
 from pipelines.kubernetes.cluster import Cluster, Object
 from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job, cut, pools_for
 from pipelines.kubernetes.task_counter import TaskCounter
@@ -83,9 +84,9 @@ def _launch(run: Run, key: str, cluster: Cluster, target: Target, only: str | No
     node = run.nodes[key]
     if node.demand:
         write_demand(run, node.demand)
-    todo = run_status.unfinished(run, node)
+    todo = commit_empty_tasks(run, node, run_status.unfinished(run, node))
     if not todo:
-        log.info("%s: done already", key)
+        log.info("%s: nothing to compute", key)
         return
     _fan_out(run, key, cluster, target, only, pace, todo, run.tasks)
     _check(key, run_status.unfinished(run, node))

@@ -15,6 +15,7 @@ from components.base.errors import PermanentError
 from components.models.devices import Pieces, half_precision, pick_device
 from components.models.files import local_files
 from components.models.loading import loading
+from components.models.texts import cut
 
 LONGEST = 512  # tokens, where the tokenizer knows no limit: what BERT and its kin were trained on
 
@@ -39,7 +40,9 @@ class Classifier:
     @torch.inference_mode()
     def _score(self, texts: Sequence[str]) -> NDArray[np.float32]:
         limit = min(LONGEST, self.tokenizer.model_max_length)
-        tokens = self.tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True, max_length=limit)
+        tokens = self.tokenizer(
+            [cut(text) for text in texts], return_tensors="pt", padding=True, truncation=True, max_length=limit
+        )
         with half_precision(self.device):
             logits = self.module(**tokens.to(self.device)).logits
         logits = logits.float()  # (B, labels)

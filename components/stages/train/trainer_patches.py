@@ -1,4 +1,4 @@
-"""Patches of open_clip's trainer: our data, nodes with a disk each, several processes on a CPU."""
+"""Patches of open_clip's trainer: our data, a bounded tokenizer, nodes with a disk each, several processes on a CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from open_clip_train.data import DataInfo
 from torch.nn.parallel import DistributedDataParallel
 
 from components.base.errors import TemporaryError
+from components.models.texts import bounded
 from components.stages.train import data
 from components.stages.train.checkpoints import LATEST
 
@@ -24,6 +25,8 @@ def adapt(trainer: Any) -> None:
 
     trainer.broadcast_object = own_checkpoint
     trainer.get_data = get_data
+    get_tokenizer = trainer.get_tokenizer
+    trainer.get_tokenizer = lambda *args, **options: bounded(get_tokenizer(*args, **options))
     if not torch.cuda.is_available():
         parallel: Any = torch.nn.parallel
         parallel.DistributedDataParallel = OnCpu

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,36 @@ def test_a_second_part_adds_only_what_is_missing(tmp_path: Path, pool_folder: Pa
     assert columns.record(spec, pool.shards[0], "all").rows == 6
     assert sorted(columns.read(twice, pool.shards[1]).column("uid").to_pylist()) == [uid(i) for i in range(10, 20)]
     assert columns.rows(twice, pool.shards[2]) == 10
+
+
+class Unloadable(Brightness):
+    """A stage whose model can't be loaded."""
+
+    def setup(self, uids: Callable[[], Iterable[str]]) -> None:
+        raise AssertionError("a model is loaded")
+
+
+def test_no_model_is_loaded_where_nothing_is_to_be_computed(tmp_path: Path, pool_folder: Path) -> None:
+    """Such as for a further mixture that needs no new caption: its part is there, and empty."""
+    pool, columns, index = indexed(pool_folder, tmp_path / "out")
+    spec = Brightness.make_spec(index)
+    run_task(Brightness(spec), pool, pool.shards[:2], columns, decoders=0)
+    seen = []
+    summary = run_task(
+        Unloadable(spec), pool, pool.shards[:2], columns, "more", progress=lambda *done: seen.append(done)
+    )
+    assert (summary.shards, summary.samples, seen) == (2, 0, [(0, 0), (0, 2)])
+    assert [columns.record(spec, shard, "more").rows for shard in pool.shards[:2]] == [0, 0]
+    nothing = run_task(
+        Unloadable(spec), pool, pool.shards, columns, "none", lambda _, rows: np.zeros(rows.num_rows, bool)
+    )
+    assert nothing.shards == 3
+    with pytest.raises(AssertionError, match="a model is loaded"):
+        run_task(Unloadable(spec), pool, pool.shards, columns, "rest", decoders=0)
+    stage = Brightness(spec)
+    assert run_task(stage, pool, pool.shards, columns, "last", decoders=0).samples == 10
+    assert stage.seen == [uid(i) for i in range(20, 30)]
+    assert columns.read(spec, pool.shards[2]).num_rows == 10
 
 
 def test_overlapping_parts_give_no_row_twice(tmp_path: Path, pool_folder: Path) -> None:

@@ -11,7 +11,8 @@ from components.pool.run import Run
 from components.pool.shards import Pool, list_pool
 from components.recipe import recipe as schema
 from components.recipe.training import ScaleConfig
-from components.storage.fingerprint import files_fingerprint, model_fingerprint
+from components.stages.evaluate.tasks import fingerprint_tasks
+from components.storage.fingerprint import model_fingerprint
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
 from pipelines.planning.columns import plan_columns
@@ -65,7 +66,5 @@ def _fingerprints(spec: schema.Spec) -> dict[str, str]:
             str(Path(spec.train.scale.model).absolute()), None, "spec.train.scale.model"
         )
     if spec.evaluate:
-        if not any(open_storage(spec.evaluate.root).list()):
-            raise PermanentError(f"spec.evaluate.root: {spec.evaluate.root} does not exist or is empty")
-        prints["tasks"] = files_fingerprint(spec.evaluate.root)
+        prints |= fingerprint_tasks(spec.evaluate)
     return prints

@@ -40,7 +40,7 @@ class AnalyzeStep(Step):
     def run(self, run: Run) -> None:
         for name in run.spec.texts:
             _analyze_text(run, name)
-        for mixture in run.spec.mixtures:
+        for mixture in run.mixtures:
             _analyze_mixture(run, mixture)
 
 

@@ -78,7 +78,7 @@ def _content(run: Run) -> dict[str, Any]:
         "gallery": gather.gallery(run, columns),
         "cosines": Markup(plots.histograms(gather.histograms(run), "cosine of image and text")),
         "circles": Markup(
-            plots.scatter(gather.circles(run), "unique trigrams (diversity)", "mean cosine (less noise)")
+            plots.scatter(gather.circles(run), "unique trigrams of all texts (diversity)", "mean cosine (less noise)")
         ),
         "stages": _stages(run),
         "notes": [

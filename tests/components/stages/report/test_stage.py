@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.pool.run import Run
+from components.stages.analyze import statistics
 from components.stages.analyze.stage import AnalyzeStep
 from components.stages.mix.stage import MixStep
 from components.stages.report import gather, plots
@@ -190,6 +191,16 @@ def test_histograms_and_noise_against_diversity(run: Run) -> None:
     assert "share of captions per 0.02" in text
     assert re.search(r"raw: \d+ trigrams, mean cosine 0\.259; mixed: \d+ trigrams, mean cosine 0\.\d+", text)
     assert text.count("<circle") == 2
+
+
+def test_figure_5_counts_in_all_texts(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of them the table counts in."""
+    monkeypatch.setattr(statistics, "SAMPLE", 1)
+    run = filled(planned(tmp_path / "out", shards, [MIXED]), list(range(13)))
+    analysis = json.loads(run.storage.read(f"{run.mixture_folder(run.spec.mixtures[0])}/analysis.json"))
+    assert analysis["trigrams"]["captions"] < analysis["diversity"]["captions"] == analysis["captions"]
+    (circle,) = gather.circles(run)
+    assert circle.x == analysis["diversity"]["unique"] > analysis["trigrams"]["unique"]
 
 
 def test_a_captioner_that_saw_a_part_is_marked(tmp_path: Path, shards: Path) -> None:

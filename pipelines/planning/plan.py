@@ -18,6 +18,8 @@ from components.storage.opening import open_storage
 from pipelines.planning.columns import plan_columns
 from pipelines.planning.ingest import plan_ingest
 
+RUNS_NAMED = 5  # earlier runs that a message lists
+
 
 def plan_run(recipe: schema.Recipe) -> Run:
     """List the pool, or what it is to be downloaded from, and derive everything the recipe needs. Writes nothing.
@@ -36,6 +38,23 @@ def plan_run(recipe: schema.Recipe) -> Run:
     columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
     name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
     return Run(name, storage, recipe, pool, nodes, prints, ingest)
+
+
+def run_of_recipe(recipe: schema.Recipe) -> str:
+    """Return the address of the run that `recaption run` made of this recipe.
+
+    Raises:
+        PermanentError: as `plan_run`, or there is no such run.
+    """
+    planned = plan_run(recipe)
+    if planned.storage.size(f"{planned.folder}/plan.json") is None:
+        paths = [e.path for e in planned.storage.list(f"runs/{recipe.name}-") if e.path.endswith("/plan.json")]
+        others = ", ".join(path.split("/")[1] for path in paths[:RUNS_NAMED]) or "none"
+        raise PermanentError(
+            f"recipe {recipe.name}: there is no run of it as it is now, {planned.storage.uri}/{planned.folder}; run it "
+            f"first, or give one of its earlier runs below {planned.storage.uri}/runs: {others}"
+        )
+    return f"{planned.storage.uri}/{planned.folder}"
 
 
 def _given(spec: schema.Spec) -> Pool:

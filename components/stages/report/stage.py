@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from components.base.printable import printable
 from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
@@ -54,6 +55,7 @@ class ReportStep(Step):
             loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
         environment.filters["number"] = _number
+        environment.finalize = _shown
         page = environment.get_template("template.html").render(_content(run))
         run.storage.write(f"{run.folder}/results.json", json.dumps(results(run), indent=1).encode())
         run.storage.write(f"{run.folder}/report.html", page.encode())
@@ -66,7 +68,7 @@ def _content(run: Run) -> dict[str, Any]:
     funnel, done = funnel_of(run, columns), gather.columns_done(run, columns)
     return {
         "run": run,
-        "recipe": schema.dump_recipe(run.recipe),
+        "recipe": escape(schema.dump_recipe(run.recipe)),  # whose lines stay lines, as `_shown` would not leave them
         "headline": _headline(run, table),
         "table": table,
         "best": _best(run, table),
@@ -225,6 +227,11 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _shown(value: object) -> object:
+    """Return what the page shows of a value: texts, reasons and names are others', and may have control characters."""
+    return printable(value) if type(value) is str else value
 
 
 def _number(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import unicodedata
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,6 +30,7 @@ GOOD = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.3}]}
 REST = {"text": "blip", "where": [{"score": "blip", "atLeast": {"rule": "good"}}]}
 MIXED = {"name": "mixed", "rules": [GOOD, REST]}
 EMPTY = {"name": "empty", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 2}]}]}
+CONTROL = "\x1b]0;owned\x07\x1b[2Jred\u202egnp\x00\x9b31m"  # a terminal's commands, and a turn of direction
 EVIL = "<script>alert(1)</script><img src=http://evil.example/x> & \"quoted\" 'text' {{ 7*7 }}"
 
 
@@ -175,6 +177,17 @@ def test_hostile_texts_are_text(run: Run) -> None:
     assert found.text.count("<script>alert(1)</script>") == 1
     assert "{{ 7*7 }}" in found.text
     assert found.tags["img"] == 12
+
+
+def test_control_characters_are_not_on_the_page(tmp_path: Path) -> None:
+    """Neither those of texts nor those of reasons, which a pool's parquet brings."""
+    write_tar(tmp_path / "shards" / "00000000.tar", {"a": sample(0, CONTROL)})
+    table = pa.table({"key": ["a", "b"], "status": ["success", "failed"], "error_message": [None, CONTROL]})
+    pq.write_table(table, tmp_path / "shards" / "00000000.parquet")
+    run = planned(tmp_path / "out", tmp_path / "shards", [RAW], columns=[])
+    assert "]0;owned[2Jredgnp31m" in page(run).text
+    text = run.storage.read(f"{run.folder}/report.html").decode()
+    assert {c for c in text if unicodedata.category(c) in ("Cc", "Cf")} == {"\n"}
 
 
 def test_a_long_text_is_cut_visibly(tmp_path: Path) -> None:

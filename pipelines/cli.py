@@ -98,12 +98,23 @@ def demo(
 
 
 @app.command()
-def report(run: RunUri) -> None:
+def report(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|RECIPE",
+            help="<storage>/runs/<run>, as `run` prints it, or the recipe, a YAML file that was run.",
+            show_default=False,
+        ),
+    ],
+) -> None:
     """Write a run's report again and print its path."""
     from components.engine.registry import step
     from components.pool.run import load_run
+    from pipelines.planning.plan import run_of_recipe
 
-    loaded = load_run(run)
+    is_recipe = run.endswith((".yaml", ".yml")) or Path(run).is_file()
+    loaded = load_run(run_of_recipe(schema.load_recipe(Path(run))) if is_recipe else run)
     step("report").run(loaded)
     out.print(f"{loaded.storage.uri}/{loaded.folder}/report.html", soft_wrap=True)
 

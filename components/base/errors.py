@@ -40,6 +40,11 @@ class Terminated(BaseException):
     exit_code = 143
 
 
+def from_system(error: BaseException) -> bool:
+    """Return whether the operating system reported an error: a library's own OSError, as Pillow's, has no number."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def failure_of(error: BaseException) -> dict[str, str]:
     """Return how a failure is recorded: its kind and its message in one line.
 

@@ -27,7 +27,7 @@ from components.pool.shards import Pool, Shard, load_pool, read_json
 from components.pool.specs import ColumnSpec
 from components.recipe import recipe as schema
 from components.recipe.columns import RAW
-from components.recipe.mixtures import Condition, Mixture, texts_of
+from components.recipe.mixtures import Condition, Mixture, choice_of, texts_of
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
@@ -84,7 +84,8 @@ class Run:
     nodes: Mapping[str, Node]
     """In the order in which they can be computed."""
     fingerprints: Mapping[str, str]
-    """Content of what lies outside the storage and decides a result: model configs, evaluation sets."""
+    """Content of what lies outside the storage and decides a result: the student's config as `student`, an evaluation
+    set as `task:<folder>`."""
     ingest: Ingest | None = None
     """None where the pool's shards were there."""
 
@@ -211,10 +212,31 @@ class Run:
         return f"pools/{self.pool.name}/demands/{self.part(self.find('text', captioner))}.json"
 
     @property
+    def mixtures(self) -> list[Mixture]:
+        """The recipe's mixtures, without those that choose the same as one before them: what there is to be made."""
+        return [*self._firsts.values()]
+
+    def first_of(self, mixture: Mixture) -> Mixture:
+        """Return the recipe's first mixture that chooses the same as this one; most often that is this one."""
+        return self._firsts.get(content_hash(choice_of(mixture)), mixture)
+
+    @cached_property
+    def _firsts(self) -> dict[str, Mixture]:
+        found: dict[str, Mixture] = {}
+        for mixture in self.spec.mixtures:
+            found.setdefault(content_hash(choice_of(mixture)), mixture)
+        return found
+
+    @property
     def trained(self) -> list[Mixture]:
-        """The mixtures a CLIP is trained on."""
+        """The mixtures a CLIP is trained on, each choice once."""
         train = self.spec.train
-        return [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
+        asked = [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
+        return [*{first.name: first for first in map(self.first_of, asked)}.values()]
+
+    def trains(self, mixture: Mixture) -> bool:
+        """Return whether a CLIP is trained on what this mixture chooses, maybe under another's name."""
+        return self.first_of(mixture) in self.trained
 
     def training_only(self, mixture: str) -> Run:
         """Return this run with one trained mixture: no name of what it makes changes.
@@ -222,7 +244,7 @@ class Run:
         Raises:
             PermanentError: it is not trained.
         """
-        names = [m.name for m in self.trained]
+        names = [m.name for m in self.spec.mixtures if self.trains(m)]
         if mixture not in names or self.spec.train is None:
             raise PermanentError(f"mixture {mixture}: run {self.name} trains {', '.join(names) or 'nothing'}")
         train = self.spec.train.model_copy(update={"mixtures": [mixture]})
@@ -230,7 +252,12 @@ class Run:
         return replace(self, recipe=self.recipe.model_copy(update={"spec": spec}))
 
     def mixture_folder(self, mixture: Mixture) -> str:
-        """Return the mixture's folder. Raises PermanentError: the pool, whose content is in the name, isn't indexed."""
+        """Return the folder of what a mixture chooses: mixtures that choose the same share that of the first.
+
+        Raises:
+            PermanentError: the pool, whose content is in the name, isn't indexed.
+        """
+        mixture = self.first_of(mixture)
         texts = {name for rule in mixture.rules for name in texts_of(rule)}
         used = {name: self.text(name).hash for name in texts}
         # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
@@ -243,19 +270,28 @@ class Run:
         return f"mixtures/{mixture.name}-{content_hash(made_by)}"
 
     def dataset_folder(self, mixture: Mixture) -> str:
-        return f"datasets/{_derived(mixture, self.mixture_folder(mixture))}"
+        return f"datasets/{self._derived(mixture, self.mixture_folder(mixture))}"
 
     def model_folder(self, mixture: Mixture) -> str:
         if not self.spec.train:
             raise PermanentError(f"recipe {self.recipe.name} trains nothing: it has no spec.train")
         train = said(self.spec.train, "mixtures")
-        return f"models/{_derived(mixture, self.dataset_folder(mixture), train, self.fingerprints.get('student'))}"
+        return f"models/{self._derived(mixture, self.dataset_folder(mixture), train, self.fingerprints.get('student'))}"
 
     def evaluation_folder(self, mixture: Mixture) -> str:
+        """Return the folder of a model's results, a file per task; whatever else is evaluated, it is the same."""
         if not self.spec.evaluate:
             raise PermanentError(f"recipe {self.recipe.name} evaluates nothing: it has no spec.evaluate")
-        tasks = said(self.spec.evaluate)
-        return f"evaluations/{_derived(mixture, self.model_folder(mixture), tasks, self.fingerprints.get('tasks'))}"
+        return f"evaluations/{self._derived(mixture, self.model_folder(mixture))}"
+
+    def results_path(self, mixture: Mixture) -> str:
+        """Return the file that brings together the results of this run's tasks, as their data sets were planned."""
+        tasks = {key: value for key, value in self.fingerprints.items() if key.startswith("task:")}
+        asked = said(self.spec.evaluate) if self.spec.evaluate else {}
+        return f"{self.evaluation_folder(mixture)}/results-{content_hash([asked, tasks])}.json"
+
+    def _derived(self, mixture: Mixture, *made_from: object) -> str:
+        return f"{self.first_of(mixture).name}-{content_hash(list(made_from))}"
 
     def status(self) -> dict[str, Any]:
         """Read status.json: state, shards, samples, seconds and failures by stage; empty before the first stage."""
@@ -337,10 +373,6 @@ def load_run(uri: str) -> Run:
         return Run(name, storage, recipe, pool, nodes, plan["fingerprints"], ingest)
 
     return read_json(storage, f"runs/{name}/plan.json", made)
-
-
-def _derived(mixture: Mixture, *made_from: object) -> str:
-    return f"{mixture.name}-{content_hash(list(made_from))}"
 
 
 CUT = ("tasks", "shards_per_task", "manifest", "source")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, create_model, model_validator
 
+from components.base.hashing import said
 from components.recipe.conditions import (
     SUBJECTS,
     About,
@@ -168,6 +169,19 @@ def texts_of(rule: Rule) -> list[str]:
     if isinstance(rule.text, Concat):
         return rule.text.concat
     return rule.text.best_of if isinstance(rule.text, BestOf) else [rule.text]
+
+
+def choice_of(mixture: Mixture) -> dict[str, Any]:
+    """Return what decides a mixture's choice: what it says, whatever the mixture and its rules are called."""
+    numbers = {rule.name: number for number, rule in enumerate(mixture.rules)}
+    choice = said(mixture, "name")
+    for rule in choice["rules"]:
+        rule.pop("name", None)
+        for condition in rule.get("where", ()):
+            condition |= {
+                key: {"rule": numbers[value["rule"]]} for key, value in condition.items() if isinstance(value, dict)
+            }
+    return choice
 
 
 def lent_by(rule: Rule) -> Condition | None:

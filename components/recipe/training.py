@@ -63,4 +63,4 @@ class Evaluate(Model):
         | Annotated[list[Text], Field(min_length=1, max_length=256), Tag("<list>")],
         Discriminator(lambda value: "<list>" if isinstance(value, list) else "<name>"),
     ] = "datacomp"
-    """Names of folders below root, or `datacomp` for its 38."""
+    """Names of folders below root, or `datacomp` for its 38, each with DataComp's metric either way."""

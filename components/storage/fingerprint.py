@@ -1,4 +1,4 @@
-"""Fingerprints of models and data sets outside the storage: two of one name may differ in content."""
+"""Fingerprints of models outside the storage: two of one name may differ in content."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import hashlib
 from pathlib import Path
 
 from components.base.errors import PermanentError
-from components.base.hashing import content_hash
 from components.storage.hub import COMMIT, commit_of
 from components.storage.model_files import OPEN_CLIP_CONFIG, files_below, loaded_files
-from components.storage.opening import open_storage
 
 
 def model_fingerprint(model: str, revision: str | None = None, where: str = "model") -> str:
@@ -56,11 +54,6 @@ def path_fingerprint(path: str, where: str) -> str:
     if found.is_file():
         return _digest([found], found.parent)
     return _digest(files_below(found), found)
-
-
-def files_fingerprint(uri: str, prefix: str = "") -> str:
-    """Return a hash of names and sizes of the objects below `uri/prefix`, which reads no data of a large set."""
-    return content_hash([(e.path, e.size) for e in open_storage(uri).list(prefix)])
 
 
 def _digest(files: list[Path], root: Path) -> str:

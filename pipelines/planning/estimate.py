@@ -64,7 +64,7 @@ class Line:
 def show_plan(run: Run, console: Console) -> None:
     """Print shards, samples, tasks, what exists already, and estimates from stated rates."""
     tars, lines = _show_pool(run, console) if run.is_downloaded else _show_upcoming(run, console)
-    sets = len(run.spec.mixtures)
+    sets = len(run.mixtures)
     size = "" if tars is None else f", at most {_bytes(tars)} {'each' if sets > 1 else ''}".rstrip()
     console.print(f"training sets: {sets}{size}", highlight=False)
     if run.spec.train:

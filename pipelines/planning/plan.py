@@ -11,13 +11,16 @@ from components.pool.run import Run
 from components.pool.shards import Pool, list_pool
 from components.recipe import recipe as schema
 from components.recipe.training import ScaleConfig
-from components.storage.fingerprint import files_fingerprint, model_fingerprint
+from components.stages.evaluate.tasks import fingerprint_tasks
+from components.storage.fingerprint import model_fingerprint
 from components.storage.hub import forget
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
 from pipelines.planning.checks import check_recipe
 from pipelines.planning.columns import plan_columns
 from pipelines.planning.ingest import plan_ingest
+
+RUNS_NAMED = 5  # earlier runs that a message lists
 
 
 def plan_run(recipe: schema.Recipe) -> Run:
@@ -39,6 +42,23 @@ def plan_run(recipe: schema.Recipe) -> Run:
     columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
     name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
     return Run(name, storage, recipe, pool, nodes, prints, ingest)
+
+
+def run_of_recipe(recipe: schema.Recipe) -> str:
+    """Return the address of the run that `recaption run` made of this recipe.
+
+    Raises:
+        PermanentError: as `plan_run`, or there is no such run.
+    """
+    planned = plan_run(recipe)
+    if planned.storage.size(f"{planned.folder}/plan.json") is None:
+        paths = [e.path for e in planned.storage.list(f"runs/{recipe.name}-") if e.path.endswith("/plan.json")]
+        others = ", ".join(path.split("/")[1] for path in paths[:RUNS_NAMED]) or "none"
+        raise PermanentError(
+            f"recipe {recipe.name}: there is no run of it as it is now, {planned.storage.uri}/{planned.folder}; run it "
+            f"first, or give one of its earlier runs below {planned.storage.uri}/runs: {others}"
+        )
+    return f"{planned.storage.uri}/{planned.folder}"
 
 
 def _given(spec: schema.Spec) -> Pool:
@@ -69,7 +89,5 @@ def _fingerprints(spec: schema.Spec) -> dict[str, str]:
             str(Path(spec.train.scale.model).absolute()), None, "spec.train.scale.model"
         )
     if spec.evaluate:
-        if not any(open_storage(spec.evaluate.root).list()):
-            raise PermanentError(f"spec.evaluate.root: {spec.evaluate.root} does not exist or is empty")
-        prints["tasks"] = files_fingerprint(spec.evaluate.root)
+        prints |= fingerprint_tasks(spec.evaluate)
     return prints

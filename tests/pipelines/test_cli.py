@@ -184,6 +184,19 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     assert "not YAML" in refused("validate", write(tmp_path, "a: ["))
 
 
+def test_a_report_of_a_recipe_is_that_of_its_run(tmp_path: Path, shards: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe_text(tmp_path / "out", shards, [MIXED]))
+    said = refused("report", recipe)
+    assert re.search(r"there is no run of it as it is now, .*/out/runs/\S+; run it first, or give one .*: none$", said)
+    run = planned(tmp_path / "out", shards, [MIXED])
+    assert invoke("report", recipe) == f"{tmp_path}/out/{run.folder}/report.html"
+    assert (tmp_path / "out" / run.folder / "report.html").exists()
+    recipe.write_text(recipe_text(tmp_path / "out", shards, [SYNTHETIC]))
+    assert refused("report", recipe).endswith(f": {run.name}")
+    assert "no-such.yaml" in refused("report", tmp_path / "no-such.yaml")
+
+
 @pytest.mark.parametrize("command", [["report"], ["stage", "mix"]])
 def test_a_run_that_is_not_there(tmp_path: Path, command: list[str]) -> None:
     hint = "expected <storage>/runs/<run>, as `recaption run` prints it"

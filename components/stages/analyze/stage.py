@@ -40,28 +40,33 @@ class AnalyzeStep(Step):
     def run(self, run: Run) -> None:
         for name in run.spec.texts:
             _analyze_text(run, name)
-        for mixture in run.spec.mixtures:
+        for mixture in run.mixtures:
             _analyze_mixture(run, mixture)
 
 
 def _analyze_text(run: Run, name: str) -> None:
     path = analysis_path(run, name)
-    if run.storage.size(path) is not None:
+    if _is_whole(run, path):
         return
     covered, usable = coverage(run, run.text(name))
     if covered < usable:
         log.info("text %s covers %d of %d usable samples; its statistics are of that part", name, covered, usable)
     result = {"text": name, "covered": covered, "usable": usable, **_measure(_text_chunks(run, name), covered)}
-    run.storage.create(path, json.dumps(result).encode())
+    run.storage.write(path, json.dumps(result).encode())
+
+
+def _is_whole(run: Run, path: str) -> bool:
+    """Return whether an analysis is there, with all that is measured now: one of an earlier version may have less."""
+    return run.storage.size(path) is not None and "diversity" in json.loads(run.storage.read(path))
 
 
 def _analyze_mixture(run: Run, mixture: Mixture) -> None:
     folder = run.mixture_folder(mixture)
-    if run.storage.size(f"{folder}/analysis.json") is not None:
+    if _is_whole(run, f"{folder}/analysis.json"):
         return
     pairs = json.loads(run.storage.read(f"{folder}/mixture.json"))["pairs"]
     result = {"mixture": mixture.name, **_measure(_mixture_chunks(run, folder), pairs)}
-    run.storage.create(f"{folder}/analysis.json", json.dumps(result).encode())
+    run.storage.write(f"{folder}/analysis.json", json.dumps(result).encode())
 
 
 def _measure(chunks: Iterator[Chunk], expected: int) -> dict[str, object]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from string import Formatter
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch.utils.data import IterableDataset
 from webdataset.handlers import reraise_exception
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from components.base.errors import PermanentError
+from components.base.errors import PermanentError, RecaptionError, from_system
 from components.engine.images import ImageError, opened
 from components.storage.local import LocalStorage
 
@@ -66,9 +67,24 @@ class ZeroShot(IterableDataset[tuple[torch.Tensor, Any]]):
             raise PermanentError(f"{folder}/test/nshards.txt: found {count[:40]!r}, expected the number of tars")
         self.tars = [f"test/{number}.tar" for number in range(int(count))]
         if self.kind != "retrieval":
-            self.classes, self.templates = (
-                [line.strip() for line in self._read(name).splitlines()] for name in (CLASSES, TEMPLATES)
+            self.classes, self.templates = self._lines(CLASSES), self._lines(TEMPLATES)
+            for number, template in enumerate(self.templates, 1):
+                if not _has_slot(template):
+                    raise PermanentError(
+                        f"{folder}/{TEMPLATES}: line {number} is {template[:100]!r}; expected a text with {{c}} where "
+                        "the name of the class belongs, and no other braces"
+                    )
+
+    def _lines(self, name: str) -> list[str]:
+        lines = [line.strip() for line in self._read(name).splitlines()]
+        if not lines:
+            raise PermanentError(f"{self.storage.uri}/{name}: is empty; expected one line each")
+        if "" in lines:
+            raise PermanentError(
+                f"{self.storage.uri}/{name}: line {lines.index('') + 1} of {len(lines)} is blank; expected a text on "
+                "every line"
             )
+        return lines
 
     def _read(self, name: str) -> str:
         try:
@@ -77,11 +93,33 @@ class ZeroShot(IterableDataset[tuple[torch.Tensor, Any]]):
             raise PermanentError(f"{self.storage.uri}/{name}: is no text ({error})") from error
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
+        empty = True
         for tar in self.tars:
-            with self.storage.open(tar) as stream:
-                files = tar_file_expander([{"url": tar, "stream": stream}], handler=reraise_exception)
-                for sample in group_by_keys(files, handler=reraise_exception):
-                    yield self._decoded(sample, f"{self.storage.uri}/{tar}: {sample['__key__']}")
+            for sample in self._samples(tar):
+                empty = False
+                yield self._decoded(sample, f"{self.storage.uri}/{tar}: {sample['__key__']}")
+        if empty:
+            raise PermanentError(f"{self.storage.uri}/test: its {len(self.tars)} tars have no sample")
+
+    def _samples(self, tar: str) -> Iterator[dict[str, Any]]:
+        """Yield the members of each sample. Raises PermanentError: this isn't a whole tar."""
+        read = ["its beginning"]
+
+        def files(stream: BinaryIO) -> Iterator[dict[str, Any]]:
+            for file in tar_file_expander([{"url": tar, "stream": stream}], handler=reraise_exception):
+                read.append(file["fname"])
+                yield file
+
+        with self.storage.open(tar) as stream:
+            try:
+                yield from group_by_keys(files(stream), handler=reraise_exception)
+            except (RecaptionError, MemoryError):
+                raise
+            except Exception as error:  # tarfile's and webdataset's, which puts the stream into it
+                if from_system(error):
+                    raise
+                said = str(error.args[0] if error.args else error).partition(" @ ")[0]
+                raise PermanentError(f"{self.storage.uri}/{tar}: is damaged after {read[-1]} ({said})") from error
 
     def _decoded(self, sample: dict[str, Any], where: str) -> tuple[torch.Tensor, Any]:
         name = next((name for name in IMAGES if name in sample), None)
@@ -98,4 +136,28 @@ class ZeroShot(IterableDataset[tuple[torch.Tensor, Any]]):
             label = self.decode(sample[self.label])
         except (ValueError, MemoryError) as error:  # no number, no UTF-8, no array, one of objects, a shape too large
             raise PermanentError(f"{where}.{self.label}: {error}") from error
+        if wrong := self._wrong(label):
+            raise PermanentError(f"{where}.{self.label}: {wrong}")
         return self.transform(rgb), label
+
+    def _wrong(self, label: Any) -> str | None:
+        """Say why a label means nothing in this data set; None where it does."""
+        if self.classes is None:
+            return None if label else "is empty; expected a text on every line"
+        count, file = len(self.classes), f"{self.storage.uri}/{CLASSES}"
+        if self.kind == "multilabel":
+            if label.shape == (count,) and np.isin(label, (0, 1)).all():
+                return None
+            return f"found an array of shape {label.shape}, expected a 0 or 1 for each of the {count} classes of {file}"
+        if 0 <= label < count:
+            return None
+        return f"found {label}, expected 0 to {count - 1}, the number of a class of {file}, which has {count} lines"
+
+
+def _has_slot(template: str) -> bool:
+    """Return whether the name of a class, and nothing else, can be put into a template."""
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+    except ValueError:
+        return False
+    return bool(fields) and set(fields) == {"c"}

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.base.errors import PermanentError, RecaptionError, TemporaryError
+from components.base.errors import PermanentError, RecaptionError, TemporaryError, from_system
+from components.base.hashing import content_hash
 from components.engine.stage import Finding, Needs, Step
 from components.pool.run import Run
 from components.recipe.mixtures import Mixture
 from components.recipe.recipe import Spec
 from components.stages.evaluate.checks import check_data_sets
 from components.stages.evaluate.metrics import find_metric, mean_by_group, mean_of, measure_all
-from components.stages.evaluate.tasks import Task, gap, local_copy, tasks_of
+from components.stages.evaluate.tasks import Task, gap, local_copy, print_key, tasks_of
 from components.storage.interface import below
 from components.storage.opening import open_storage
 
@@ -35,13 +36,14 @@ GROUP = 8  # zero-shot tasks that share one loading of a model; DataComp's 38 (5
 class EvaluateStep(Step):
     """A worker loads a model once for all its tasks; a missing data set is a reported gap.
 
-    A task that fails is named once the others are done. Its result is all that the next call has to make.
+    A task that fails is named once the others are done. Its result is all that the next call has to make, as is the
+    result of a task that a recipe adds later: a result's name depends on its model and its own data set only.
     """
 
     name = "evaluate"
     summary = "evaluate each trained CLIP zero-shot: classification and retrieval"
     reads = ("models", "tasks")
-    writes = "evaluations/<mixture>: a result per task, results.json"
+    writes = "evaluations/<mixture>: a result per task, results-<hash>.json"
     needs = Needs(memory_gib=8, gpu=True)
     divisible = True
 
@@ -52,7 +54,7 @@ class EvaluateStep(Step):
     def run(self, run: Run) -> None:
         failures: list[RecaptionError] = []
         for mixture in run.trained:
-            if run.storage.size(f"{run.evaluation_folder(mixture)}/results.json") is None:
+            if run.storage.size(run.results_path(mixture)) is None:
                 failed = _evaluate(run, mixture, _tasks(run))
                 failures += failed
                 if not failed:
@@ -86,12 +88,12 @@ def _groups(run: Run) -> list[tuple[Mixture, list[Task]]]:
 def _evaluate(run: Run, mixture: Mixture, tasks: Sequence[Task]) -> list[RecaptionError]:
     """Make the results that are missing, and return what failed."""
     assert run.spec.evaluate is not None
-    folder, root = run.evaluation_folder(mixture), open_storage(run.spec.evaluate.root)
+    root = open_storage(run.spec.evaluate.root)
     student: Student | None = None
     failures: list[RecaptionError] = []
     for task in tasks:
         try:
-            path = _path(folder, task)
+            path = _path(run, mixture, task)
             reason = gap(task, root)
             if reason:
                 log.warning("evaluate %s on %s: %s", mixture.name, task.name, reason)
@@ -109,14 +111,15 @@ def _evaluate(run: Run, mixture: Mixture, tasks: Sequence[Task]) -> list[Recapti
     return failures
 
 
-def _path(folder: str, task: Task) -> str:
-    return f"{folder}/tasks/{task.folder}.json"
+def _path(run: Run, mixture: Mixture, task: Task) -> str:
+    content = run.fingerprints.get(print_key(task)) or content_hash(task.metric)
+    return f"{run.evaluation_folder(mixture)}/tasks/{task.folder}-{content}.json"
 
 
 def _explained(error: Exception, mixture: Mixture, task: Task) -> RecaptionError:
     """Say an error in one line. Memory and I/O may be there next time; anything else would happen again."""
-    passing = (TemporaryError, OSError, MemoryError)
-    kind = TemporaryError if isinstance(error, passing) or type(error).__name__ in PASSING else PermanentError
+    passing = isinstance(error, (TemporaryError, MemoryError)) or type(error).__name__ in PASSING or from_system(error)
+    kind = TemporaryError if passing else PermanentError
     text = " ".join(str(error).split())[:500]
     what = text if isinstance(error, RecaptionError) else f"{type(error).__name__}: {text}"
     return kind(f"evaluate {mixture.name} on {task.name}: {what}")
@@ -133,21 +136,24 @@ def _raise(failures: Sequence[RecaptionError]) -> None:
 
 def _merge(run: Run, mixture: Mixture) -> None:
     assert run.spec.evaluate is not None
-    folder, root = run.evaluation_folder(mixture), open_storage(run.spec.evaluate.root)
+    root = open_storage(run.spec.evaluate.root)
     found, gaps = [], []
     for task in _tasks(run):
-        if run.storage.size(_path(folder, task)) is not None:
-            found.append(json.loads(run.storage.read(_path(folder, task))))
+        path = _path(run, mixture, task)
+        if run.storage.size(path) is not None:
+            result = json.loads(run.storage.read(path))
+            found.append({**result, "folder": task.folder, "column": task.column})
         else:
             gaps.append({"task": task.name, "reason": gap(task, root)})
     results = {
         "mixture": mixture.name,
         "tasks": found,
         "gaps": gaps,
+        "columns": {r["column"]: r["value"] for r in found if r["column"]},
         "means": mean_by_group([(r["kind"], r["value"]) for r in found]),
         "average": mean_of([r["value"] for r in found]),  # DataComp's
     }
-    run.storage.create(f"{folder}/results.json", json.dumps(results, indent=1).encode())
+    run.storage.create(run.results_path(mixture), json.dumps(results, indent=1).encode())
 
 
 def _load(run: Run, mixture: Mixture) -> Student:

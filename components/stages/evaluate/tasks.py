@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import yaml
 
+from components.base.errors import PermanentError
+from components.base.hashing import content_hash
+from components.base.threads import map_ahead
 from components.recipe.training import Evaluate
 from components.stages.evaluate.metrics import find_metric
 from components.storage.interface import Storage, below
 from components.storage.local import LocalStorage
+from components.storage.opening import open_storage
 
 DATACOMP = Path(__file__).with_name("datacomp_tasks.yaml")
+SHARDS = "test/nshards.txt"
+TEXTS = ("dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt", SHARDS)
+"""Files of a data set that decide a result, beside its tars."""
+LONGEST = 1 << 20  # bytes of such a file that are looked at; ImageNet's class names are 15 kB
+WHERE_FROM = "docs/evaluation.md says where to get the data sets, and their layout"
 
 
 @dataclass(frozen=True)
@@ -27,21 +36,63 @@ class Task:
     """Below the root."""
     metric: str | None = None
     """Name of the metric that counts; None: the first of the data set's kind in METRICS."""
+    column: str | None = None
+    """Title of the column that the task has for itself in the report's table; None for most."""
 
 
 def tasks_of(evaluate: Evaluate) -> list[Task]:
-    """List the tasks that a recipe names, DataComp's with its metrics."""
+    """List the tasks that a recipe names, each once.
+
+    A data set of DataComp's has DataComp's metric, whether the recipe names its folder or all of DataComp's.
+    """
+    listed = {entry["folder"]: Task(**entry) for entry in yaml.safe_load(DATACOMP.read_text())}
     if evaluate.tasks == "datacomp":
-        return [Task(**entry) for entry in yaml.safe_load(DATACOMP.read_text())]
-    return [Task(name, name) for name in evaluate.tasks]
+        return [*listed.values()]
+    folders = dict.fromkeys(str(PurePosixPath(name)) for name in evaluate.tasks)
+    return [_task_in(folder, listed.get(PurePosixPath(folder).name)) for folder in folders]
+
+
+def _task_in(folder: str, known: Task | None) -> Task:
+    if known is None:
+        return Task(folder, folder)
+    return known if known.folder == folder else Task(folder, folder, known.metric)
+
+
+def fingerprint_tasks(evaluate: Evaluate) -> dict[str, str]:
+    """Return a hash of what decides each task's result, its metric and its data set, by `task:<folder>`.
+
+    A data set stands for the content of its text files and the names and sizes of its tars: no picture is read, and
+    other files may change. One that is missing has a hash, too.
+
+    Raises:
+        PermanentError: there is nothing below the root.
+    """
+    root, tasks = open_storage(evaluate.root), tasks_of(evaluate)
+    found = dict(zip(tasks, map_ahead(lambda task: _fingerprint(root, task), tasks), strict=True))
+    if not any(found.values()) and not any(root.list()):
+        raise PermanentError(f"spec.evaluate.root: {evaluate.root} does not exist or is empty; {WHERE_FROM}")
+    return {print_key(task): content_hash([task.metric, data]) for task, data in found.items()}
+
+
+def print_key(task: Task) -> str:
+    """Return the key of a task's hash among a run's fingerprints."""
+    return f"task:{task.folder}"
+
+
+def _fingerprint(root: Storage, task: Task) -> list[tuple[str, object]]:
+    """List the files of a data set, each with its content or its size."""
+    sizes = {e.path.removeprefix(f"{task.folder}/"): e.size for e in root.list(f"{task.folder}/")}
+    counted = [n for n in sizes if n in TEXTS or (n.startswith("test/") and n.endswith(".tar"))]
+    texts = [(name, root.read(f"{task.folder}/{name}", 0, LONGEST).hex()) for name in counted if name in TEXTS]
+    return [*texts, *((name, sizes[name]) for name in counted)]
 
 
 def gap(task: Task, root: Storage) -> str | None:
     """Say why a task can't be evaluated; None where it can."""
     if task.metric and find_metric(task.metric) is None:
         return f"its metric {task.metric} is not implemented"
-    if root.size(f"{task.folder}/test/nshards.txt") is None:
-        return f"no data set at {root.uri}/{task.folder} (test/nshards.txt is missing)"
+    if root.size(f"{task.folder}/{SHARDS}") is None:
+        return f"no data set at {root.uri}/{task.folder} ({SHARDS} is missing); {WHERE_FROM}"
     return None
 
 

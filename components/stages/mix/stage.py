@@ -72,7 +72,7 @@ class MixStep(Step):
     needs = Needs(memory_gib=1)
 
     def run(self, run: Run) -> None:
-        tallies = [MixtureCounts(m, run.mixture_folder(m)) for m in run.spec.mixtures]
+        tallies = [MixtureCounts(m, run.mixture_folder(m)) for m in run.mixtures]
         tallies = [t for t in tallies if run.storage.size(f"{t.folder}/mixture.json") is None]
         if not tallies:
             return

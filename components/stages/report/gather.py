@@ -89,12 +89,12 @@ def share(part: int, whole: int) -> str:
 def circles(run: Run) -> list[Circle]:
     """Return noise against diversity of every mixture whose pairs all have a cosine (Figure 5)."""
     found = []
-    for mixture in run.spec.mixtures:
+    for mixture in run.mixtures:
         analysis = read_of(run, run.mixture_folder, mixture, "analysis.json")
-        if analysis and analysis["captions"] and analysis["cosine"]["count"] == analysis["captions"]:
-            found.append(
-                Circle(mixture.name, analysis["trigrams"]["unique"], analysis["cosine"]["mean"], analysis["captions"])
-            )
+        if analysis.get("captions") and "diversity" in analysis and analysis["cosine"]["count"] == analysis["captions"]:
+            names = ", ".join(m.name for m in run.spec.mixtures if run.first_of(m) is mixture)
+            trigrams, cosine = analysis["diversity"]["unique"], analysis["cosine"]["mean"]
+            found.append(Circle(names, trigrams, cosine, analysis["captions"]))
     return found
 
 

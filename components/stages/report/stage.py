@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from components.base.printable import printable
 from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
@@ -21,15 +22,23 @@ from components.recipe.mixtures import Mixture, in_words
 from components.stages.report import gather, plots
 from components.stages.report.funnel import Funnel
 from components.stages.report.funnel import funnel as funnel_of
-from components.stages.report.table import read_of, result_table, results
+from components.stages.report.table import AVERAGE, TASKS, evaluation_of, partial, read_of, result_table, results
 
 LIBRARIES = ("torch", "transformers", "open_clip_torch", "webdataset", "clip-benchmark", "pyarrow", "numpy", "pillow")
 HEADINGS = {
+    "unique trigrams": "unique trigrams of at most a million texts",
     "words": "words per caption",
+    "ImageNet": "ImageNet accuracy",
     "classification": "classification accuracy",
     "retrieval": "retrieval recall@1",
-    "average": "average of the tasks",
+    AVERAGE: "average of the tasks",
+    TASKS: "tasks with a result",
 }
+MEANS = ("classification", "retrieval", AVERAGE)  # columns over several tasks, which compare only where none is missing
+ON_ALL_TASKS = (("classification", "zero-shot accuracy"), ("mean cosine", "mean image–text cosine"))
+ON_SOME_TASKS = (("ImageNet", "zero-shot accuracy on ImageNet"),)
+"""Columns that may name the best mixture in the headline: the first that compares two."""
+UNRANKED = ("mixture", "pairs", "words", TASKS)
 
 
 class ReportStep(Step):
@@ -46,6 +55,7 @@ class ReportStep(Step):
             loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
         environment.filters["number"] = _number
+        environment.finalize = _shown
         page = environment.get_template("template.html").render(_content(run))
         run.storage.write(f"{run.folder}/results.json", json.dumps(results(run), indent=1).encode())
         run.storage.write(f"{run.folder}/report.html", page.encode())
@@ -58,10 +68,10 @@ def _content(run: Run) -> dict[str, Any]:
     funnel, done = funnel_of(run, columns), gather.columns_done(run, columns)
     return {
         "run": run,
-        "recipe": schema.dump_recipe(run.recipe),
-        "headline": _headline(table),
+        "recipe": escape(schema.dump_recipe(run.recipe)),  # whose lines stay lines, as `_shown` would not leave them
+        "headline": _headline(run, table),
         "table": table,
-        "best": _best(table),
+        "best": _best(run, table),
         "headings": HEADINGS,
         "mixtures": results,
         "funnel": funnel,
@@ -70,7 +80,7 @@ def _content(run: Run) -> dict[str, Any]:
         "gallery": gather.gallery(run, columns),
         "cosines": Markup(plots.histograms(gather.histograms(run), "cosine of image and text")),
         "circles": Markup(
-            plots.scatter(gather.circles(run), "unique trigrams (diversity)", "mean cosine (less noise)")
+            plots.scatter(gather.circles(run), "unique trigrams of all texts (diversity)", "mean cosine (less noise)")
         ),
         "stages": _stages(run),
         "notes": [
@@ -84,15 +94,13 @@ def _content(run: Run) -> dict[str, Any]:
 
 
 def _result(run: Run, mixture: Mixture) -> dict[str, Any]:
-    trained = mixture in run.trained
-    evaluated = trained and run.spec.evaluate
     return {
         "name": mixture.name,
         "rules": [in_words(rule) for rule in mixture.rules],
         "emit": mixture.emit,
         "chosen": read_of(run, run.mixture_folder, mixture, "mixture.json"),
-        "model": read_of(run, run.model_folder, mixture, "model.json") if trained else {},
-        "results": read_of(run, run.evaluation_folder, mixture, "results.json") if evaluated else {},
+        "model": read_of(run, run.model_folder, mixture, "model.json") if run.trains(mixture) else {},
+        "results": evaluation_of(run, mixture),
     }
 
 
@@ -104,28 +112,42 @@ def _doubts(funnel: Funnel, results: list[dict[str, Any]]) -> Iterator[str]:
             yield f"mixture {name}: {settled:,} images chosen or dropped, of {chosen['usable']:,} usable ones"
 
 
-def _headline(table: list[dict[str, object]]) -> str:
-    for title, what in (("classification", "zero-shot accuracy"), ("mean cosine", "mean image–text cosine")):
-        scored = [row for row in table if isinstance(row.get(title), float)]
+def _headline(run: Run, table: list[dict[str, object]]) -> str:
+    rows, some_only = _distinct(run, table), _partial_means(table)
+    for title, what in ON_SOME_TASKS if some_only else ON_ALL_TASKS:
+        scored = [row for row in rows if isinstance(row.get(title), float)]
         if len(scored) > 1:
             best = max(scored, key=lambda row: row[title])  # type: ignore[arg-type,return-value]
             return f"Best {what}: {best['mixture']} with {best[title]:.3f}, of {len(scored)} mixtures."
-    return f"{len(table)} mixture{'s' if len(table) != 1 else ''} of one pool."
+    missing = "; some tasks have no result, so none is called the best" if some_only and len(rows) > 1 else ""
+    return f"{len(table)} mixture{'s' if len(table) != 1 else ''} of one pool{missing}."
 
 
-def _best(table: list[dict[str, object]]) -> dict[str, object]:
+def _best(run: Run, table: list[dict[str, object]]) -> dict[str, object]:
     """Return the highest value of each column of which more is better."""
     best: dict[str, object] = {}
-    for title in table[0].keys() - {"mixture", "pairs", "words"}:
-        values = [row[title] for row in table if isinstance(row[title], (int, float))]
+    rows = _distinct(run, table)
+    for title in table[0].keys() - {*UNRANKED, *(MEANS if _partial_means(table) else ())}:
+        values = [row[title] for row in rows if isinstance(row[title], (int, float))]
         if len(values) > 1:
             best[title] = max(values)  # type: ignore[type-var]
     return best
 
 
+def _distinct(run: Run, table: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Leave out the mixtures that choose the same as another one."""
+    names = {mixture.name for mixture in run.mixtures}
+    return [row for row in table if row["mixture"] in names]
+
+
+def _partial_means(table: list[dict[str, object]]) -> bool:
+    """Return whether a mean leaves tasks out."""
+    return any(row.get(TASKS) is not None for row in table)
+
+
 def _unfinished(run: Run, funnel: Funnel, done: list[dict[str, Any]], results: list[dict[str, Any]]) -> list[str]:
     """Say what is missing on a page that was asked for before the run's end."""
-    shards, trained = len(run.pool.shards), {m.name for m in run.trained}
+    shards, trained = len(run.pool.shards), {m.name for m in run.spec.mixtures if run.trains(m)}
     missing = {
         "columns": [c["key"] for c in done if c["shards"] < shards],
         "mixtures": [r["name"] for r in results if not r["chosen"]],
@@ -175,6 +197,15 @@ def _stages(run: Run) -> list[dict[str, Any]]:
 def _notes(run: Run, results: list[dict[str, Any]]) -> list[str]:
     """List what a reader must know before believing a number."""
     notes = [f"{r['name']}: {w}" for r in results for w in r["chosen"].get("warnings", ())]
+    notes += [
+        f"{m.name} chooses the same as {first.name}: it was made once and is shown twice."
+        for m in run.spec.mixtures
+        if (first := run.first_of(m)) is not m
+    ]
+    if counts := dict.fromkeys(said for r in results if (said := partial(r["results"]))):
+        notes.append(
+            f"Averages are over {', '.join(counts)} tasks, those with a result: no average is marked as the best."
+        )
     gaps = {(g["task"], g["reason"]) for r in results for g in r["results"].get("gaps", ())}
     notes += [f"{task} was not evaluated: {reason}" for task, reason in sorted(gaps)]
     if run.spec.train:
@@ -196,6 +227,11 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _shown(value: object) -> object:
+    """Return what the page shows of a value: texts, reasons and names are others', and may have control characters."""
+    return printable(value) if type(value) is str else value
 
 
 def _number(value: object) -> str:

@@ -60,7 +60,7 @@ class ReshardStep(Step):
 
 
 def _mixtures(run: Run) -> list[Mixture]:
-    return run.trained if run.spec.train else run.spec.mixtures
+    return run.trained if run.spec.train else run.mixtures
 
 
 def reshard(run: Run, mixture: Mixture) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 from pipelines.operator.runtime.conditions import Object
 
-METRICS = ("average", "classification", "retrieval", "mean cosine")
+METRICS = ("average", "classification", "retrieval", "ImageNet", "mean cosine")
 """Metrics that may choose the best mixture: the first that the results have."""
+OF_ALL_TASKS = ("average", "classification", "retrieval")
+"""Of these, the means over tasks."""
 REASONS = 8  # kinds of a stage's failures that are listed, the most frequent ones
 
 
@@ -53,9 +55,14 @@ def _stage(name: str, entry: Mapping[str, Any]) -> Object:
 
 
 def best_of(rows: Iterable[Mapping[str, Any]]) -> Object:
-    """Find the mixture with the highest number in the result table; return no fields where there is no number."""
+    """Find the mixture with the highest number in the result table; return no fields where there is no number.
+
+    Means over some of the tasks choose none: a row says in `tasks` that its means are such.
+    """
     listed = list(rows)
     metric = next((m for m in METRICS if any(row.get(m) is not None for row in listed)), None)
+    if metric in OF_ALL_TASKS and any(row.get("tasks") is not None for row in listed):
+        metric = "ImageNet" if any(row.get("ImageNet") is not None for row in listed) else None
     if metric is None:
         return {}
     best = max((row for row in listed if row.get(metric) is not None), key=lambda row: float(row[metric]))

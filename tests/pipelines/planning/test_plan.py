@@ -57,7 +57,7 @@ def names(run: Run) -> list[str]:
         run.mixture_folder(mixture),
         run.dataset_folder(mixture),
         run.model_folder(mixture),
-        run.evaluation_folder(mixture),
+        run.results_path(mixture),
     ]
 
 
@@ -82,7 +82,7 @@ def test_names_stay_what_they_were() -> None:
         "mixtures/raw30-blip2-71e31f7c9658",
         "datasets/raw30-blip2-1610bc29cdeb",
         "models/raw30-blip2-702d4faab212",
-        "evaluations/raw30-blip2-f5099e0b71e4",
+        "evaluations/raw30-blip2-8db554a57096/results-2dfa9b79010e.json",
     ]
 
 

@@ -123,6 +123,19 @@ def test_again_writes_nothing_and_more_captions_write_anew(tmp_path: Path, shard
     assert all(p.stat().st_mtime_ns == at for p, at in files.items() if p.is_file())
 
 
+def test_an_analysis_of_an_earlier_version_is_made_anew(tmp_path: Path, shards: Path) -> None:
+    run = planned(tmp_path / "out", shards, [RAW])
+    filled(run, [])
+    AnalyzeStep().run(run)
+    whole = of_mixture(run)
+    path = f"{run.mixture_folder(run.spec.mixtures[0])}/analysis.json"
+    for place in (path, analysis_path(run, "raw")):
+        run.storage.write(place, b'{"captions": 1, "trigrams": {"unique": 1}}')
+    AnalyzeStep().run(run)
+    assert of_mixture(run) == whole
+    assert of_text(run, "raw")["diversity"] == {"unique": 3, "captions": 6, "standard_error": 0}
+
+
 def test_an_unfinished_captioner_is_said(tmp_path: Path, shards: Path) -> None:
     run = planned(tmp_path / "out", shards, [RAW])
     with pytest.raises(PermanentError, match="has nothing for shard 00000000; run its stage first"):

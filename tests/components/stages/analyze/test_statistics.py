@@ -84,6 +84,29 @@ def test_trigrams_of_a_sample_once_there_are_more(monkeypatch: pytest.MonkeyPatc
     assert found["captions"] == 5000
     assert 900 < found["trigrams"]["captions"] < 1100  # three standard deviations of the hash: 85
     assert found["trigrams"]["unique"] == found["trigrams"]["captions"]
+    assert found["diversity"] == {"unique": 5000, "captions": 5000, "standard_error": 0}
+
+
+@pytest.mark.parametrize("kept", [100, 1000])
+def test_the_diversity_of_more_captions_than_the_sample_grows_with_them(
+    monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """Two sets in whose samples there are equally many trigrams; in the second one there are more."""
+    monkeypatch.setattr(statistics, "SAMPLE", 500)
+    monkeypatch.setattr(statistics, "KEPT", kept)
+    monkeypatch.setattr(statistics, "MERGE", 300)
+    for count in (3000, 9000):
+        texts: list[str | None] = [f"w{i % 30} x{i % 900} y{i}" for i in range(count)] * 2
+        found = measured(texts, chunk=500)["diversity"]
+        assert found["standard_error"] == pytest.approx(kept**-0.5, rel=0.02)
+        assert abs(found["unique"] / count - 1) < 4 * found["standard_error"]
+
+
+def test_a_diversity_that_can_be_kept_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "SAMPLE", 20)
+    texts: list[str | None] = [f"w{i % 7} x{i % 5} y{i % 3} z{i % 2}" for i in range(300)]
+    trigrams = {tuple(t.split()[i : i + 3]) for t in texts if t for i in range(2)}
+    assert measured(texts)["diversity"] == {"unique": len(trigrams), "captions": 300, "standard_error": 0}
 
 
 def test_exactly_the_limit_is_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +125,7 @@ def test_the_sample_does_not_depend_on_chunks_or_order(monkeypatch: pytest.Monke
             some = order[start : start + chunk]
             nans = np.full(len(some), np.nan, np.float32)
             found.add(pa.array([uids[i] for i in some]), pa.array([texts[i] for i in some]), nans)
-        found._merge()
-        return {"sampled": found.sampled, "trigrams": found.trigrams.tolist()}
+        found.trigrams.count()
+        return {"sampled": found.sampled, "trigrams": found.trigrams.hashes.tolist()}
 
     assert count(list(range(300)), 300) == count(list(range(299, -1, -1)), 13)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from components.base.errors import PermanentError
 from components.miniature.demo import WEIGHTS, student
-from components.stages.evaluate.data import ZeroShot
+from components.stages.evaluate.data import TEMPLATES, ZeroShot
 from components.stages.evaluate.student import Student
 from tests.components.engine.test_images import bomb
 from tests.pools import encode, jpeg, write_tar
@@ -136,6 +136,20 @@ BAD: dict[str, tuple[str, Members, str]] = {
     "no image": ("", {"cls": b"0", "gif": jpeg(1)}, "bad: has cls, gif; expected an image"),
     "another image": ("", {**GOOD, "jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, r"bad\.jpg: not an"),
     "bomb": ("", {**GOOD, "jpg": bomb()}, r"bad\.jpg: image of too many pixels"),
+    "a broken image": ("", {**GOOD, "jpg": jpeg(1)[:400]}, r"bad\.jpg: truncated image"),
+    "a class beyond the list": (
+        "", {**GOOD, "cls": b"3"},
+        r"bad\.cls: found 3, expected 0 to 2, the number of a class of .*task/classnames\.txt, which has 3 lines",
+    ),
+    "a class below the list": ("", {**GOOD, "cls": b"-1"}, r"bad\.cls: found -1, expected 0 to 2, .*classnames\.txt"),
+    "a row for other classes": (
+        "multilabel", {"jpg": jpeg(1), "npy": npy(np.zeros(4))},
+        r"bad\.npy: found an array of shape \(4,\), expected a 0 or 1 for each of the 3 classes of .*classnames\.txt",
+    ),
+    "a row of other numbers": (
+        "multilabel", {"jpg": jpeg(1), "npy": npy(np.full(3, 2))}, r"bad\.npy: .*expected a 0 or 1 for each",
+    ),
+    "no texts": ("retrieval", {"jpg": jpeg(1), "txt": b""}, r"bad\.txt: is empty; expected a text"),
 }  # fmt: skip
 
 
@@ -157,6 +171,13 @@ def test_a_bad_member_is_named(tmp_path: Path, kind: str, members: Members, mess
         ("test/nshards.txt", "0", "nshards.txt: found '0', expected the number of tars"),
         ("test/nshards.txt", "2", r"cannot read .*test/1\.tar: no such file"),
         ("classnames.txt", None, r"cannot read .*classnames\.txt: no such file"),
+        ("classnames.txt", "", r"classnames\.txt: is empty; expected one line each"),
+        ("classnames.txt", "cat\n\ndog\n", r"classnames\.txt: line 2 of 3 is blank; expected a text on every line"),
+        (TEMPLATES, "", r"templates\.txt: is empty"),
+        (TEMPLATES, "{c}\na photo\n", r"templates\.txt: line 2 is 'a photo'; expected a text with {c} where"),
+        (TEMPLATES, "a photo of a {}.", r"templates\.txt: line 1 is 'a photo of a {}\.'; expected a text with {c}"),
+        (TEMPLATES, "{c} by {d}", r"templates\.txt: line 1 is .*expected a text with {c}"),
+        (TEMPLATES, "{c} {", r"templates\.txt: line 1 is .*expected a text with {c}"),
     ],
 )
 def test_a_data_set_that_is_not_whole(tmp_path: Path, file: str, text: str | None, message: str) -> None:
@@ -164,3 +185,30 @@ def test_a_data_set_that_is_not_whole(tmp_path: Path, file: str, text: str | Non
     (folder / file).unlink() if text is None else (folder / file).write_text(text)
     with pytest.raises(PermanentError, match=message):
         list(ZeroShot(folder, tensor))
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (0, r"test/0\.tar: is damaged after its beginning \(empty file\)"),
+        (3300, r"test/0\.tar: is damaged after a\.cls \(unexpected end of data\)"),
+    ],
+)
+def test_a_damaged_tar_is_named_with_the_place(tmp_path: Path, cut: int, message: str) -> None:
+    folder = write_task(tmp_path, "", {"a": {"jpg": b"x" * 600, "cls": b"0"}, "b": GOOD})
+    tar = folder / "test/0.tar"
+    tar.write_bytes(tar.read_bytes()[:cut])
+    data = ZeroShot(folder, tensor)
+    with pytest.raises(PermanentError, match=message) as caught:
+        list(data._samples(data.tars[0]))
+    assert "BufferedReader" not in str(caught.value)
+
+
+def test_tars_without_a_sample_are_said(tmp_path: Path) -> None:
+    with pytest.raises(PermanentError, match=r"/test: its 1 tars have no sample"):
+        list(ZeroShot(write_task(tmp_path, "", {}), tensor))
+
+
+@pytest.mark.parametrize("name", ["a::b", "a{}b", "{1..2}", "%20 #?"])
+def test_any_name_of_a_folder_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    assert len(list(ZeroShot(write_task(tmp_path / name, "", {"a": GOOD}), tensor))) == 1

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from components.pool.run import Node, Run
 from components.pool.shards import pool_of
 from components.recipe import recipe as schema
 from components.recipe.mixtures import Mixture
+from components.recipe.training import Evaluate
 from components.stages.evaluate import stage
 from components.stages.evaluate.metrics import Predictions
 from components.stages.evaluate.stage import EvaluateStep
-from components.stages.evaluate.tasks import Task, local_copy
+from components.stages.evaluate.tasks import Task, fingerprint_tasks, local_copy, tasks_of
 from components.storage.interface import Storage
 from components.storage.local import LocalStorage
 from components.storage.opening import open_storage
@@ -48,19 +50,22 @@ spec:
 TASKS = [f"t{i:02d}" for i in range(19)]
 
 
-def make_run(root: Path, tasks: list[str] = TASKS) -> Run:
+def make_run(root: Path, tasks: list[str] | str = TASKS) -> Run:
     from components.stages.index.stage import IndexStage
 
     recipe = schema.parse_recipe(RECIPE.format(root=root, tasks=json.dumps(tasks)))
     storage = LocalStorage(root / "out")
     pool = pool_of("tiny", LocalStorage(root / "shards"), ())
-    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_index(), "index")}, {})
+    assert recipe.spec.evaluate is not None
+    prints = fingerprint_tasks(recipe.spec.evaluate)
+    return Run("test", storage, recipe, pool, {"index": Node("index", IndexStage.make_index(), "index")}, prints)
 
 
 class Fake:
     """A model whose accuracy follows from its name and the data set's."""
 
     loads: list[str]
+    predicted: list[str]
     broken: dict[str, Exception]
 
     def __init__(self, mixture: str) -> None:
@@ -68,16 +73,17 @@ class Fake:
         self.loads.append(mixture)
 
     def predict(self, folder: Path) -> Predictions:
+        self.predicted.append(f"{self.mixture} {folder.name}")
         if folder.name in self.broken:
             raise self.broken[folder.name]
         right = torch.tensor([random.Random(f"{self.mixture}{folder.name}{i}").random() > 0.5 for i in range(50)])
         scores = torch.stack([right.float(), torch.full((50,), 0.5)], dim=1)
-        return Predictions("classification", scores, torch.zeros(50, dtype=torch.int64))
+        return Predictions("classification", scores, (torch.arange(50) >= 40).long())
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
-    Fake.loads, Fake.broken = [], {}
+    Fake.loads, Fake.predicted, Fake.broken = [], [], {}
     monkeypatch.setattr(stage, "_load", lambda run, mixture: Fake(mixture.name))
     return Fake
 
@@ -94,7 +100,7 @@ def results(run: Run) -> dict[str, Any]:
     """results.json of every trained mixture, without what a clock says."""
     found = {}
     for mixture in run.trained:
-        found[mixture.name] = json.loads(run.storage.read(f"{run.evaluation_folder(mixture)}/results.json"))
+        found[mixture.name] = json.loads(run.storage.read(run.results_path(mixture)))
         for task in found[mixture.name]["tasks"]:
             del task["seconds"]
     return found
@@ -138,7 +144,7 @@ def test_a_failure_is_named_after_the_others_are_done(tmp_path: Path, fake: type
         EvaluateStep().run(run)
     done = [e.path for e in run.storage.list("evaluations/")]
     assert len(done) == 36
-    assert not any("t03" in path or "results.json" in path for path in done)
+    assert not any("t03" in path or "results-" in path for path in done)
     fake.broken["t05"] = TemporaryError("storage: timed out")  # done already: not touched again
     del fake.broken["t03"]
     EvaluateStep().run(run)
@@ -147,11 +153,101 @@ def test_a_failure_is_named_after_the_others_are_done(tmp_path: Path, fake: type
 
 def test_bad_luck_among_the_failures_is_worth_a_retry(tmp_path: Path, fake: type[Fake]) -> None:
     run = make_run(with_data(tmp_path))
-    fake.broken |= {"t01": ValueError("bad"), "t02": torch.OutOfMemoryError("CUDA out of memory"), "t09": OSError("x")}
+    fake.broken |= {"t01": ValueError("bad"), "t02": torch.OutOfMemoryError("CUDA out of memory")}
+    fake.broken |= {"t09": OSError(5, "x")}
     with pytest.raises(TemporaryError, match=r"evaluate a on t02: OutOfMemoryError: CUDA out .*5 more.*kept"):
         EvaluateStep().run(run)
     with pytest.raises(PermanentError, match="evaluate a on t01: ValueError: bad; the other results are kept"):
         EvaluateStep().run_task(run, 1, 6)
+
+
+def test_an_error_of_pillows_is_no_bad_luck(tmp_path: Path, fake: type[Fake]) -> None:
+    """Its OSErrors have no number, as the system's have."""
+    fake.broken |= {"t01": OSError("broken data stream when reading image file")}
+    with pytest.raises(PermanentError, match="evaluate a on t01: OSError: broken data stream"):
+        EvaluateStep().run(make_run(with_data(tmp_path), ["t01"]))
+
+
+def test_a_data_set_added_later_is_all_that_is_evaluated(tmp_path: Path, fake: type[Fake]) -> None:
+    with_data(tmp_path)
+    EvaluateStep().run(make_run(tmp_path, ["t00", "t01"]))
+    first = [*fake.predicted]
+    assert first == ["a t00", "a t01", "b t00", "b t01"]
+    (tmp_path / "tasks/t00/README.md").write_text("not of the data set")
+    (tmp_path / "tasks/hf_cache").mkdir()
+    (tmp_path / "tasks/hf_cache/any.arrow").touch()
+    more = make_run(tmp_path, ["t00", "t02", "t01"])
+    for task in range(EvaluateStep().count_tasks(more)):
+        EvaluateStep().run_task(more, task, EvaluateStep().count_tasks(more))
+    EvaluateStep().run(more)
+    assert fake.predicted[len(first) :] == ["a t02", "b t02"]
+    assert [task["name"] for task in results(more)["a"]["tasks"]] == ["t00", "t02", "t01"]
+
+
+@pytest.mark.parametrize("file", ["classnames.txt", "test/0.tar"])
+def test_a_data_set_that_changed_is_evaluated_again(tmp_path: Path, fake: type[Fake], file: str) -> None:
+    with_data(tmp_path)
+    (tmp_path / "tasks/t01" / file).write_text("cat\ndog\n")
+    EvaluateStep().run(make_run(tmp_path, ["t00", "t01"]))
+    fake.predicted.clear()
+    (tmp_path / "tasks/t01" / file).write_text("dog\ncat\n" if file == "classnames.txt" else "longer")
+    EvaluateStep().run(make_run(tmp_path, ["t00", "t01"]))
+    assert fake.predicted == ["a t01", "b t01"]
+
+
+def test_a_data_set_has_one_metric_however_it_is_asked_for(tmp_path: Path, fake: type[Fake]) -> None:
+    (tmp_path / "tasks/wds_vtab-pets_test/test").mkdir(parents=True)
+    (tmp_path / "tasks/wds_vtab-pets_test/test/nshards.txt").write_text("1")
+    found = {}
+    for how in ("datacomp", ["wds_vtab-pets_test/"]):
+        run = make_run(tmp_path, how)
+        EvaluateStep().run(run)
+        (found[str(how)],) = results(run)["a"]["tasks"]
+    named, listed = found.values()
+    assert named == listed
+    assert named["metric"] == "mean_per_class_recall"
+    assert named["value"] == named["metrics"]["mean_per_class_recall"] != named["metrics"]["acc1"]
+    assert fake.predicted == ["a wds_vtab-pets_test", "b wds_vtab-pets_test"]
+
+
+def test_every_data_set_of_datacomps_is_the_same_task_alone() -> None:
+    whole = tasks_of(Evaluate(root="x"))
+    assert len(whole) == 38
+    assert [tasks_of(Evaluate(root="x", tasks=[task.folder])) for task in whole] == [[task] for task in whole]
+    nested = tasks_of(Evaluate(root="x", tasks=["sets/wds_vtab-pets_test", "own", "own/"]))
+    assert nested == [
+        Task("sets/wds_vtab-pets_test", "sets/wds_vtab-pets_test", "mean_per_class_recall"),
+        Task("own", "own"),
+    ]
+
+
+def test_imagenet_has_a_column_of_its_own(tmp_path: Path, fake: type[Fake]) -> None:
+    for task in ("wds_imagenet1k_test", "own"):
+        (tmp_path / f"tasks/{task}/test").mkdir(parents=True)
+        (tmp_path / f"tasks/{task}/test/nshards.txt").write_text("1")
+    run = make_run(tmp_path, ["own", "wds_imagenet1k_test"])
+    EvaluateStep().run(run)
+    found = results(run)["a"]
+    assert found["columns"] == {"ImageNet": found["tasks"][1]["value"]}
+
+
+def test_an_evaluation_without_data_says_where_to_get_them(tmp_path: Path, fake: type[Fake]) -> None:
+    with pytest.raises(PermanentError, match=r"evaluate\.root: .*is empty; docs/evaluation\.md says where to get"):
+        make_run(tmp_path)
+    run = make_run(with_data(tmp_path), ["t00", "absent"])
+    EvaluateStep().run(run)
+    (gap,) = results(run)["a"]["gaps"]
+    assert "absent (test/nshards.txt is missing); docs/evaluation.md says where to get" in gap["reason"]
+
+
+def test_mixtures_that_choose_the_same_are_evaluated_once(tmp_path: Path, fake: type[Fake]) -> None:
+    run = make_run(with_data(tmp_path), ["t00"])
+    twins = [m.model_copy(update={"rules": run.spec.mixtures[0].rules}) for m in run.spec.mixtures]
+    spec = run.spec.model_copy(update={"mixtures": twins})
+    run = replace(run, recipe=run.recipe.model_copy(update={"spec": spec}))
+    assert EvaluateStep().count_tasks(run) == 1
+    EvaluateStep().run(run)
+    assert fake.predicted == ["a t00"]
 
 
 def test_a_model_that_cannot_be_loaded_costs_the_others_nothing(
@@ -179,8 +275,8 @@ def test_a_damaged_data_set_fails_alone(tmp_path: Path) -> None:
     """With a real model and clip-benchmark's own reader."""
     import open_clip
 
-    run = make_run(tmp_path, ["miniature-classes", "damaged", "absent"])
     write_evaluation(tmp_path / "tasks", 60, seed=5)
+    run = make_run(tmp_path, ["miniature-classes", "damaged", "absent"])
     (tmp_path / "tiny-vit.json").write_text(json.dumps(MODEL))
     open_clip.add_model_config(tmp_path / "tiny-vit.json")
     torch.save(open_clip.create_model("tiny-vit").state_dict(), tmp_path / "model.pt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import unicodedata
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.pool.run import Run
+from components.stages.analyze import statistics
 from components.stages.analyze.stage import AnalyzeStep
 from components.stages.mix.stage import MixStep
 from components.stages.report import gather, plots
 from components.stages.report.stage import ReportStep
+from pipelines.operator.recaption.status_view import best_of
 from tests.filled import fill, planned
 from tests.pools import jpeg, sample, uid, write_tar
 
@@ -27,6 +30,7 @@ GOOD = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.3}]}
 REST = {"text": "blip", "where": [{"score": "blip", "atLeast": {"rule": "good"}}]}
 MIXED = {"name": "mixed", "rules": [GOOD, REST]}
 EMPTY = {"name": "empty", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 2}]}]}
+CONTROL = "\x1b]0;owned\x07\x1b[2Jred\u202egnp\x00\x9b31m"  # a terminal's commands, and a turn of direction
 EVIL = "<script>alert(1)</script><img src=http://evil.example/x> & \"quoted\" 'text' {{ 7*7 }}"
 
 
@@ -40,7 +44,8 @@ class Page(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.fetched: list[str] = []
         self.handlers: list[str] = []
-        self.in_cell = False
+        self.best: list[str] = []
+        self.in_cell = self.in_best = False
         self.feed(page)
         self.text = " ".join(" ".join(self.texts).split())
 
@@ -50,6 +55,7 @@ class Page(HTMLParser):
         self.handlers += [k for k, _ in attrs if k.startswith("on")]
         if tag == "tr":
             self.rows.append([])
+        self.in_best = tag == "td" and ("class", "best") in attrs
         self.in_cell = tag in ("td", "th") or (self.in_cell and tag != "tr")
         if tag in ("td", "th"):
             self.rows[-1].append("")
@@ -61,6 +67,8 @@ class Page(HTMLParser):
         self.texts.append(data)
         if self.in_cell:
             self.rows[-1][-1] += data.strip()
+        if self.in_best and data.strip():
+            self.best.append(data.strip())
 
 
 def page(run: Run) -> Page:
@@ -171,6 +179,17 @@ def test_hostile_texts_are_text(run: Run) -> None:
     assert found.tags["img"] == 12
 
 
+def test_control_characters_are_not_on_the_page(tmp_path: Path) -> None:
+    """Neither those of texts nor those of reasons, which a pool's parquet brings."""
+    write_tar(tmp_path / "shards" / "00000000.tar", {"a": sample(0, CONTROL)})
+    table = pa.table({"key": ["a", "b"], "status": ["success", "failed"], "error_message": [None, CONTROL]})
+    pq.write_table(table, tmp_path / "shards" / "00000000.parquet")
+    run = planned(tmp_path / "out", tmp_path / "shards", [RAW], columns=[])
+    assert "]0;owned[2Jredgnp31m" in page(run).text
+    text = run.storage.read(f"{run.folder}/report.html").decode()
+    assert {c for c in text if unicodedata.category(c) in ("Cc", "Cf")} == {"\n"}
+
+
 def test_a_long_text_is_cut_visibly(tmp_path: Path) -> None:
     write_tar(tmp_path / "shards" / "00000000.tar", {"a": sample(0, "long " * 100)})
     found = page(planned(tmp_path / "out", tmp_path / "shards", [RAW], columns=[]))
@@ -185,6 +204,16 @@ def test_histograms_and_noise_against_diversity(run: Run) -> None:
     assert "share of captions per 0.02" in text
     assert re.search(r"raw: \d+ trigrams, mean cosine 0\.259; mixed: \d+ trigrams, mean cosine 0\.\d+", text)
     assert text.count("<circle") == 2
+
+
+def test_figure_5_counts_in_all_texts(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of them the table counts in."""
+    monkeypatch.setattr(statistics, "SAMPLE", 1)
+    run = filled(planned(tmp_path / "out", shards, [MIXED]), list(range(13)))
+    analysis = json.loads(run.storage.read(f"{run.mixture_folder(run.spec.mixtures[0])}/analysis.json"))
+    assert analysis["trigrams"]["captions"] < analysis["diversity"]["captions"] == analysis["captions"]
+    (circle,) = gather.circles(run)
+    assert circle.x == analysis["diversity"]["unique"] > analysis["trigrams"]["unique"]
 
 
 def test_a_captioner_that_saw_a_part_is_marked(tmp_path: Path, shards: Path) -> None:
@@ -208,17 +237,21 @@ def trained(folder: Path) -> dict[str, Any]:
     return {"train": {"scale": SCALE}, "evaluate": {"root": str(folder / "tasks"), "tasks": ["classes", "pictures"]}}
 
 
-def evaluated(run: Run, name: str, accuracy: float, retrieval: float) -> None:
+def evaluated(run: Run, name: str, accuracy: float, retrieval: float, missing: int = 0) -> None:
+    """Write what evaluate writes, of three tasks, with so many missing beside them."""
     mixture = next(m for m in run.spec.mixtures if m.name == name)
     run.storage.write(f"{run.model_folder(mixture)}/model.json", b'{"samples": 80}')
     tasks = [
+        {"name": "ImageNet 1k", "metric": "acc1", "said": "accuracy", "samples": 60, "value": accuracy / 2},
         {"name": "classes", "metric": "acc1", "said": "accuracy", "samples": 100, "value": accuracy},
         {"name": "pictures", "metric": "mean_recall@1", "said": "recall", "samples": 50, "value": retrieval},
     ]
-    gaps = [{"task": "flowers", "reason": "not below root"}]
+    tasks = [{**task, "folder": f"wds_{task['name']}", "column": None} for task in tasks]
+    gaps = [{"task": f"flowers {i}", "reason": "not below root"} for i in range(missing)]
     means = {"classification": accuracy, "retrieval": retrieval}
-    results = {"tasks": tasks, "gaps": gaps, "means": means, "average": 0.5}
-    run.storage.write(f"{run.evaluation_folder(mixture)}/results.json", json.dumps(results).encode())
+    own = {"ImageNet": accuracy / 2}
+    results = {"tasks": tasks, "gaps": gaps, "columns": own, "means": means, "average": accuracy + 0.1}
+    run.storage.write(run.results_path(mixture), json.dumps(results).encode())
 
 
 def test_what_was_trained(tmp_path: Path, shards: Path) -> None:
@@ -230,16 +263,62 @@ def test_what_was_trained(tmp_path: Path, shards: Path) -> None:
     evaluated(run, "mixed", 0.3456, 0.099)
     found = page(run)
     assert "not finished" not in found.text
-    heads = ["mixture", "pairs", "mean cosine", "unique trigrams", "words per caption"]
-    assert [*heads, "classification accuracy", "retrieval recall@1"] in found.rows
-    rows = {row[0]: row for row in found.rows if row[0] in ("raw", "mixed") and len(row) == 7}
-    assert rows["raw"][-2:] == ["0.235", "0.111"]
-    assert rows["mixed"][-2:] == ["0.346", "0.099"]
+    heads = ["mixture", "pairs", "mean cosine", "unique trigrams of at most a million texts", "words per caption"]
+    means = ["classification accuracy", "retrieval recall@1", "average of the tasks"]
+    assert [*heads, "ImageNet accuracy", *means] in found.rows
+    rows = {row[0]: row for row in found.rows if row[0] in ("raw", "mixed") and len(row) == 9}
+    assert rows["raw"][-4:] == ["0.117", "0.235", "0.111", "0.335"]
+    assert rows["mixed"][-4:] == ["0.173", "0.346", "0.099", "0.446"]
     assert "Best zero-shot accuracy: mixed with 0.346, of 2 mixtures." in found.text
+    assert {"0.173", "0.346", "0.111", "0.446"} <= {*found.best}
     assert ["", "classes (accuracy, 100 images)", "", "0.346"] in found.rows
-    assert "flowers was not evaluated: not below root" in found.text
     assert "One training per mixture, seed 0" in found.text
     assert found.text.index("One training per mixture") < found.text.index("Images and their texts")
+
+
+def test_averages_over_some_tasks_say_so_and_none_is_the_best(tmp_path: Path, shards: Path) -> None:
+    run = filled(planned(tmp_path / "out", shards, [RAW, MIXED], **trained(tmp_path)), list(range(13)))
+    stages(run)
+    evaluated(run, "raw", 0.2349, 0.111)
+    evaluated(run, "mixed", 0.3456, 0.099, missing=2)
+    found = page(run)
+    rows = {row[0]: row for row in found.rows if row[0] in ("raw", "mixed") and len(row) == 10}
+    assert rows["raw"][-5:] == ["0.117", "0.235", "0.111", "0.335", "–"]
+    assert rows["mixed"][-5:] == ["0.173", "0.346", "0.099", "0.446", "3 of 5"]
+    assert {"0.173"} <= {*found.best}  # ImageNet's, a result of its own
+    assert not {"0.346", "0.111", "0.446", "3 of 5"} & {*found.best}
+    assert "Best zero-shot accuracy on ImageNet: mixed with 0.173, of 2 mixtures." in found.text
+    assert "Averages are over 3 of 5 tasks, those with a result: no average is marked as the best." in found.text
+    assert "flowers 1 was not evaluated: not below root" in found.text
+    value = json.loads(run.storage.read(f"{run.folder}/results.json"))
+    (_, mixed) = value["evaluations"]
+    assert mixed["tasks"][1] == {
+        "name": "classes", "folder": "wds_classes", "metric": "acc1", "value": 0.3456, "samples": 100,
+    }  # fmt: skip
+    assert [len(mixed["tasks"]), len(mixed["gaps"])] == [3, 2]
+    assert best_of(value["rows"])["best"] == {"mixture": "mixed", "metric": "ImageNet", "value": 0.1728}
+
+
+def test_mixtures_that_choose_the_same_are_made_once_and_shown_twice(tmp_path: Path, shards: Path) -> None:
+    """Whatever they and their rules are called."""
+    twin = json.loads(json.dumps(MIXED | {"name": "twin"}).replace("good", "best"))
+    run = filled(planned(tmp_path / "out", shards, [RAW, MIXED, twin], **trained(tmp_path)), list(range(13)))
+    stages(run)
+    evaluated(run, "raw", 0.2, 0.1)
+    evaluated(run, "twin", 0.3, 0.2)
+    assert [m.name for m in run.trained] == ["raw", "mixed"]
+    assert [m.name for m in run.training_only("twin").trained] == ["mixed"]
+    found = page(run)
+    assert "twin chooses the same as mixed: it was made once and is shown twice." in found.text
+    rows = {row[0]: row[1:] for row in found.rows if row[0] in ("raw", "mixed", "twin") and len(row) == 9}
+    assert rows["twin"] == rows["mixed"] != rows["raw"]
+    assert "not finished" not in found.text
+    assert "of 2 mixtures" in found.text
+    assert len([*(tmp_path / "out/mixtures").iterdir()]) == len([*(tmp_path / "out/models").iterdir()]) == 2
+    sets = json.loads(run.storage.read(f"{run.folder}/results.json"))["datasets"]
+    assert [s["mixture"] for s in sets] == ["raw", "mixed", "twin"]
+    assert sets[1]["uri"] == sets[2]["uri"] != sets[0]["uri"]
+    assert sets[1]["pairs"] == sets[2]["pairs"]
 
 
 def test_time_recipe_and_versions(run: Run) -> None:

@@ -26,6 +26,7 @@ from pipelines.operator.recaption.attempt import RETRY
 from pipelines.operator.runtime.conditions import Object
 from pipelines.operator.runtime.dependencies import Dependencies
 from pipelines.operator.runtime.kfp import Kfp, compiled
+from pipelines.operator.runtime.last_resort import settle
 from pipelines.operator.runtime.lease import Lease
 from pipelines.operator.runtime.metrics import Metrics, Sources
 from pipelines.operator.runtime.patches import API, where
@@ -41,7 +42,8 @@ KINDS: dict[str, tuple[str, Callable[[Object, Dependencies], float]]] = {
     RECAPTIONS: ("Recaption", recaptions.reconcile),
     SCHEDULES: ("RecaptionSchedule", schedules.reconcile),
 }
-WORKERS = 4
+WORKERS = 6
+SHARE = 3  # workers that one namespace's objects may have at once
 LIST_EVERY = 600.0  # seconds between two listings of everything
 AT_REST = ("Suspended", "Succeeded", "Failed", "Refused")
 RATE = 10.0  # reconciliations per second over all Recaptions: with more of them, each waits longer
@@ -56,7 +58,7 @@ class Controller:
     """The newest state of all objects, and the threads that reconcile them."""
 
     def __init__(self, deps: Dependencies, lease: Lease) -> None:
-        self.deps, self.lease, self.queue = deps, lease, DueQueue()
+        self.deps, self.lease, self.queue = deps, lease, DueQueue(SHARE)
         self.objects: dict[Key, Object] = {}
         self.listed = 0.0
         self._lock = threading.RLock()
@@ -155,8 +157,9 @@ class Controller:
             try:
                 self.list_all()
                 pause = 1.0
-            except RecaptionError as error:
-                log.warning("listing all objects: %s; tried again in %.0f s", error, pause)
+            except Exception as error:  # without this thread nothing would make up for a watch that misses events
+                bug = not isinstance(error, RecaptionError)
+                log.warning("listing all objects: %s; tried again in %.0f s", error, pause, exc_info=bug)
                 self._stop.wait(pause)
                 pause = min(2 * pause, 60.0)
                 continue
@@ -190,10 +193,24 @@ class Controller:
             self.queue.done(key, self._spread(wait) if key[0] == RECAPTIONS else wait)  # a schedule is on time
         except Conflict:  # the watch is about to bring the newer object
             self.queue.failed(key)
-        except RecaptionError as error:
+        except TemporaryError as error:
             log.warning("%s: %s; tried again in %.0f s", where(thing), error, self.queue.failed(key))
+        except Exception as error:
+            self._fail(key, thing, error)
+
+    def _fail(self, key: Key, thing: Object, error: Exception) -> None:
+        """Log and show what trying again may not mend, and try again all the same."""
+        left = inf
+        try:
+            left = settle(key[0], thing, self.deps.cluster, error, self.deps.now())
         except Exception:
-            log.exception("%s: a bug; tried again in %.0f s", where(thing), self.queue.failed(key))
+            log.exception("%s: a bug while a failure was shown", where(thing))
+        pause = self.queue.failed(key)
+        self.queue.add(key, left)  # no later than a deletion's bound
+        if isinstance(error, RecaptionError):
+            log.warning("%s: %s; tried again in %.0f s", where(thing), error, pause)
+        else:
+            log.error("%s: a bug; tried again in %.0f s", where(thing), pause, exc_info=error)
 
     def _spread(self, wait: float) -> float:
         """Return a longer wait where there are many active Recaptions, with some jitter."""

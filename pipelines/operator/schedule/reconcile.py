@@ -92,7 +92,7 @@ def _ask(act: ScheduleAct, thing: Object, seen: ScheduleObservation, deps: Depen
         return _probed(thing, seen)
     timetable = timetable_of(thing)
     try:
-        dumps = deps.dumps.get(timetable.spec.index)
+        dumps = deps.dumps.get(timetable.spec.index, thing["metadata"]["namespace"])
     except RecaptionError as error:
         reason = "NoList" if isinstance(error, PermanentError) else "Unreachable"
         return replace(seen, problem=ScheduleProblem("DumpsListed", reason, str(error)))

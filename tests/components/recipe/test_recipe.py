@@ -97,7 +97,7 @@ def test_mistakes_in_pools_of_nodes_are_one_line(pools: str, expected: str) -> N
         ("kind: Recaption", "kind: Caption", "kind: found \"Caption\": Input should be 'Recaption'"),
         ("metadata: {name: medium-blip2}", "", "metadata: missing"),
         ("metadata: {name: medium-blip2}", "metadata: {name: Medium}", "metadata.name: found \"Medium\": "),
-        ("metadata: {name: medium-blip2}", "metadata: {name: a..b}", "metadata.name: found \"a..b\": expected small letters"),
+        ("metadata: {name: medium-blip2}", "metadata: {name: a..b}", "metadata.name: found \"a..b\": expected small"),
         ("{name: medium-blip2}", "{name: a, labels: {a: 1}}", "metadata.labels.a: found 1: Input should"),
         ("{name: medium-blip2}", "{name: a, lables: {a: b}}", "metadata: found {\"name\": \"a\", \"lables\""),
         ("top: 0.3", "top: '0.3'", "spec.mixtures[0].rules[0].where[0].top: found \"0.3\": Input should"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,9 @@ LONGEST_LOOK = 900.0  # seconds that one reconciliation may take: a storage that
 SHUTDOWN = 20.0  # seconds for reconciliations under way at the end: the pod has 30, the Lease is released after them
 OUTAGE = 20.0  # seconds that one reconciliation waits for an API server that is down; the queue waits longer
 WATCH = 300  # seconds after which a watch is started again
+DEEP = 60_000
+"""Calls within calls that Python allows: the API server takes objects of 10,000 brackets in brackets where a CRD has no
+type for a value, and a list or a watch that couldn't be read for one of them would keep the operator from all."""
 
 
 class Controller:
@@ -256,6 +260,7 @@ def operate(settings: Settings) -> None:
         PermanentError: there is no cluster, or the port is taken.
         TemporaryError: the API server no longer knows who is asking.
     """
+    sys.setrecursionlimit(DEEP)
     cluster = connect(settings.namespace)
     cluster.outage = OUTAGE
     deps = Dependencies(cluster, Kfp(settings, lambda: compiled(settings.images, settings.tag)), settings)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
+from collections.abc import Iterator
 from contextlib import ExitStack
 from math import inf
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines.kubernetes.cluster import RECAPTIONS
-from pipelines.operator.controller import Controller
+from pipelines.operator.controller import DEEP, Controller
 from pipelines.operator.recaption import reconcile
 from pipelines.operator.recaption.decide import MUCH_LATER
 from pipelines.operator.runtime import last_resort
@@ -20,11 +22,12 @@ from pipelines.operator.runtime.dump_lists import MOST, DumpLists
 from pipelines.operator.runtime.last_resort import BOUND
 from pipelines.operator.runtime.lease import Lease
 from tests.components.stages.discover.test_dumps import NEWEST_FIRST, dripping, index
-from tests.pipelines.operator.place import Place
+from tests.pipelines.operator.place import Place, until
+from tests.pipelines.operator.process import here_as, running
 from tests.pipelines.operator.recaption.test_reconcile import start
 from tests.pipelines.operator.test_faults import at
 
-DEEP = b"[" * 100_000
+BRACKETS = b"[" * 100_000
 STATUS, CLAIM = "runs/{run}/status.json", "claims/{kfp}.json"
 
 
@@ -40,14 +43,14 @@ def put(here: Place, path: str, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("path", "data"),
     [
-        (STATUS, DEEP),
-        (STATUS, b'{"stages": ' + DEEP),
+        (STATUS, BRACKETS),
+        (STATUS, b'{"stages": ' + BRACKETS),
         (STATUS, b"[1]"),
         (STATUS, b" " * (2 << 20)),
         (STATUS, json.dumps({"stages": {"mix": {"state": "running", "total": 1, "tasks": 10**400}}}).encode()),
         (STATUS, json.dumps({"stages": {"mix": {"state": "running", "samples_per_second": float("nan")}}}).encode()),
         (STATUS, json.dumps({"stages": {"mix": {"failures": {"x": 1e300}}}}).encode()),
-        (CLAIM, DEEP),
+        (CLAIM, BRACKETS),
         (CLAIM, b'{"run": "' + b"x" * 100_000 + b'"}'),
     ],
 )
@@ -76,7 +79,7 @@ def test_a_file_that_recaption_did_not_write_is_one_line_and_keeps_no_finalizer(
 
 def test_a_large_status_takes_no_memory(here: Place) -> None:
     start(here)
-    stages = b",".join(b'"%d":{}' % i for i in range(2_900_000))
+    stages = b",".join(b'"%d":{}' % i for i in range(1_000_000))
     put(here, STATUS, b'{"stages":{' + stages + b"}}")
     del stages
     tracemalloc.start()
@@ -164,6 +167,31 @@ def test_a_deletion_is_looked_at_when_its_bound_has_passed(here: Place) -> None:
     assert thing is not None
     wait = last_resort.settle(RECAPTIONS, thing, here.deps.cluster, KeyError("x"), here.deps.now())
     assert BOUND.seconds - 60 < wait <= BOUND.seconds + 2
+
+
+@pytest.fixture
+def _deep() -> Iterator[None]:
+    """The stand-in API server writes JSON as deep as a real one does."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(DEEP)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.usefixtures("_deep")
+def test_an_object_of_brackets_in_brackets_is_refused_and_the_others_go_on(here: Place) -> None:
+    """A union of a text and an object has no type in a CRD; Go's JSON has 10,000 levels, Python's 1,000."""
+    here.apply("good", suspend=True)
+    deep = json.loads("[" * 9000 + "]" * 9000)
+    here.apply("evil", mixtures=[{"name": "m", "rules": [{"text": deep}]}])
+    with running(here, here_as()):
+        until(lambda: here.status("good").get("phase") == "Suspended", 60)
+        until(lambda: here.status("evil").get("phase") == "Refused", 60)
+        here.apply("later", suspend=True)
+        until(lambda: here.status("later").get("phase") == "Suspended", 60)
+    said = condition(here.status("evil"), "Accepted")["message"]
+    assert said.startswith("recipe: spec.mixtures[0].rules[0].text: found [[[")
+    assert len(said) < 200
 
 
 def test_slow_indexes_of_one_namespace_hold_no_other_up() -> None:

@@ -26,6 +26,7 @@ from pipelines.operator.recaption.attempt import (
 from pipelines.operator.recaption.endings import PAUSES, Ending, ending_of, restart_after
 from pipelines.operator.recaption.observation import STOPPED, Observation, Problem
 from pipelines.operator.recaption.status_view import result_fields, run_fields
+from pipelines.operator.runtime.allowance import NotAllowed
 from pipelines.operator.runtime.conditions import (
     Event,
     Object,
@@ -98,10 +99,11 @@ def decide(thing: Object, seen: Observation) -> Decision:
     if is_settled(thing) and thing["status"]["phase"] != "Failed":  # that one's compute may be another by now
         return Decision(thing["status"])
     try:
-        recipe: Recipe | None = recipe_of(thing)
+        recipe: Recipe | None = recipe_of(thing, seen.allowance)
         status = _with(thing, seen, "Accepted", True, "Valid", "the recipe is valid")
     except PermanentError as error:
-        recipe, status = None, _with(thing, seen, "Accepted", False, "Invalid", str(error))
+        reason = "NotAllowed" if isinstance(error, NotAllowed) else "Invalid"
+        recipe, status = None, _with(thing, seen, "Accepted", False, reason, str(error))
     status["observedGeneration"] = meta["generation"]
     thing = {**thing, "status": status}
     if recipe is None and not is_under_way(thing):

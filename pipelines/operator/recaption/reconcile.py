@@ -83,7 +83,7 @@ def reconcile(thing: Object, deps: Dependencies) -> float:
 def observe(thing: Object, deps: Dependencies, problem: Problem | None = None) -> Observation:
     """Ask KFP and the storage for what `decide` has to know, and no more than that."""
     ui = deps.settings.ui
-    seen = Observation(deps.now(), link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
+    seen = Observation(deps.now(), deps.settings.allowance, link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
     if problem or not is_under_way(thing):
         return seen
     attempt = thing["status"]["kfp"]
@@ -182,7 +182,7 @@ def submitted(thing: Object, deps: Dependencies) -> dict[str, str]:
     """Return the values of the pipeline's parameters."""
     settings = deps.settings
     given = {
-        "recipe": dump_recipe(recipe_of(thing)),
+        "recipe": dump_recipe(recipe_of(thing, settings.allowance)),
         "job_service_account": settings.job_service_account,
         "job_secret": settings.job_secret,
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from components.base.printable import printable
+from components.base.printable import printable_lines
 
 Object = dict[str, Any]
 
@@ -41,7 +41,7 @@ def with_condition(
     before = condition(status, kind)
     value = "True" if true else "False"
     since = before["lastTransitionTime"] if before.get("status") == value else timestamp(now)
-    lines = "\n".join(printable(line) for line in message[: 4 * LONGEST].splitlines())
+    lines = printable_lines(message[: 4 * LONGEST])
     text = lines if len(lines) <= LONGEST else lines[: LONGEST - 1] + "…"
     made = {
         "type": kind,

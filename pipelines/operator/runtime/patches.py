@@ -9,7 +9,7 @@ from typing import Any
 
 from components.base.errors import RecaptionError
 from components.base.hashing import content_hash
-from components.base.printable import printable
+from components.base.printable import printable, printable_lines
 from pipelines.kubernetes.cluster import EVENTS, Cluster
 from pipelines.operator.runtime.conditions import Event, Object, timestamp
 
@@ -88,7 +88,7 @@ def event_of(thing: Object, event: Event, now: datetime) -> Object:
         },
         "type": "Warning" if event.warning else "Normal",
         "reason": event.reason,
-        "message": "\n".join(printable(line) for line in event.message[:LONGEST].splitlines())[:LONGEST],
+        "message": printable_lines(event.message[:LONGEST]),
         "source": {"component": "recaption-operator"},
         "firstTimestamp": moment,
         "lastTimestamp": moment,

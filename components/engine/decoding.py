@@ -5,8 +5,6 @@ Imports little: a spawned process starts by importing this module.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Self
 
 from components.base.cores import cores
 from components.base.errors import TemporaryError
+from components.base.processes import UndisturbedContext
 from components.engine.images import Geometry, ImageError, Pixels, decode
 
 CHUNK = 16  # images handed over at once: with fewer, handing over costs more than decoding
@@ -109,9 +108,7 @@ def _forget(images: list[bytes], done: Future[Decoded]) -> None:
 
 
 def _processes(count: int) -> ProcessPoolExecutor:
-    # fork is not safe beside torch's threads
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_ignore_signals)
+    return ProcessPoolExecutor(count, mp_context=UndisturbedContext())
 
 
 def _decode_all(images: list[bytes], geometry: Geometry) -> Decoded:
@@ -122,9 +119,3 @@ def _decode_all(images: list[bytes], geometry: Geometry) -> Decoded:
         except ImageError as error:
             found.append(str(error))
     return found
-
-
-def _ignore_signals() -> None:
-    """Ignore signals to the process group: they stop the worker, which stops these processes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -6,11 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from components.recipe.types import Count, LabelKey, LabelValue, Model, Name, Nulls, Text, Whole
+from components.recipe.types import Count, LabelKey, LabelValue, Model, Name, Nulls, Text, Whole, worded
 
-Quantity = Annotated[
-    str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=18)
-]  # Kubernetes', in part
+Quantity = Annotated[  # Kubernetes', in part
+    str,
+    worded(
+        r"^[0-9]{1,12}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
+        18,
+        "a number, and right behind it nothing, m (thousandths), k, M, G, T, Ki, Mi, Gi or Ti: 4, 500m or 16Gi",
+    ),
+]
 PARALLELISM = 8  # pods at a time, where a recipe doesn't say
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=16), Nulls]
 
@@ -18,9 +23,10 @@ Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=16), Nulls]
 class Accelerator(Model):
     """The device that a node has for models."""
 
-    resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]{1,253}/[A-Za-z0-9._-]{1,63}$", max_length=317)] = (
-        "nvidia.com/gpu"
-    )
+    resource: Annotated[
+        str,
+        worded(r"^[a-z0-9.-]{1,253}/[A-Za-z0-9._-]{1,63}$", 317, "a domain, / and a name, such as nvidia.com/gpu"),
+    ] = "nvidia.com/gpu"
     """Kubernetes' name of the device."""
     count: Annotated[int, Field(ge=0, le=64), Whole] = 1
     """Devices of one pod; a column's worker uses one. 0: the nodes have none, and run the models on their cores."""

@@ -23,7 +23,7 @@ from components.recipe.scorer import Scorer
 from components.recipe.sources import Download, Pool
 from components.recipe.training import Evaluate, Train
 from components.recipe.types import Address, Model, Nulls, ObjectName
-from components.recipe.yaml_io import check, dump_yaml, read_file, read_yaml
+from components.recipe.yaml_io import check, dump_yaml, meant, read_file, read_yaml
 
 
 class Spec(Model):
@@ -112,7 +112,8 @@ class Metadata(BaseModel):
     def _known(self) -> Metadata:
         unknown = sorted((self.model_extra or {}).keys() - {*OBJECT_META})
         if unknown:
-            raise ValueError(f"{', '.join(unknown)}: no key of Kubernetes' metadata; name is enough")
+            near = meant(unknown[0], OBJECT_META)
+            raise ValueError(f"{', '.join(unknown)}: no key of Kubernetes' metadata; name is enough{near}")
         return self
 
 

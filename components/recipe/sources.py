@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from components.base.addresses import parse_address
 from components.base.version import version
-from components.recipe.types import Address, Count, Model, Name, Seed, Text, Whole
+from components.recipe.types import Address, Count, Model, Name, Seed, Text, Whole, worded
 
 INDEX = "https://index.commoncrawl.org"  # where Common Crawl lists its dumps
 BASE = "https://data.commoncrawl.org"  # and where their files are
@@ -67,7 +67,9 @@ class Subset(Model):
 class CommonCrawl(Model):
     """A dump of Common Crawl, or a sample of it."""
 
-    dump: Annotated[str, Field(pattern=r"^(latest|(CC-MAIN|cc-main)-[0-9]{4}-[0-9]{2})$", max_length=15)]
+    dump: Annotated[
+        str, worded(r"^(latest|(CC-MAIN|cc-main)-[0-9]{4}-[0-9]{2})$", 15, "an id such as CC-MAIN-2026-43, or latest")
+    ]
     """An id such as CC-MAIN-2026-43; latest: the newest dump at the time when the run is planned."""
     files: Literal["wat", "warc"] = "wat"
     """wat: Common Crawl's digest of each page's links and images; warc: the pages themselves, several times as large,

@@ -46,6 +46,16 @@ class Outside:
     what: Literal["path", "model"]
 
 
+WORDS: dict[str, str] = {}
+"""What a text must be, in words, by its regular expression: messages say this instead of the expression."""
+
+
+def worded(pattern: str, max_length: int, expected: str) -> Any:
+    """Return the Field of a text that must match a regular expression, which messages explain in these words."""
+    WORDS[pattern] = expected
+    return Field(pattern=pattern, max_length=max_length)
+
+
 def _without_nulls(value: Any) -> Any:
     return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
@@ -60,10 +70,21 @@ def _address(value: str) -> str:
     return value
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", max_length=LONGEST_NAME)]
+Name = Annotated[
+    str,
+    worded(
+        r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$",
+        LONGEST_NAME,
+        "small letters a-z, digits, - and . with a letter or digit at both ends",
+    ),
+]
 ObjectName = Annotated[  # Kubernetes': a DNS subdomain; it may have 253, but a run's name goes into labels
     str,
-    Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=LONGEST_NAME),
+    worded(
+        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        LONGEST_NAME,
+        "small letters a-z, digits, - and . with a letter or digit at both ends and on both sides of each .",
+    ),
 ]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 LocalPath = Annotated[Text, Outside("path")]
@@ -77,9 +98,22 @@ Whole = BeforeValidator(_whole)
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), Whole]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), Whole]  # what numpy takes
 LabelKey = Annotated[
-    str, Field(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$", max_length=317)
+    str,
+    worded(
+        r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
+        317,
+        "a label's key: at most 63 letters, digits, ., _ and - with a letter or digit at both ends; a domain and / may "
+        "come before",
+    ),
 ]
-LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$", max_length=63)]
+LabelValue = Annotated[
+    str,
+    worded(
+        r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$",
+        63,
+        "a label's value: letters, digits, ., _ and - with a letter or digit at both ends",
+    ),
+]
 Nulls = BeforeValidator(_without_nulls)
 """For a map: a null is a key left out."""
 

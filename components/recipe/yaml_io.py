@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from components.base.errors import PermanentError
 from components.recipe.columns import Column, column_model
+from components.recipe.types import WORDS
 
 M = TypeVar("M", bound=BaseModel)
+SHOWN = 80  # characters of what was found
 
 RESOLVED = {  # what kubectl reads otherwise than PyYAML: no dates, no 1:30 for 90, but y, 0o17 and 1e-3
     "tag:yaml.org,2002:int": (r"[-+]?(0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)", "-+0123456789"),
@@ -43,6 +48,8 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, KeyError) as error:  # the last two: `!!int x`, `!!bool x`
         raise PermanentError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise _too_deep(where) from error
     if not isinstance(value, dict):
         raise PermanentError(f"{where}: expected a mapping with apiVersion, kind, metadata and spec")
     return value
@@ -64,6 +71,12 @@ def check(model: type[M], value: object, where: str) -> M:
         return model.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
         raise PermanentError("\n".join(f"{where}: {line}" for line in _lines(error, model))) from error
+    except RecursionError as error:
+        raise _too_deep(where) from error
+
+
+def _too_deep(where: str) -> PermanentError:
+    return PermanentError(f"{where}: found brackets in brackets, hundreds deep; expected some ten levels")
 
 
 class _Loader(yaml.SafeLoader):
@@ -106,11 +119,25 @@ def _lines(error: ValidationError, root: type[BaseModel]) -> list[str]:
         elif e["type"] == "missing":
             message = "missing"
         else:
-            message = f"found {_short(e['input'])}: {e['msg'].removeprefix('Value error, ')}"
+            message = f"found {_short(e['input'])}: {_expected(e)}"
         line = f"{where}: {message}"
         if line not in lines:
             lines.append(line)
     return lines
+
+
+def _expected(error: ErrorDetails) -> str:
+    """Say what was expected, without a regular expression; and that a share is no percentage."""
+    given, bounds = error["input"], error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch":
+        return f"expected {WORDS[bounds['pattern']]}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "less_than_equal" and bounds["le"] == 1 and 2 <= given <= 100:
+        return f"{message}; {given:g} % is {given / 100:g}"
+    if error["type"] == "choice" and isinstance(given, dict):
+        allowed = re.findall(r"(\w+):", message)
+        return message + next(filter(None, (meant(key, allowed) for key in given)), "")
+    return message
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -125,7 +152,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _allowed(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """List the keys that the model at this location has."""
+    """List the keys that the model at this location has, and name the one that was probably meant."""
     models: list[type[BaseModel]] = [root]
     for part in location[:-1]:
         if isinstance(part, str) and part.startswith("<"):
@@ -133,7 +160,15 @@ def _allowed(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
         elif isinstance(part, str):
             field = next(f for n, f in models[0].model_fields.items() if part in (n, f.alias))
             models = _models_in(field.annotation)
-    return "allowed are " + ", ".join(f.alias or n for n, f in models[0].model_fields.items())
+    keys = [f.alias or n for n, f in models[0].model_fields.items()]
+    return "allowed are " + ", ".join(keys) + meant(str(location[-1]), keys)
+
+
+def meant(found: str, keys: Sequence[str]) -> str:
+    """Ask whether the most similar of these keys was meant; return nothing where none is similar."""
+    plain = {key.lower(): key for key in keys}
+    near = get_close_matches(found.lower().replace("_", ""), plain, n=1)
+    return f"; did you mean {plain[near[0]]}?" if near else ""
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -146,5 +181,10 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
+    """Write the beginning of a value as JSON; its end may be far away, or nowhere: an alias may hold itself."""
+    text = ""
+    for part in json.JSONEncoder(default=str, ensure_ascii=False, check_circular=False).iterencode(value):
+        text += part
+        if len(text) > SHOWN:
+            return text[: SHOWN - 3] + "..."
+    return text

@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.base.errors import PermanentError
+from components.base.printable import printable
 from components.storage.interface import Storage
+from components.storage.small_files import read_small_json
+
+MOST = 64 << 10  # bytes of a claim's file
+LONGEST = 8000  # characters of a failure's message, of which each may take six bytes
 
 
 def claim(storage: Storage, path: str, by: str) -> str:
@@ -46,7 +51,8 @@ def planned_by(storage: Storage, by: str) -> str | None:
 
 def keep_failure(storage: Storage, by: str, failure: Mapping[str, str]) -> None:
     """Record why this claimant could not plan a run, as `failure_of` says it; keep the run it planned before."""
-    record = {"run": planned_by(storage, by) or "", "failure": dict(failure)}
+    said = {key: printable(value, LONGEST) for key, value in failure.items()}
+    record = {"run": planned_by(storage, by) or "", "failure": said}
     storage.write(f"claims/{by}.json", json.dumps(record).encode())
 
 
@@ -60,13 +66,11 @@ def _read(storage: Storage, path: str, key: str) -> dict[str, Any] | None:
     """Read a claim's file; None if there is none.
 
     Raises:
-        PermanentError: the file lacks this key, so recaption has not written it.
+        PermanentError: the file lacks this key or is too large, so recaption has not written it.
     """
-    if storage.size(path) is None:
-        return None
     try:
-        found = json.loads(storage.read(path))
-        return {**found, key: found[key]}
+        found = read_small_json(storage, path, MOST)
+        return None if found is None else {**found, key: found[key]}
     except (ValueError, TypeError, KeyError) as error:
         expected = json.dumps({key: "…"}, ensure_ascii=False)
         raise PermanentError(

@@ -170,7 +170,9 @@ def _raise_unless_absent(error: OSError) -> None:
 def _explain(error: OSError, path: Path, verb: str) -> PermanentError | TemporaryError:
     """Return the error to raise: a full disk or an I/O fault is temporary, a missing file or permission is not."""
     hints = {
-        errno.ENOENT: "no such file",
+        errno.ENOENT: "no file can be made there; choose another storage" if verb == "write" else "no such file",
+        errno.ENOTDIR: "a part of the path is a file and no folder",
+        errno.EPERM: "the file system lets nobody do that; choose another storage",
         errno.EACCES: "no permission: let this user read and write there",
         errno.EROFS: "the file system is read-only: choose another storage",
         errno.ENOSPC: "the disk is full: free space, then run the same command again (finished work is kept)",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from pipelines.operator.recaption.attempt import RETRY
 from pipelines.operator.runtime.conditions import Object
 from pipelines.operator.runtime.dependencies import Dependencies
 from pipelines.operator.runtime.kfp import Kfp, compiled
+from pipelines.operator.runtime.last_resort import settle
 from pipelines.operator.runtime.lease import Lease
 from pipelines.operator.runtime.metrics import Metrics, Sources
 from pipelines.operator.runtime.patches import API, where
@@ -41,7 +43,8 @@ KINDS: dict[str, tuple[str, Callable[[Object, Dependencies], float]]] = {
     RECAPTIONS: ("Recaption", recaptions.reconcile),
     SCHEDULES: ("RecaptionSchedule", schedules.reconcile),
 }
-WORKERS = 4
+WORKERS = 6
+SHARE = 3  # workers that one namespace's objects may have at once
 LIST_EVERY = 600.0  # seconds between two listings of everything
 AT_REST = ("Suspended", "Succeeded", "Failed", "Refused")
 RATE = 10.0  # reconciliations per second over all Recaptions: with more of them, each waits longer
@@ -50,13 +53,16 @@ LONGEST_LOOK = 900.0  # seconds that one reconciliation may take: a storage that
 SHUTDOWN = 20.0  # seconds for reconciliations under way at the end: the pod has 30, the Lease is released after them
 OUTAGE = 20.0  # seconds that one reconciliation waits for an API server that is down; the queue waits longer
 WATCH = 300  # seconds after which a watch is started again
+DEEP = 60_000
+"""Calls within calls that Python allows: the API server takes objects of 10,000 brackets in brackets where a CRD has no
+type for a value, and a list or a watch that couldn't be read for one of them would keep the operator from all."""
 
 
 class Controller:
     """The newest state of all objects, and the threads that reconcile them."""
 
     def __init__(self, deps: Dependencies, lease: Lease) -> None:
-        self.deps, self.lease, self.queue = deps, lease, DueQueue()
+        self.deps, self.lease, self.queue = deps, lease, DueQueue(SHARE)
         self.objects: dict[Key, Object] = {}
         self.listed = 0.0
         self._lock = threading.RLock()
@@ -155,8 +161,9 @@ class Controller:
             try:
                 self.list_all()
                 pause = 1.0
-            except RecaptionError as error:
-                log.warning("listing all objects: %s; tried again in %.0f s", error, pause)
+            except Exception as error:  # without this thread nothing would make up for a watch that misses events
+                bug = not isinstance(error, RecaptionError)
+                log.warning("listing all objects: %s; tried again in %.0f s", error, pause, exc_info=bug)
                 self._stop.wait(pause)
                 pause = min(2 * pause, 60.0)
                 continue
@@ -190,10 +197,24 @@ class Controller:
             self.queue.done(key, self._spread(wait) if key[0] == RECAPTIONS else wait)  # a schedule is on time
         except Conflict:  # the watch is about to bring the newer object
             self.queue.failed(key)
-        except RecaptionError as error:
+        except TemporaryError as error:
             log.warning("%s: %s; tried again in %.0f s", where(thing), error, self.queue.failed(key))
+        except Exception as error:
+            self._fail(key, thing, error)
+
+    def _fail(self, key: Key, thing: Object, error: Exception) -> None:
+        """Log and show what trying again may not mend, and try again all the same."""
+        left = inf
+        try:
+            left = settle(key[0], thing, self.deps.cluster, error, self.deps.now())
         except Exception:
-            log.exception("%s: a bug; tried again in %.0f s", where(thing), self.queue.failed(key))
+            log.exception("%s: a bug while a failure was shown", where(thing))
+        pause = self.queue.failed(key)
+        self.queue.add(key, left)  # no later than a deletion's bound
+        if isinstance(error, RecaptionError):
+            log.warning("%s: %s; tried again in %.0f s", where(thing), error, pause)
+        else:
+            log.error("%s: a bug; tried again in %.0f s", where(thing), pause, exc_info=error)
 
     def _spread(self, wait: float) -> float:
         """Return a longer wait where there are many active Recaptions, with some jitter."""
@@ -239,6 +260,7 @@ def operate(settings: Settings) -> None:
         PermanentError: there is no cluster, or the port is taken.
         TemporaryError: the API server no longer knows who is asking.
     """
+    sys.setrecursionlimit(DEEP)
     cluster = connect(settings.namespace)
     cluster.outage = OUTAGE
     deps = Dependencies(cluster, Kfp(settings, lambda: compiled(settings.images, settings.tag)), settings)

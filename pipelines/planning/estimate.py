@@ -27,6 +27,7 @@ from pipelines.planning.checks import check_recipe
 from pipelines.planning.download_forecast import upcoming
 from pipelines.planning.graph_nodes import place_of
 from pipelines.planning.rates import A100, stated
+from pipelines.planning.training_sets import in_bytes, lines_of
 from pipelines.planning.without_gpus import without_gpus
 
 PROBE = 2  # shards whose headers are read when the pool was never indexed
@@ -64,9 +65,8 @@ class Line:
 def show_plan(run: Run, console: Console) -> None:
     """Print shards, samples, tasks, what exists already, and estimates from stated rates."""
     tars, lines = _show_pool(run, console) if run.is_downloaded else _show_upcoming(run, console)
-    sets = len(run.mixtures)
-    size = "" if tars is None else f", at most {_bytes(tars)} {'each' if sets > 1 else ''}".rstrip()
-    console.print(f"training sets: {sets}{size}", highlight=False)
+    for text in lines_of(run.mixtures, tars):
+        console.print(text, highlight=False)
     if run.spec.train:
         for mixture in run.trained:
             console.print(f"train {mixture.name}: {_training(run.spec.train)}", highlight=False)
@@ -82,7 +82,7 @@ def _show_pool(run: Run, console: Console) -> tuple[float, list[Line]]:
     pool, lines = pool_size(run), plan_lines(run)
     tars = sum(shard.size for shard in run.pool.shards)
     console.print(
-        f"run {run.name}: pool {run.pool.name}, {len(run.pool.shards):,} shards ({_bytes(tars)}), "
+        f"run {run.name}: pool {run.pool.name}, {len(run.pool.shards):,} shards ({in_bytes(tars)}), "
         f"{_about(pool.rows, pool.exact)} samples, {run.tasks:,} tasks"
     )
     if changed := len(run.open_columns().changed(run.index, run.pool.shards)):
@@ -95,8 +95,8 @@ def _show_pool(run: Run, console: Console) -> tuple[float, list[Line]]:
     for line in lines:
         counts = _about(line.asked, line.exact), _about(line.todo, line.exact)
         done = f"{line.done:,} of {len(run.pool.shards):,}"
-        table.add_row(line.key, *counts, done, _bytes(line.bytes), _in_hours(line.hours))
-    table.add_row("all", "", "", "", _bytes(sum(line.bytes for line in lines)), _all_hours(lines))
+        table.add_row(line.key, *counts, done, in_bytes(line.bytes), _in_hours(line.hours))
+    table.add_row("all", "", "", "", in_bytes(sum(line.bytes for line in lines)), _all_hours(lines))
     console.print(table)
     return tars, lines
 
@@ -108,7 +108,7 @@ def _show_upcoming(run: Run, console: Console) -> tuple[float | None, list[Line]
     candidates = "not known yet" if pool.candidates is None else _about(pool.candidates, pool.exact)
     console.print(f"candidates: {candidates} ({pool.origin})", highlight=False)
     if pool.tars is not None:
-        console.print(f"its tars: about {_bytes(pool.tars)} ({pool.tars_origin})", highlight=False)
+        console.print(f"its tars: about {in_bytes(pool.tars)} ({pool.tars_origin})", highlight=False)
     steps = Table("step", "done", box=None, pad_edge=False)
     for key, done in pool.steps:
         steps.add_row(key, done)
@@ -119,8 +119,8 @@ def _show_upcoming(run: Run, console: Console) -> tuple[float | None, list[Line]
     lines = list(_foreseen(run, pool.candidates))
     table = _table("column", "samples", "writes", "A100-hours")
     for line in lines:
-        table.add_row(line.key, _about(line.asked, False), _bytes(line.bytes), _in_hours(line.hours))
-    table.add_row("all", "", _bytes(sum(line.bytes for line in lines)), _all_hours(lines))
+        table.add_row(line.key, _about(line.asked, False), in_bytes(line.bytes), _in_hours(line.hours))
+    table.add_row("all", "", in_bytes(sum(line.bytes for line in lines)), _all_hours(lines))
     console.print(
         "its columns, if every image arrives and none is done; what is left is known when all are downloaded:"
     )
@@ -299,11 +299,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1000
-    raise AssertionError

@@ -6,6 +6,7 @@ RECAPTION_TEST_DEMO=1 builds the largest one too (7 GB) and runs the demo in it:
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -43,6 +44,49 @@ def test_every_dependency_is_locked_at_a_version_that_it_allows() -> None:
             version = locked.get(canonicalize_name(requirement.name))
             assert version is not None, f"{requirement.name} is not locked: run `make lock`"
             assert requirement.specifier.contains(version), f"{requirement} but locked {version}: run `make lock`"
+
+
+def hashed(*names: str) -> dict[str, tuple[str, list[str]]]:
+    """Version and hashes of each package in these lists."""
+    text = "\n".join((ROOT / "images" / f"{name}.txt").read_text() for name in names)
+    entries = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)((?: \\\n +--hash=sha256:[0-9a-f]{64})+)$", text, re.MULTILINE)
+    assert len(entries) == text.count("=="), "an entry without a version, or without a hash"
+    return {canonicalize_name(name): (version, more.split("sha256:")[1:]) for name, version, more in entries}
+
+
+def test_every_package_of_an_image_has_the_version_that_was_tested_and_the_hashes_of_its_files() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras, lists = project["optional-dependencies"], ["operator", "cpu", "gpu"]
+    wanted = {"operator": [*project["dependencies"], *extras["s3"]], "cpu": extras["cpu"], "gpu": extras["stages"]}
+    lines = (ROOT / "images" / "constraints.txt").read_text().splitlines()
+    tested = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    for i, name in enumerate(lists):
+        found = hashed(*lists[: i + 1])
+        names = {canonicalize_name(Requirement(text).name) for text in wanted[name]} - {"recaption"}
+        assert names <= found.keys(), "run `make lock`"
+        others = {
+            package: version for package, (version, _) in found.items() if tested.get(package, version) != version
+        }
+        assert not others, "run `make lock`"
+    assert "torch" not in hashed("operator", "cpu")
+    assert "setuptools" in hashed("build")
+
+
+def test_nothing_is_installed_but_by_its_hash() -> None:
+    text = DOCKERFILE.read_text().replace("\\\n", "")
+    installs = re.findall(r"pip install([^&\n]*)", text)
+    assert len(installs) == 7
+    ours = " --no-deps --no-build-isolation --prefix /code ."
+    assert [line for line in installs if "--require-hashes" not in line] == [ours]
+
+
+@pytest.mark.parametrize("image", ["", "python:3.11-slim-bookworm"])
+def test_images_are_made_of_a_base_that_is_named_by_its_digest(image: str) -> None:
+    command = ["make", "-o", ".venv/.ready", "images", f"PYTHON_IMAGE={image}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"PYTHON_IMAGE: found '{image}'; expected a base image by its digest" in done.stderr
+    assert "docker build" not in done.stdout
 
 
 def test_images_run_as_a_numeric_user_and_start_recaption() -> None:

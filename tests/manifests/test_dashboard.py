@@ -11,12 +11,12 @@ from tests.manifests.rendering import MANIFESTS, one, render
 # The operator's metrics and their labels.
 METRICS: dict[str, set[str]] = {
     "recaption_runs": {"phase"},
-    "recaption_stage_shards_done": {"namespace", "name", "stage"},
-    "recaption_stage_shards_total": {"namespace", "name", "stage"},
-    "recaption_stage_samples_per_second": {"namespace", "name", "stage"},
+    "recaption_stage_shards_done": {"object_namespace", "name", "stage"},
+    "recaption_stage_shards_total": {"object_namespace", "name", "stage"},
+    "recaption_stage_samples_per_second": {"object_namespace", "name", "stage"},
     "recaption_reconcile_seconds": {"kind"},
     "recaption_reconcile_errors_total": {"kind"},
-    "recaption_schedule_dumps_behind": {"namespace", "name"},
+    "recaption_schedule_dumps_behind": {"object_namespace", "name"},
     "recaption_leader": set(),
     "recaption_kfp_reachable": set(),
     "recaption_api_requests_total": {"verb", "resource"},

@@ -351,7 +351,10 @@ MISTAKES = [
     ({"spec.mixtures.1.rules.0.where.0.score": "b"}, f"{TOP}.score: b is no score; there is raw, blip"),
     ({"spec.mixtures.1.name": "raw"}, "spec.mixtures[1].name: raw is taken; every name must be used once"),
     ({"spec.mixtures": []}, "spec.mixtures: found []: List should have at least 1 item after validation, not 0"),
-    ({"spec.pool.shard": "x"}, "spec.pool.shard: unknown key; allowed are name, shards, urls, commonCrawl, subset"),
+    (
+        {"spec.pool.shard": "x"},
+        "spec.pool.shard: unknown key; allowed are name, shards, urls, commonCrawl, subset; did you mean shards?",
+    ),
     ({"spec.pool.subset": {"count": 3, "shards": 2}}, "spec.pool.subset.count: unknown key; allowed are shards, seed"),
     (
         {"spec.pool.subset": {"shards": 0}},
@@ -359,10 +362,10 @@ MISTAKES = [
     ),
     (
         {"spec.mixtures.0.rules.0.when": []},
-        "spec.mixtures[0].rules[0].when: unknown key; allowed are name, text, where",
+        "spec.mixtures[0].rules[0].when: unknown key; allowed are name, text, where; did you mean where?",
     ),
     ({"spec.mixtures.0.emit": "last"}, "spec.mixtures[0].emit: found \"last\": Input should be 'first' or 'all'"),
-    ({"state": {}}, "state: unknown key; allowed are apiVersion, kind, metadata, spec, status"),
+    ({"state": {}}, "state: unknown key; allowed are apiVersion, kind, metadata, spec, status; did you mean status?"),
     (
         {"spec.columns.0.caption.temperature": 0},
         "spec.columns[0].caption.temperature: found 0: Input should be greater than 0",

@@ -244,6 +244,15 @@ def test_a_stage_without_its_libraries_says_what_to_install(tmp_path: Path, shar
     assert said.endswith("this stage needs what `pip install 'recaption[stages]'` brings")
 
 
+def test_a_terminal_obeys_no_message(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("kind: Recaption\n'\\x1b[2Jboo': 1\n".replace("'", '"'))
+    done = subprocess.run([*COMMAND, "validate", str(path)], capture_output=True, env=PLAIN, check=False)
+    assert done.returncode == 42
+    assert b"\x1b" not in done.stderr
+    assert b"[2Jboo: unknown key" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli-world")

@@ -6,16 +6,18 @@ CC-MAIN-2026-43 (year and week).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import time
 from collections.abc import Iterator
-from http.client import HTTPException, InvalidURL
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+
+from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from components.base.errors import PermanentError, TemporaryError
+from components.base.printable import printable
 from components.base.version import version
 from components.recipe.sources import INDEX
 from components.storage.claims import claimed_by
@@ -28,7 +30,8 @@ FILE = "collinfo.json"
 DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")  # the first three, CC-MAIN-2008-2009, 2009-2010 and 2012, are ARC files
 ATTEMPTS = 4
 PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
-TIMEOUT = 30.0  # seconds for a connection and for each read
+TIMEOUT = 20.0  # seconds of one attempt
+LONGEST = 60.0  # seconds of all attempts
 LIMIT = 8 << 20  # bytes; the real index has some 30 kB
 
 
@@ -93,22 +96,44 @@ def _read(uri: str) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
-    headers = {"User-Agent": f"recaption/{version()}", "Accept": "application/json"}
+    """Get a file of the web. It has LONGEST seconds in all, however slowly its server sends."""
+    end = time.monotonic() + LONGEST
+    try:
+        host, _ = (parts := urlsplit(url)).hostname or "", parts.port
+        if not host.encode("idna") or re.search(r"\s", url):
+            raise ValueError("no address of a server")
+    except ValueError as error:  # of a label that is too long, of a port that is no number
+        raise PermanentError(f"dumps {url}: {error}; give the base address of a {FILE}") from error
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as answer:
-                data: bytes = answer.read(LIMIT)
-                return data
-        except HTTPError as error:
-            reason = f"{error.code} {error.reason}"
-            if error.code not in (408, 429) and error.code < 500:
-                raise PermanentError(f"dumps {url}: {reason}; give the base address of a {FILE}") from error
-        except (OSError, HTTPException, ValueError) as error:  # URLError, timeouts and broken connections are OSErrors
-            if isinstance(error, InvalidURL) or not isinstance(error, (OSError, HTTPException)):
-                raise PermanentError(f"dumps {url}: {error}; give the base address of a {FILE}") from error
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-        if attempt < ATTEMPTS:
-            pause = PAUSE * 2 ** (attempt - 1)
-            log.warning("dumps %s: attempt %d of %d: %s; again in %.0f s", url, attempt, ATTEMPTS, reason, pause)
-            time.sleep(pause)
-    raise TemporaryError(f"dumps {url}: {reason}, after {ATTEMPTS} attempts")
+            return asyncio.run(_get(url, min(TIMEOUT, end - time.monotonic())))
+        except TimeoutError:
+            reason = f"no end of its answer within {TIMEOUT:.0f} s"
+        except (ClientError, OSError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+        pause = PAUSE * 2 ** (attempt - 1)
+        if attempt == ATTEMPTS or time.monotonic() + pause >= end:
+            break
+        log.warning("dumps %s: attempt %d of %d: %s; again in %.0f s", url, attempt, ATTEMPTS, reason, pause)
+        time.sleep(pause)
+    raise TemporaryError(f"dumps {url}: {reason}, after {attempt} attempts")
+
+
+async def _get(url: str, seconds: float) -> bytes:
+    """Make one request. Raises PermanentError for an answer that asking again doesn't mend."""
+    headers = {"User-Agent": f"recaption/{version()}", "Accept": "application/json"}
+    async with (
+        ClientSession(timeout=ClientTimeout(total=seconds), headers=headers, trust_env=True) as session,
+        session.get(url) as answer,
+    ):
+        reason = f"{answer.status} {printable(answer.reason or '', 80)}"
+        if answer.status in (408, 429) or answer.status >= 500:
+            raise ClientError(reason)
+        if answer.status >= 400:
+            raise PermanentError(f"dumps {url}: {reason}; give the base address of a {FILE}")
+        data = bytearray()
+        async for part in answer.content.iter_any():
+            data += part
+            if len(data) > LIMIT:
+                raise PermanentError(f"dumps {url}: found more than {LIMIT:,} bytes; expected a {FILE}, some 30 kB")
+        return bytes(data)

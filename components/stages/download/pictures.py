@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from typing import Self
 
 from components.base.cores import cores
 from components.base.errors import TemporaryError
+from components.base.processes import UndisturbedContext
 from components.stages.download.picture import Picture, make_picture
 
 DEADLY = 8  # images that may kill a process each; where more do, the images aren't the cause
@@ -66,14 +66,11 @@ class Pictures:
 
 
 def _processes(count: int) -> ProcessPoolExecutor:
-    # fork is not safe beside the event loop's thread
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    return ProcessPoolExecutor(count, mp_context=UndisturbedContext(), initializer=_begin)
 
 
 def _begin() -> None:
-    """Ignore signals, which stop the worker and so this process; end this process when the worker is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """End this process when the worker is killed."""
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from components.base.cores import cores
 from components.base.errors import PermanentError, TemporaryError
+from components.base.processes import UndisturbedContext
 from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
@@ -149,8 +149,7 @@ def _in_processes(
     job: DatasetJob, layout: Layout, todo: Sequence[int], processes: int, done: Callable[[int, TarRecord], None]
 ) -> None:
     """Write a tar per process; at most two per process are handed out at a time, so that stopping is quick."""
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=begin, initargs=(job,))
+    executor = ProcessPoolExecutor(processes, mp_context=UndisturbedContext(), initializer=begin, initargs=(job,))
     waiting = iter(todo)
     pending: dict[Future[TarRecord], int] = {}
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import tempfile
 import threading
 from collections import Counter
@@ -237,8 +236,6 @@ _resharder: Resharder
 def begin(job: DatasetJob) -> None:
     """Set a worker process up; it ends when its parent is gone, however that died."""
     global _resharder  # noqa: PLW0603  # what a process pool's initializer is for
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pa.set_cpu_count(1)
     threading.Thread(target=_follow_parent, daemon=True).start()
     _resharder = Resharder(job)

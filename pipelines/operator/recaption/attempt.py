@@ -6,20 +6,23 @@ from components.base.hashing import content_hash, said
 from components.recipe.recipe import Recipe
 from components.recipe.yaml_io import check
 from pipelines.kubeflow.parameters import refuse_networks
+from pipelines.operator.runtime.allowance import Allowance
 from pipelines.operator.runtime.conditions import Object
 
 RETRY = "recaption.dev/retry"  # annotation: any new value starts a failed run again
 
 
-def recipe_of(thing: Object) -> Recipe:
+def recipe_of(thing: Object, allowance: Allowance) -> Recipe:
     """Return the recipe of a Recaption.
 
     Raises:
         PermanentError: what `recaption validate` says, a line per mistake; or that a cluster refuses it.
+        NotAllowed: it asks for more of the cluster's nodes than the operator's settings allow.
     """
     whole: Object = {key: thing[key] for key in ("apiVersion", "kind", "spec") if key in thing}
     recipe = check(Recipe, {**whole, "metadata": {"name": thing["metadata"]["name"]}}, "recipe")
     refuse_networks(recipe)  # the CRD may be an older one, without that rule
+    allowance.check(recipe.spec.compute)
     return recipe
 
 

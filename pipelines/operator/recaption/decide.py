@@ -25,7 +25,8 @@ from pipelines.operator.recaption.attempt import (
 )
 from pipelines.operator.recaption.endings import PAUSES, Ending, ending_of, restart_after
 from pipelines.operator.recaption.observation import STOPPED, Observation, Problem
-from pipelines.operator.recaption.status_view import best_of, run_fields
+from pipelines.operator.recaption.status_view import result_fields, run_fields
+from pipelines.operator.runtime.allowance import NotAllowed
 from pipelines.operator.runtime.conditions import (
     Event,
     Object,
@@ -35,12 +36,13 @@ from pipelines.operator.runtime.conditions import (
     timestamp,
     with_condition,
 )
+from pipelines.operator.runtime.last_resort import end_of, gave_up
 from pipelines.operator.runtime.patches import FINALIZER
 
 FOLLOW = 20.0  # seconds between two looks at a KFP run
 SOON = 5.0  # seconds while something is about to change
 LATER = 15.0  # seconds after a question that was not answered
-BOUND = 600.0  # seconds that a deletion may wait for KFP and storage
+MUCH_LATER = 60.0  # seconds after a bug, whose traceback is logged each time
 
 RUN_STOPPED = "the run is stopped; finished work is kept"
 OF_A_RUN = (  # fields of the status that a new attempt starts without
@@ -97,10 +99,11 @@ def decide(thing: Object, seen: Observation) -> Decision:
     if is_settled(thing) and thing["status"]["phase"] != "Failed":  # that one's compute may be another by now
         return Decision(thing["status"])
     try:
-        recipe: Recipe | None = recipe_of(thing)
+        recipe: Recipe | None = recipe_of(thing, seen.allowance)
         status = _with(thing, seen, "Accepted", True, "Valid", "the recipe is valid")
     except PermanentError as error:
-        recipe, status = None, _with(thing, seen, "Accepted", False, "Invalid", str(error))
+        reason = "NotAllowed" if isinstance(error, NotAllowed) else "Invalid"
+        recipe, status = None, _with(thing, seen, "Accepted", False, reason, str(error))
     status["observedGeneration"] = meta["generation"]
     thing = {**thing, "status": status}
     if recipe is None and not is_under_way(thing):
@@ -252,8 +255,7 @@ def _restart(thing: Object, seen: Observation, ending: Ending, number: int, paus
 
 def _complete(thing: Object, seen: Observation) -> Decision:
     status = {**thing["status"], "phase": "Succeeded", "stage": "", "progress": "", "rate": ""}
-    status |= {"datasets": list(seen.results.get("datasets", ())), "report": f"{seen.run}/report.html"}
-    status |= best_of(seen.results.get("rows", ()))
+    status |= {"report": f"{seen.run}/report.html", **result_fields(seen.results)}
     status.setdefault("completionTime", timestamp(seen.now))
     thing = {**thing, "status": status}
     message = f"{status['report']}" + (f"; best: {status['bestResult']}" if status.get("bestResult") else "")
@@ -273,17 +275,16 @@ def _failed(thing: Object, seen: Observation, reason: str, message: str) -> Deci
 
 
 def _delete(thing: Object, seen: Observation) -> Decision:
-    """End and clean up a deleted object's KFP run, for BOUND seconds at most, then remove the finalizer."""
+    """End and clean up a deleted object's KFP run, but not beyond its bound, then remove the finalizer."""
     meta, status = thing["metadata"], {**thing.get("status", {}), "phase": "Ending"}
     if FINALIZER not in meta.get("finalizers", ()):
         return Decision(dict(thing.get("status", {})))
     if not is_under_way(thing):
         return Decision(status, Act.REMOVE_FINALIZER)
-    until = parse_time(meta["deletionTimestamp"]) + timedelta(seconds=BOUND)
+    until = end_of(thing)
     if ((seen.problem or seen.live) and seen.now > until) or _is_hopeless(thing, seen):
         left = seen.problem.message if seen.problem else f"KFP run {seen.live[0].id} is {seen.live[0].state}"
-        event = Event("GaveUp", f"deleted without cleaning up after its KFP run: {left}", True)
-        return Decision(status, Act.REMOVE_FINALIZER, event=event)
+        return Decision(status, Act.REMOVE_FINALIZER, event=gave_up(left))
     message = f"being deleted: waits until its KFP run and its Jobs are gone, but not beyond {timestamp(until)}"
     status = _with({**thing, "status": status}, seen, "Running", is_true(status, "Running"), "Ending", message)
     if seen.problem:
@@ -311,7 +312,7 @@ def _unreachable(thing: Object, seen: Observation, problem: Problem) -> Decision
     if suspend and seen.live and not deleted:
         status = _suspended({**thing, "status": status}, seen, RUN_STOPPED)
     ends = (suspend or deleted) and any(run.state != "CANCELING" for run in seen.live)
-    return Decision(status, Act.TERMINATE if ends else None, LATER)
+    return Decision(status, Act.TERMINATE if ends else None, MUCH_LATER if problem.reason == "Bug" else LATER)
 
 
 def _claimed_message(seen: Observation) -> str:

@@ -47,7 +47,7 @@ def ending_of(kfp: KfpRun, progress: Mapping[str, Any], failure: Mapping[str, st
     """
     where = f" (KFP run {kfp.id}{f': {kfp.error}' if kfp.error else ''})"
     if failure:
-        return Ending(failure.get("kind", ""), f"plan: {failure.get('message', '')}{where}")
+        return Ending(str(failure.get("kind", "")), f"plan: {failure.get('message', '')}{where}")
     stages: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
     for name, stage in reversed(list(stages.items())):
         found, state = stage.get("error"), stage.get("state")

@@ -9,17 +9,17 @@ It reads from the storage:
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf
 from typing import Any
 
-from components.base.errors import PermanentError, RecaptionError, TemporaryError
+from components.base.errors import PermanentError, RecaptionError, TemporaryError, failure_of
 from components.recipe.recipe import dump_recipe
 from components.storage.claims import claim, claimed_by, failure_to_plan, planned_by
 from components.storage.interface import Storage
+from components.storage.small_files import read_small_json
 from pipelines.kubeflow.client import KfpRun
 from pipelines.kubeflow.parameters import parameters
 from pipelines.kubernetes.cleanup import cleanup
@@ -27,7 +27,7 @@ from pipelines.kubernetes.cluster import RECAPTIONS, Conflict
 from pipelines.operator.recaption.attempt import is_under_way, recipe_of
 from pipelines.operator.recaption.decide import BAD_NEWS, Act, decide
 from pipelines.operator.recaption.observation import STOPPED, Observation, Problem
-from pipelines.operator.recaption.status_view import best_of, run_fields
+from pipelines.operator.recaption.status_view import result_fields, run_fields
 from pipelines.operator.runtime.conditions import Object, events, with_condition
 from pipelines.operator.runtime.dependencies import Dependencies
 from pipelines.operator.runtime.patches import post_event, set_finalizer, where, write_status
@@ -69,7 +69,7 @@ def reconcile(thing: Object, deps: Dependencies) -> float:
             found, notes = perform(decision.act, thing, seen, deps)
         except Conflict:
             raise
-        except RecaptionError as error:
+        except Exception as error:
             problem = _problem(error)
             continue
         if found is None:
@@ -83,7 +83,7 @@ def reconcile(thing: Object, deps: Dependencies) -> float:
 def observe(thing: Object, deps: Dependencies, problem: Problem | None = None) -> Observation:
     """Ask KFP and the storage for what `decide` has to know, and no more than that."""
     ui = deps.settings.ui
-    seen = Observation(deps.now(), link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
+    seen = Observation(deps.now(), deps.settings.allowance, link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
     if problem or not is_under_way(thing):
         return seen
     attempt = thing["status"]["kfp"]
@@ -97,12 +97,16 @@ def observe(thing: Object, deps: Dependencies, problem: Problem | None = None) -
         if seen.chosen and seen.chosen.state in STOPPED:
             seen = replace(seen, failure=failure_to_plan(storage, seen.chosen.id))
         return _with_run(seen, storage, name) if name else seen
-    except RecaptionError as error:
+    except Exception as error:  # what a tenant's storage answers can make a library raise anything
         return replace(seen, problem=_problem(error))
 
 
-def _problem(error: RecaptionError) -> Problem:
-    return Problem("Refused" if isinstance(error, PermanentError) else "NoAnswer", str(error))
+def _problem(error: Exception) -> Problem:
+    """Return what the condition Reachable says of a failure; a bug is logged with its traceback."""
+    if isinstance(error, RecaptionError):
+        return Problem("Refused" if isinstance(error, PermanentError) else "NoAnswer", str(error))
+    log.error("a bug, which the object's condition Reachable shows", exc_info=error)
+    return Problem("Bug", failure_of(error)["message"])
 
 
 def _kfp_runs(thing: Object, attempt: Mapping[str, Any], deps: Dependencies) -> tuple[KfpRun, ...]:
@@ -125,7 +129,7 @@ def _with_run(seen: Observation, storage: Storage, name: str) -> Observation:
         seen = replace(seen, holder=claimed_by(storage, f"{folder}/claim.json"))
     if not seen.finished:
         return seen
-    return replace(seen, results=_read(storage, f"{folder}/results.json", lambda found: best_of(found.get("rows", ()))))
+    return replace(seen, results=_read(storage, f"{folder}/results.json", result_fields))
 
 
 def _read(storage: Storage, path: str, use: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -135,14 +139,14 @@ def _read(storage: Storage, path: str, use: Callable[[dict[str, Any]], object]) 
         use: what will be done with its content, tried here so that a damaged file is refused here.
 
     Raises:
-        PermanentError: the file is damaged.
+        PermanentError: the file is damaged, or too large.
     """
-    if storage.size(path) is None:
-        return {}
     try:
-        found: dict[str, Any] = json.loads(storage.read(path))
+        found: dict[str, Any] = read_small_json(storage, path)
+        if found is None:
+            return {}
         use(found)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise PermanentError(
             f"{storage.uri}/{path}: not as recaption writes it ({error}); what else writes there?"
         ) from error
@@ -178,7 +182,7 @@ def submitted(thing: Object, deps: Dependencies) -> dict[str, str]:
     """Return the values of the pipeline's parameters."""
     settings = deps.settings
     given = {
-        "recipe": dump_recipe(recipe_of(thing)),
+        "recipe": dump_recipe(recipe_of(thing, settings.allowance)),
         "job_service_account": settings.job_service_account,
         "job_secret": settings.job_secret,
     }

@@ -1,10 +1,16 @@
-"""Convert a run's status.json and results into the fields of the object's status."""
+"""Convert a run's status.json and results into the fields of the object's status.
+
+The files lie in the tenant's storage, who may write anything into them. The status must be one that the API server
+takes, or no status of the object is ever written again: texts are short, numbers finite, lists have an end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
+from components.base.printable import printable
 from pipelines.operator.runtime.conditions import Object
 
 METRICS = ("average", "classification", "retrieval", "ImageNet", "mean cosine")
@@ -12,6 +18,11 @@ METRICS = ("average", "classification", "retrieval", "ImageNet", "mean cosine")
 OF_ALL_TASKS = ("average", "classification", "retrieval")
 """Of these, the means over tasks."""
 REASONS = 8  # kinds of a stage's failures that are listed, the most frequent ones
+STAGES = 400  # that are listed: 128 columns, their scores and some steps
+SETS = 200  # that are listed: as many as a recipe has mixtures
+LONGEST = 128  # characters of a text
+LONGEST_ADDRESS = 2048  # characters of an address
+LARGEST = 2**53  # that JSON's readers agree on
 
 
 def run_fields(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
@@ -22,9 +33,10 @@ def run_fields(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
     """
     if not run:
         return {}, ""
-    entries: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
-    found: Object = {"run": run, "stages": [_stage(name, entry) for name, entry in entries.items()]}
-    stages = {stage["name"]: stage for stage in found["stages"]}
+    given: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
+    entries = {printable(name, LONGEST): entry for name, entry in islice(given.items(), STAGES)}
+    stages = {name: _stage(name, entry) for name, entry in entries.items()}
+    found: Object = {"run": run, "stages": [*stages.values()]}
     begun = [name for name, entry in entries.items() if entry.get("state") not in ("done", "waiting")]
     now = begun[-1] if begun else ""
     entry, stage = entries.get(now, {}), stages.get(now, {})
@@ -32,26 +44,51 @@ def run_fields(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
     found["stage"] = now
     found["progress"] = f"{stage['done']}/{stage['total']} {stage['unit']}" if "total" in stage else ""
     found["rate"] = f"{stage['samplesPerSecond']:g}/s" if works and stage.get("samplesPerSecond") else ""
-    waits = f"{now} waits: {entry['waits_for']}" if works and entry.get("waits_for") else ""
+    waits = f"{now} waits: {printable(str(entry['waits_for']))}" if works and entry.get("waits_for") else ""
     return found, waits
 
 
 def _stage(name: str, entry: Mapping[str, Any]) -> Object:
     """Return an entry of status.stages."""
-    stage: Object = {"name": name, "state": str(entry.get("state", ""))}
+    stage: Object = {"name": name, "state": printable(str(entry.get("state", "")), LONGEST)}
     if "total" in entry:
         unit = "shards" if "shards" in entry else "tasks"
-        stage |= {"unit": unit, "done": int(entry.get(unit, 0)), "total": int(entry["total"])}
+        stage |= {"unit": unit, "done": _whole(entry.get(unit, 0)), "total": _whole(entry["total"])}
     if "samples" in entry:
-        stage["samples"] = int(entry["samples"])
+        stage["samples"] = _whole(entry["samples"])
     if rate := entry.get("samples_per_second"):
-        stage["samplesPerSecond"] = float(rate)
+        stage["samplesPerSecond"] = _number(rate)
     if "seconds" in entry:
-        stage["seconds"] = round(float(entry["seconds"]))
+        stage["seconds"] = _whole(_number(entry["seconds"]))
     if failures := entry.get("failures"):
         often = sorted(failures.items(), key=lambda item: (-item[1], item[0]))[:REASONS]
-        stage["failures"] = {reason[:128]: int(count) for reason, count in often}
+        stage["failures"] = {printable(reason, LONGEST): _whole(count) for reason, count in often}
     return stage
+
+
+def _number(value: Any) -> float:
+    """Return a finite number. Raises ValueError where it is none, as Python's JSON may be NaN."""
+    if not -LARGEST <= float(value) <= LARGEST:
+        raise ValueError(f"found the number {value}")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    return round(_number(value))
+
+
+def result_fields(results: Mapping[str, Any]) -> Object:
+    """Return the status fields of a finished run's results.json: the training sets and the best mixture."""
+    sets = {str(found["mixture"]): found for found in islice(results.get("datasets", ()), SETS)}
+    listed = [
+        {
+            "mixture": printable(name, LONGEST),
+            "uri": printable(str(found["uri"]), LONGEST_ADDRESS),
+            "pairs": _whole(found["pairs"]),
+        }
+        for name, found in sets.items()
+    ]
+    return {"datasets": listed, **best_of(results.get("rows", ()))}
 
 
 def best_of(rows: Iterable[Mapping[str, Any]]) -> Object:
@@ -65,9 +102,9 @@ def best_of(rows: Iterable[Mapping[str, Any]]) -> Object:
         metric = "ImageNet" if any(row.get("ImageNet") is not None for row in listed) else None
     if metric is None:
         return {}
-    best = max((row for row in listed if row.get(metric) is not None), key=lambda row: float(row[metric]))
-    value = round(float(best[metric]), 4)
-    name = str(best["mixture"])
+    best = max((row for row in listed if row.get(metric) is not None), key=lambda row: _number(row[metric]))
+    value = round(_number(best[metric]), 4)
+    name = printable(str(best["mixture"]), LONGEST)
     return {
         "best": {"mixture": name, "metric": metric, "value": value},
         "bestResult": f"{name} {value:.3f} ({metric})",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from components.base.printable import printable_lines
+
 Object = dict[str, Any]
 
 LONGEST = 2000  # characters of a message: an etcd object has room for 1.5 MB, a reader for less
@@ -39,7 +41,8 @@ def with_condition(
     before = condition(status, kind)
     value = "True" if true else "False"
     since = before["lastTransitionTime"] if before.get("status") == value else timestamp(now)
-    text = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
+    lines = printable_lines(message[: 4 * LONGEST])
+    text = lines if len(lines) <= LONGEST else lines[: LONGEST - 1] + "…"
     made = {
         "type": kind,
         "status": value,

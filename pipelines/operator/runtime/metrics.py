@@ -20,6 +20,8 @@ from pipelines.kubernetes.cluster import Conflict
 from pipelines.operator.runtime.conditions import Object
 
 PHASES = ("Pending", "Suspended", "Running", "Succeeded", "Failed", "Refused", "Ending")
+OBJECT = ("object_namespace", "name")
+"""Labels of an object. A scraper sets `namespace` itself: to that of the operator's pod."""
 KINDS = ("Recaption", "RecaptionSchedule")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Buckets: a look without a question takes milliseconds; KFP may take 30 s to answer."""
@@ -100,7 +102,7 @@ def _runs(recaptions: Iterable[Object]) -> Metric:
 
 
 def _stages(running: Iterable[Object]) -> list[Metric]:
-    labels = ["namespace", "name", "stage"]
+    labels = [*OBJECT, "stage"]
     done = GaugeMetricFamily("recaption_stage_shards_done", "Shards a stage has finished", labels=labels)
     total = GaugeMetricFamily("recaption_stage_shards_total", "Shards a stage has to do", labels=labels)
     rate = GaugeMetricFamily("recaption_stage_samples_per_second", "Samples a stage does per second", labels=labels)
@@ -117,7 +119,7 @@ def _stages(running: Iterable[Object]) -> list[Metric]:
 
 def _behind(schedules: Iterable[Object]) -> Metric:
     found = GaugeMetricFamily(
-        "recaption_schedule_dumps_behind", "Dumps a schedule wants and has not begun", labels=["namespace", "name"]
+        "recaption_schedule_dumps_behind", "Dumps a schedule wants and has not begun", labels=OBJECT
     )
     for thing in schedules:
         if "behind" in thing.get("status", {}):

@@ -9,11 +9,13 @@ from typing import Any
 
 from components.base.errors import RecaptionError
 from components.base.hashing import content_hash
+from components.base.printable import printable, printable_lines
 from pipelines.kubernetes.cluster import EVENTS, Cluster
 from pipelines.operator.runtime.conditions import Event, Object, timestamp
 
 log = logging.getLogger(__name__)
 
+LONGEST = 1024  # characters of an Event's message: Kubernetes' limit
 FINALIZER = "recaption.dev/operator"
 API = "recaption.dev/v1alpha1"
 
@@ -60,7 +62,8 @@ def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
 
 def post_event(cluster: Cluster, thing: Object, event: Event, now: datetime) -> None:
     """Log an Event and post it, once for each object, reason and message. A failure to post is only logged."""
-    log.log(logging.WARNING if event.warning else logging.INFO, "%s: %s: %s", where(thing), event.reason, event.message)
+    level, text = logging.WARNING if event.warning else logging.INFO, printable(event.message, LONGEST)
+    log.log(level, "%s: %s: %s", where(thing), event.reason, text)
     try:
         cluster.within(thing["metadata"]["namespace"]).create(EVENTS, event_of(thing, event, now))
     except RecaptionError as error:  # a namespace that is being deleted takes no new objects, a full quota none either
@@ -85,7 +88,7 @@ def event_of(thing: Object, event: Event, now: datetime) -> Object:
         },
         "type": "Warning" if event.warning else "Normal",
         "reason": event.reason,
-        "message": event.message[:1024],
+        "message": printable_lines(event.message[:LONGEST]),
         "source": {"component": "recaption-operator"},
         "firstTimestamp": moment,
         "lastTimestamp": moment,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.base.errors import PermanentError
 from components.base.version import version
+from pipelines.operator.runtime.allowance import Allowance
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Settings:
     """The operator's own namespace, which has its Lease."""
     identity: str = "operator"
     """The holder of the Lease: the pod's name."""
+    allowance: Allowance = field(default_factory=Allowance)
+    """What a recipe may ask of the cluster's nodes."""
 
     @classmethod
     def from_environment(cls, given: Mapping[str, str] = os.environ) -> Settings:
-        """Read the settings. Raises PermanentError where the endpoint is missing or the port is no number."""
+        """Read the settings. Raises PermanentError where the endpoint is missing or a number is none."""
         endpoint = given.get("KF_PIPELINES_ENDPOINT", "").rstrip("/")
         if not endpoint.startswith(("http://", "https://")):
             raise PermanentError(
@@ -66,4 +69,5 @@ class Settings:
             port=int(port),
             namespace=given.get("POD_NAMESPACE") or cls.namespace,
             identity=given.get("POD_NAME") or os.uname().nodename,
+            allowance=Allowance.from_environment(given),
         )

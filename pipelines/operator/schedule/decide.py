@@ -9,7 +9,7 @@ always started: no deadline ends it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from math import inf
@@ -17,6 +17,7 @@ from math import inf
 from components.base.errors import PermanentError
 from pipelines.kubeflow.parameters import source_of
 from pipelines.operator.recaption.attempt import RETRY
+from pipelines.operator.runtime.allowance import Allowance, NotAllowed
 from pipelines.operator.runtime.conditions import (
     Event,
     Object,
@@ -62,6 +63,8 @@ class ScheduleObservation:
     """The schedule's Recaptions, and the answers about dumps; None where nothing was asked."""
 
     now: datetime
+    allowance: Allowance = field(default_factory=Allowance)
+    """What a recipe may ask of the cluster's nodes."""
     recaptions: Sequence[Object] = ()
     """This schedule's Recaptions, finished or not."""
     newest: str = ""
@@ -117,9 +120,11 @@ class _Look:
         """Decide the next step."""
         try:
             self.asked = timetable_of(self.thing)
+            self.seen.allowance.check(self.asked.spec.template.spec.compute, "spec.template.spec")
         except PermanentError as error:
             self.status.pop("nextScheduleTime", None)
-            self.say("Accepted", False, "Invalid", str(error))
+            reason = "NotAllowed" if isinstance(error, NotAllowed) else "Invalid"
+            self.say("Accepted", False, reason, str(error))
             return self.decision()
         self.say("Accepted", True, "Valid", "the schedule and the recipe of its template are valid")
         self.tick = self.due()

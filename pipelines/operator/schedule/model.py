@@ -8,13 +8,24 @@ from pydantic import Field, model_validator
 
 from components.recipe.recipe import Metadata, Spec, problems_of
 from components.recipe.sources import INDEX, CommonCrawl, Pool
-from components.recipe.types import LONGEST_NAME, Address, LabelKey, LabelValue, Model, Nulls, Text, Whole
+from components.recipe.types import (
+    LONGEST_NAME,
+    Address,
+    LabelKey,
+    LabelValue,
+    Model,
+    Nulls,
+    Text,
+    Whole,
+    worded,
+)
 
 PoolName = Annotated[  # a Name in which {dump}, which becomes 15 characters, may stand once
     str,
-    Field(
-        pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|([a-z0-9][a-z0-9.-]*)?\{dump\}([a-z0-9.-]*[a-z0-9])?)$",
-        max_length=54,
+    worded(
+        r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|([a-z0-9][a-z0-9.-]*)?\{dump\}([a-z0-9.-]*[a-z0-9])?)$",
+        54,
+        "small letters a-z, digits, - and . with a letter or digit at both ends, and {dump} once among them",
     ),
 ]
 LONGEST_SCHEDULE = LONGEST_NAME - len("-CC-MAIN-2026-43")  # its Recaptions are called NAME-cc-main-2026-43
@@ -71,12 +82,21 @@ class Template(Model):
 class ScheduleSpec(Model):
     """When to start which dumps, and the recipe for them."""
 
-    schedule: Annotated[str, Field(pattern=r"^\s*[0-9A-Za-z*/,#-]+(\s+[0-9A-Za-z*/,#-]+){4}\s*$", max_length=256)]
+    schedule: Annotated[
+        str,
+        worded(
+            r"^\s*[0-9A-Za-z*/,#-]+(\s+[0-9A-Za-z*/,#-]+){4}\s*$",
+            256,
+            "minute, hour, day of the month, month and day of the week, such as 0 6 * * *",
+        ),
+    ]
     """Cron expression: minute, hour, day of the month, month, day of the week, e.g. `0 6 * * *`. One start makes up for
     all times that were missed."""
-    time_zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]+$", max_length=64)] = "Etc/UTC"
+    time_zone: Annotated[str, worded(r"^[A-Za-z0-9_+/-]+$", 64, "an IANA name such as Europe/Zurich")] = "Etc/UTC"
     """Time zone of `schedule`: an IANA name such as Europe/Zurich."""
-    dumps: Annotated[str, Field(pattern=r"^(new|since CC-MAIN-[0-9]{4}-[0-9]{2})$", max_length=21)] = "new"
+    dumps: Annotated[
+        str, worded(r"^(new|since CC-MAIN-[0-9]{4}-[0-9]{2})$", 21, "new, or since and an id: since CC-MAIN-2026-05")
+    ] = "new"
     """Wanted dumps. `new`: the newest. `since CC-MAIN-2026-05`: it and all newer ones, newest first, one each time."""
     index: Text = INDEX
     """List of the dumps: base address of Common Crawl's collinfo.json, or a folder with it."""

@@ -83,7 +83,8 @@ def observe(thing: Object, deps: Dependencies) -> ScheduleObservation:
     """Observe the clock, and the Recaptions of this schedule."""
     meta = thing["metadata"]
     found, _ = deps.cluster.within(meta["namespace"]).find(RECAPTIONS, f"{SCHEDULE}={meta['name']}")
-    return ScheduleObservation(deps.now(), tuple(recaption for recaption in found if is_created_by(recaption, thing)))
+    ours = tuple(recaption for recaption in found if is_created_by(recaption, thing))
+    return ScheduleObservation(deps.now(), deps.settings.allowance, ours)
 
 
 def _ask(act: ScheduleAct, thing: Object, seen: ScheduleObservation, deps: Dependencies) -> ScheduleObservation | None:
@@ -92,7 +93,7 @@ def _ask(act: ScheduleAct, thing: Object, seen: ScheduleObservation, deps: Depen
         return _probed(thing, seen)
     timetable = timetable_of(thing)
     try:
-        dumps = deps.dumps.get(timetable.spec.index)
+        dumps = deps.dumps.get(timetable.spec.index, thing["metadata"]["namespace"])
     except RecaptionError as error:
         reason = "NoList" if isinstance(error, PermanentError) else "Unreachable"
         return replace(seen, problem=ScheduleProblem("DumpsListed", reason, str(error)))

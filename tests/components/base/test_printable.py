@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.base.printable import printable
+from components.base.printable import printable, printable_lines
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,7 @@ def test_a_long_text_is_cut() -> None:
     assert printable("x" * 10, 10) == "x" * 10
     assert printable("x" * 11, 10) == printable("x" * 10**6, 10) == "x" * 9 + "…"
     assert printable("\0" * 100 + "x", 10) == "…"
+
+
+def test_the_lines_of_a_message_stay_lines() -> None:
+    assert printable_lines("a\x1b[2J\nb\tc\r\nd") == "a[2J\nb c\nd"

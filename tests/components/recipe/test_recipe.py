@@ -1,12 +1,16 @@
 """Recipes: defaults from the paper, and one line for every mistake."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from components.base.errors import PermanentError
-from components.recipe.recipe import dump_recipe, load_recipe, parse_recipe
+from components.recipe.recipe import Metadata, Spec, dump_recipe, load_recipe, parse_recipe
+from components.recipe.types import WORDS
+from pipelines.operator.schedule.model import ScheduleSpec
 
 GOOD = """
 apiVersion: recaption.dev/v1alpha1
@@ -86,14 +90,14 @@ def test_mistakes_in_pools_of_nodes_are_one_line(pools: str, expected: str) -> N
         ("top: 0.3", "tpo: 0.3", "spec.mixtures[0].rules[0].where[0].tpo: unknown key; allowed are score, top"),
         ("concat: [raw, blip2]", "conact: [raw]", "spec.mixtures[0].rules[2].text: found {\"conact\": [\"raw\"]}"),
         ("score: raw, ", "", "spec.mixtures[0].rules[0].where[0]: found {\"top\": 0.3}: expected {score: …}"),
-        ("name: raw30-blip2", "name: Raw 30", "spec.mixtures[0].name: found \"Raw 30\": String should match pattern"),
+        ("name: raw30-blip2", "name: Raw 30", "spec.mixtures[0].name: found \"Raw 30\": expected small letters a-z"),
         ("as: score", "as: flag", "spec.mixtures[0].rules[2].where[0].score: l14 is no score; there is raw, blip2"),
         ("name: blip2,", "name: raw,", "spec.columns[0]: found"),
         (", field: clip_l14_similarity_score", "", "spec.columns[1].import: found"),
         ("kind: Recaption", "kind: Caption", "kind: found \"Caption\": Input should be 'Recaption'"),
         ("metadata: {name: medium-blip2}", "", "metadata: missing"),
         ("metadata: {name: medium-blip2}", "metadata: {name: Medium}", "metadata.name: found \"Medium\": "),
-        ("metadata: {name: medium-blip2}", "metadata: {name: a..b}", "metadata.name: found \"a..b\": String should"),
+        ("metadata: {name: medium-blip2}", "metadata: {name: a..b}", "metadata.name: found \"a..b\": expected small"),
         ("{name: medium-blip2}", "{name: a, labels: {a: 1}}", "metadata.labels.a: found 1: Input should"),
         ("{name: medium-blip2}", "{name: a, lables: {a: b}}", "metadata: found {\"name\": \"a\", \"lables\""),
         ("top: 0.3", "top: '0.3'", "spec.mixtures[0].rules[0].where[0].top: found \"0.3\": Input should"),
@@ -121,6 +125,49 @@ def test_a_mistake_is_one_line(old: str, new: str, expected: str) -> None:
         parse_recipe(GOOD.replace(old, new), "recipe.yaml")
     lines = str(caught.value).splitlines()
     assert any(line.startswith(f"recipe.yaml: {expected}") for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("top: 0.3", "top: 30", "; 30 % is 0.3"),
+        ("top: 0.3", "topp: 0.3", "; did you mean top?"),
+        ("  mixtures:", "  mixture:", "; did you mean mixtures?"),
+        ("caption: {", "caption: {top_k: 50, ", "; did you mean topK?"),
+        ("caption: {", "captoin: {", "; did you mean caption?"),
+        ("concat: [raw, blip2]", "concta: [raw, blip2]", "; did you mean concat?"),
+        ("score: raw, ", "scroe: raw, ", "; did you mean score?"),
+        ("scale: medium", "scale: {modle: x}", "; did you mean model?"),
+        ("kind: Recaption", "knid: Recaption", "; did you mean kind?"),
+        ("{name: medium-blip2}", "{name: a, lables: {a: b}}", "; did you mean labels?"),
+    ],
+)
+def test_a_mistake_names_what_was_probably_meant(old: str, new: str, says: str) -> None:
+    assert old in GOOD
+    with pytest.raises(PermanentError) as caught:
+        parse_recipe(GOOD.replace(old, new), "recipe.yaml")
+    assert any(line.endswith(says) for line in str(caught.value).splitlines()), str(caught.value)
+
+
+def test_every_regular_expression_is_explained_in_words() -> None:
+    schemas = json.dumps([Spec.model_json_schema(), ScheduleSpec.model_json_schema(), Metadata.model_json_schema()])
+    patterns = {json.loads(found) for found in re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', schemas)}
+    assert len(patterns) > 8
+    assert patterns <= WORDS.keys()
+
+
+@pytest.mark.parametrize("depth", [700, 3000, 100_000])
+def test_brackets_in_brackets_are_one_line(depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    with pytest.raises(PermanentError, match=r"^recipe: found brackets in brackets") as caught:
+        parse_recipe(GOOD.replace("text: blip2", f"text: {deep}"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_list_that_holds_itself_is_one_line_a_mistake() -> None:
+    with pytest.raises(PermanentError, match=r"(?m)^recipe: spec.pool.name: found \[\[") as caught:
+        parse_recipe(GOOD.replace("name: commonpool-medium", "name: &a [*a, *a, *a]"))
+    assert len(str(caught.value)) < 2000
 
 
 @pytest.mark.parametrize(("old", "new", "same"), [

@@ -193,6 +193,18 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("/proc", "no (permission|file can be made there; choose another storage)"),  # the first, where no root asks
+        ("/dev/null", "a part of the path is a file and no folder"),
+    ],
+)
+def test_what_is_no_place_for_files_is_said_to_be_none(folder: str, says: str) -> None:
+    with pytest.raises(PermanentError, match=rf"cannot write {folder}/recaption/x: .*{says}"):
+        LocalStorage(folder).write("recaption/x", b"")
+
+
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("dropping root needs root")

@@ -17,9 +17,10 @@ from components.base.errors import PermanentError, RecaptionError, TemporaryErro
 from pipelines.kubernetes.cluster import RECAPTIONS, Conflict
 from pipelines.operator.recaption import reconcile
 from pipelines.operator.recaption.attempt import RETRY
-from pipelines.operator.recaption.decide import BOUND, LATER
+from pipelines.operator.recaption.decide import LATER
 from pipelines.operator.runtime import kfp as kfp_module
 from pipelines.operator.runtime.dependencies import Dependencies
+from pipelines.operator.runtime.last_resort import BOUND
 from pipelines.operator.runtime.lease import Lease
 from tests.pipelines.operator.place import Place, until
 from tests.pipelines.operator.recaption.test_reconcile import start
@@ -290,9 +291,9 @@ def test_a_deletion_is_bounded(here: Place, stuck: str) -> None:
     here.delete()
     here.look()
     assert here.phase() == "Ending"
-    assert here.look(deps=at(here, seconds=BOUND - 60)) < inf
+    assert here.look(deps=at(here, seconds=BOUND.seconds - 60)) < inf
     assert here.object() is not None
-    here.look(deps=at(here, seconds=BOUND + 60))
+    here.look(deps=at(here, seconds=BOUND.seconds + 60))
     assert here.object() is None
     assert "GaveUp" in here.events()
 

@@ -21,12 +21,13 @@ from pipelines.kubernetes.cluster import EVENTS, RECAPTIONS, Cluster
 from pipelines.operator import controller as module
 from pipelines.operator.controller import WORKERS, Controller
 from pipelines.operator.recaption.attempt import RETRY
-from pipelines.operator.recaption.decide import BOUND, LATER, decide
+from pipelines.operator.recaption.decide import LATER, decide
 from pipelines.operator.recaption.observation import Observation
 from pipelines.operator.runtime import dump_lists
 from pipelines.operator.runtime.conditions import Object
 from pipelines.operator.runtime.dump_lists import DumpLists
 from pipelines.operator.runtime.kfp import SHORTEST, Kfp
+from pipelines.operator.runtime.last_resort import BOUND
 from pipelines.operator.runtime.lease import NAME, Lease
 from pipelines.operator.runtime.settings import Settings
 from tests.pipelines.kubernetes.api_server import Refused
@@ -185,7 +186,7 @@ def test_a_file_that_nobody_can_read(here: Place, path: str, content: str) -> No
         assert here.reason("Reachable") == "True Answered"
         odd.write_text(content)
     here.delete()
-    here.look(deps=at(here, seconds=BOUND + 60))
+    here.look(deps=at(here, seconds=BOUND.seconds + 60))
     assert here.object() is None
 
 
@@ -197,7 +198,7 @@ def test_a_claim_that_nobody_can_read(here: Place, content: str) -> None:
     assert here.look() == LATER
     assert here.reason("Reachable") == "False Refused"
     here.delete()
-    here.look(deps=at(here, seconds=BOUND + 60))
+    here.look(deps=at(here, seconds=BOUND.seconds + 60))
     assert here.object() is None
 
 
@@ -397,7 +398,7 @@ def test_slow_looks_are_no_reason_to_restart(here: Place, monkeypatch: pytest.Mo
     holder = Holder()
     made = Controller(here.deps, holder)  # type: ignore[arg-type]
     for i in range(WORKERS + 1):
-        made.queue.add((RECAPTIONS, "research", str(i)))
+        made.queue.add((RECAPTIONS, str(i), "test"))  # a namespace has a share of the workers only
     for _ in range(WORKERS - 1):
         made.queue.take()
     time.sleep(0.1)

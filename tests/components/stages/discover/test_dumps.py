@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from components.stages.discover import dumps
 from components.stages.discover.dumps import claim_path, list_dumps, unclaimed
 from components.storage.claims import claim
 from components.storage.local import LocalStorage
+from tests.components.storage.faulty import serving
 
 # Ids as index.commoncrawl.org/collinfo.json has them, out of order, with the oldest kinds among them.
 IDS = ["CC-MAIN-2026-38", "CC-MAIN-2026-43", "CC-MAIN-2013-20", "CC-MAIN-2012", "CC-MAIN-2009-2010", "CC-MAIN-2025-51"]
@@ -72,13 +74,50 @@ def test_over_http_through_failures() -> None:
 def test_giving_up_is_temporary_and_bounded(answer: int | None) -> None:
     with index(answer) as (url, asked), pytest.raises(TemporaryError, match=r"after 4 attempts"):
         list_dumps(url)
-    assert len(asked) == 4
+    assert len(asked) == (4 if answer else 8), "aiohttp itself asks anew, once, whoever hangs up"
+
+
+class Drip(BaseHTTPRequestHandler):
+    """Sends a byte now and then, of its answer or already of its headers, and never comes to an end."""
+
+    where = "body"
+
+    def do_GET(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        self.wfile.write(b"\r\n[" if self.where == "body" else b"X: ")
+        with suppress(OSError):
+            while True:  # until the client has gone
+                time.sleep(0.02)
+                self.wfile.write(b"1")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def dripping(where: str = "body") -> Iterator[str]:
+    with serving(type("Bound", (Drip,), {"where": where})) as url:
+        yield url
+
+
+@pytest.mark.parametrize("where", ["body", "headers"])
+def test_an_answer_that_drips_without_an_end_is_given_up(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dumps, "TIMEOUT", 0.2)
+    monkeypatch.setattr(dumps, "LONGEST", 0.5)
+    with dripping(where) as url, pytest.raises(TemporaryError, match=r"no end of its answer within"):
+        list_dumps(url)
+
+
+def test_an_endless_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dumps, "LIMIT", 100)
+    with index(200) as (url, _), pytest.raises(PermanentError, match="found more than 100 bytes"):
+        list_dumps(url)
 
 
 def test_nobody_listening_is_temporary() -> None:
     with index(200) as (url, _):
         pass
-    with pytest.raises(TemporaryError, match="refused"):
+    with pytest.raises(TemporaryError, match="Connect call failed"):
         list_dumps(url)
 
 

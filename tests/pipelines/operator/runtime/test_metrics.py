@@ -59,7 +59,7 @@ def test_a_running_object_has_its_stages_until_it_ends_or_is_deleted() -> None:
     ]
     things = [thing("a", phase="Running", stages=stages), thing("b", phase="Succeeded", stages=stages)]
     metrics = Metrics(replace(EMPTY, recaptions=lambda: things))
-    labels = '{{name="a",namespace="research",stage="{}"}}'
+    labels = '{{name="a",object_namespace="research",stage="{}"}}'
     assert series(metrics, "recaption_stage") == {
         "recaption_stage_shards_done" + labels.format("index"): 8,
         "recaption_stage_shards_total" + labels.format("index"): 8,
@@ -74,8 +74,21 @@ def test_a_running_object_has_its_stages_until_it_ends_or_is_deleted() -> None:
 def test_a_schedule_is_behind_by_what_its_status_says() -> None:
     things = [thing("weekly", behind=3), thing("new")]
     metrics = Metrics(replace(EMPTY, schedules=lambda: things))
-    expected = {'recaption_schedule_dumps_behind{name="weekly",namespace="research"}': 3}
+    expected = {'recaption_schedule_dumps_behind{name="weekly",object_namespace="research"}': 3}
     assert series(metrics, "recaption_schedule") == expected
+
+
+def test_no_label_is_one_that_the_scraper_sets_itself() -> None:
+    """Of Prometheus with the Prometheus Operator, and of Google's managed one: they rename or overwrite ours."""
+    theirs = {"namespace", "pod", "container", "job", "instance", "endpoint", "service", "cluster", "location", "node"}
+    stages = [{"name": "index", "state": "done", "unit": "shards", "done": 8, "total": 8, "samplesPerSecond": 7.0}]
+    things = [thing("a", phase="Running", stages=stages, behind=1)]
+    made = Metrics(replace(EMPTY, recaptions=lambda: things, schedules=lambda: things, requests=lambda: {"get x": 1}))
+    with made.reconciling("Recaption"):
+        pass
+    labels = {label for name in series(made, "recaption_") for label in re.findall(r"(\w+)=", name)}
+    assert "object_namespace" in labels
+    assert not labels & theirs
 
 
 @pytest.mark.parametrize("value", [True, False])

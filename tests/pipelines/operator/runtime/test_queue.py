@@ -111,3 +111,38 @@ def test_many_threads_take_everything_once() -> None:
     for thread in threads:
         thread.join(5)
     assert sorted(taken) == sorted(keys)
+
+
+def test_a_namespace_has_its_share_of_the_workers_only() -> None:
+    queue = DueQueue(share=2)
+    crowd: list[Key] = [("recaptions", "crowd", str(i)) for i in range(5)]
+    for key in crowd:
+        queue.add(key)
+    assert [queue.take(), queue.take()] == crowd[:2]
+    queue.add(A)
+    assert queue.take() == A, "the other namespace's is not behind the crowd"
+    time.sleep(0.01)
+    assert queue.overdue == 0, "no restart would mend that the crowd waits for itself"
+    queue.done(crowd[0], inf)
+    assert queue.take() == crowd[2]
+    queue.failed(crowd[1])
+    queue.done(A, inf)
+    queue.done(crowd[2], inf)
+    assert {queue.take(), queue.take()} == {*crowd[3:]}
+
+
+def test_a_taker_that_waits_for_a_crowded_namespace_sleeps_until_there_is_room() -> None:
+    queue = DueQueue(share=1)
+    queue.add(A)
+    queue.add(B)
+    assert queue.take() == A
+    found: list[Key | None] = []
+    thread = threading.Thread(target=lambda: found.append(queue.take()))
+    began = time.thread_time()
+    thread.start()
+    time.sleep(0.05)
+    assert not found
+    queue.done(A, inf)
+    thread.join(5)
+    assert found == [B]
+    assert time.thread_time() - began < 0.05

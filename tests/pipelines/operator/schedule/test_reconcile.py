@@ -22,6 +22,7 @@ from pipelines.kubeflow.parameters import NOT_HERE, parameters
 from pipelines.kubeflow.steps import ExecutorInput
 from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Cluster
 from pipelines.operator.recaption.attempt import recipe_of
+from pipelines.operator.runtime.allowance import Allowance
 from pipelines.operator.runtime.dump_lists import DumpLists
 from pipelines.operator.schedule.decide import OFTEN, SOON
 from tests.components.stages.discover.test_dumps import NEWEST_FIRST, index
@@ -222,7 +223,7 @@ def test_a_dump_that_is_listed_is_ready(here: Scheduled) -> None:
     made = here.recaptions()[MAY.lower()]["spec"]
     assert made["pool"] == {"name": f"cc-{MAY.lower()}", "commonCrawl": {"dump": MAY, "sample": 100}}
     assert made["download"] == download
-    recipe = recipe_of(here.recaptions()[MAY.lower()])
+    recipe = recipe_of(here.recaptions()[MAY.lower()], Allowance())
     assert recipe.spec.pool.common_crawl
     assert recipe.spec.pool.common_crawl.dump == MAY
 

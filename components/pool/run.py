@@ -27,7 +27,7 @@ from components.pool.shards import Pool, Shard, load_pool, read_json
 from components.pool.specs import ColumnSpec
 from components.recipe import recipe as schema
 from components.recipe.columns import RAW
-from components.recipe.mixtures import Condition, Mixture, texts_of
+from components.recipe.mixtures import BestOf, Condition, Mixture, texts_of
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
@@ -163,6 +163,11 @@ class Run:
         """Return the column of a text, field `text`; the index has the raw texts."""
         return self.find("text", name).spec
 
+    @property
+    def texts(self) -> list[str]:
+        """Names of the texts that this run has: raw, and those that some mixture looks at."""
+        return [name for name in self.spec.texts if self.has("text", name)]
+
     def score(self, name: str) -> ColumnSpec:
         """Return the column of a score: of a text its cosine with the image by the recipe's scorer."""
         return self.find("score", name).spec
@@ -233,8 +238,9 @@ class Run:
         """Return the mixture's folder. Raises PermanentError: the pool, whose content is in the name, isn't indexed."""
         texts = {name for rule in mixture.rules for name in texts_of(rule)}
         used = {name: self.text(name).hash for name in texts}
-        # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
-        scored = [name for name in {RAW, *texts} if self.has("score", name)]
+        # Raw's cosine says which images can be read. Cosines that are there for other mixtures decide nothing in this.
+        best = {name for rule in mixture.rules if isinstance(rule.text, BestOf) for name in texts_of(rule)}
+        scored = [name for name in {RAW, *best} if self.has("score", name)]
         used |= {f"score:{name}": self.score(name).hash for name in scored}
         for condition in (*(c for rule in mixture.rules for c in rule.where), *self.spec.drop):
             used[f"{condition.about}:{condition.name}"] = self.tested(condition).hash

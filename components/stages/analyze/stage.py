@@ -38,7 +38,7 @@ class AnalyzeStep(Step):
     needs = Needs(memory_gib=2)
 
     def run(self, run: Run) -> None:
-        for name in run.spec.texts:
+        for name in run.texts:
             _analyze_text(run, name)
         for mixture in run.spec.mixtures:
             _analyze_mixture(run, mixture)

@@ -18,6 +18,7 @@ from components.engine.stage import Needs, Step
 from components.pool.run import Run
 from components.recipe import recipe as schema
 from components.recipe.mixtures import Mixture, in_words
+from components.selection.needs import left_out
 from components.stages.report import gather, plots
 from components.stages.report.funnel import Funnel
 from components.stages.report.funnel import funnel as funnel_of
@@ -67,6 +68,7 @@ def _content(run: Run) -> dict[str, Any]:
         "funnel": funnel,
         "doubts": [*funnel.doubts, *_doubts(funnel, results)],
         "columns": done,
+        "is_scored": any(run.has("score", name) for name in run.texts),
         "gallery": gather.gallery(run, columns),
         "cosines": Markup(plots.histograms(gather.histograms(run), "cosine of image and text")),
         "circles": Markup(
@@ -77,6 +79,7 @@ def _content(run: Run) -> dict[str, Any]:
             *_unfinished(run, funnel, done, results),
             *_arrived(run, funnel),
             *_partial(done),
+            *(f"{line[0].upper()}{line[1:]}." for line in left_out(run.spec)),
             *_notes(run, results),
         ],
         "versions": _versions(),

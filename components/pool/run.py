@@ -217,9 +217,33 @@ class Run:
 
     @property
     def trained(self) -> list[Mixture]:
-        """The mixtures a CLIP is trained on."""
+        """The mixtures a CLIP is trained on; an empty one is none of them."""
         train = self.spec.train
-        return [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
+        asked = [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
+        return [mixture for mixture in asked if not self.is_empty(mixture)]
+
+    @property
+    def written(self) -> list[Mixture]:
+        """The mixtures of which a training set is written: the trained ones, or where nothing is trained all that have
+        a pair."""
+        return self.trained if self.spec.train else [m for m in self.spec.mixtures if not self.is_empty(m)]
+
+    def is_empty(self, mixture: Mixture) -> bool:
+        """Return whether the mixture was chosen and has no pair."""
+        if not self._has_contents:  # then nothing was chosen, and mixtures have no names yet
+            return False
+        folder = self.mixture_folder(mixture)
+        if folder not in self._empty:
+            path = f"{folder}/mixture.json"
+            if self.storage.size(path) is None:
+                return False
+            self._empty[folder] = read_json(self.storage, path, lambda value: not value["pairs"])
+        return self._empty[folder]
+
+    @cached_property
+    def _empty(self) -> dict[str, bool]:
+        """Remember of each mixture that was chosen whether it is empty, by folder, as that never changes."""
+        return {}
 
     def training_only(self, mixture: str) -> Run:
         """Return this run with one trained mixture: no name of what it makes changes.
@@ -247,6 +271,11 @@ class Run:
         used |= {f"blurred:{name}": self.boxes(name).hash for name in self.spec.training_sets.blur}
         made_by = [said(mixture, "name"), used, self.content, self.spec.drop]
         return f"mixtures/{mixture.name}-{content_hash(made_by)}"
+
+    def cosines(self, mixture: Mixture) -> dict[str, str]:
+        """Return the folders of the cosines that this run has of a mixture's texts, by text."""
+        texts = sorted({name for rule in mixture.rules for name in texts_of(rule)})
+        return {name: self.score(name).folder for name in texts if self.has("score", name)}
 
     def dataset_folder(self, mixture: Mixture) -> str:
         return f"datasets/{_derived(mixture, self.mixture_folder(mixture))}"

@@ -36,7 +36,7 @@ def asked_of(spec: schema.Spec) -> Asked:
 
 
 def left_out(spec: schema.Spec) -> list[str]:
-    """Return a line for each column that is not computed because nothing asks for it, cosines of used texts included."""
+    """Return a line for each column, or cosine of a used text, that is not computed because nothing asks for it."""
     asked = asked_of(spec)
     unused = [column.name for column in spec.columns if column.name not in asked.columns]
     used = [name for name in spec.texts if name not in unused]

@@ -232,6 +232,16 @@ def why_dropped(mixture: Mixture, values: Values, thresholds: Thresholds) -> dic
     }
 
 
+def left_by(rule: Rule, mixture: Mixture, values: Values, thresholds: Thresholds) -> NDArray[np.int64]:
+    """Count the samples that a rule leaves: those that have its text, then after each of its conditions."""
+    left = _has_text(rule, values).sure
+    counts = [left.sum()]
+    for condition in rule.where:
+        left = left & _holds(condition, mixture, values, thresholds).sure
+        counts.append(left.sum())
+    return np.array(counts, np.int64)
+
+
 def _has_text(rule: Rule, values: Values) -> Truth:
     """Tell which samples have the rule's text: all parts of a concatenation, any of a best-of."""
     truths = [

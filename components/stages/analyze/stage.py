@@ -41,7 +41,8 @@ class AnalyzeStep(Step):
         for name in run.texts:
             _analyze_text(run, name)
         for mixture in run.spec.mixtures:
-            _analyze_mixture(run, mixture)
+            if not run.is_empty(mixture):
+                _analyze_mixture(run, mixture)
 
 
 def _analyze_text(run: Run, name: str) -> None:
@@ -56,12 +57,15 @@ def _analyze_text(run: Run, name: str) -> None:
 
 
 def _analyze_mixture(run: Run, mixture: Mixture) -> None:
-    folder = run.mixture_folder(mixture)
-    if run.storage.size(f"{folder}/analysis.json") is not None:
-        return
+    folder, cosines = run.mixture_folder(mixture), run.cosines(mixture)
+    path = f"{folder}/analysis.json"
+    if run.storage.size(path) is not None:
+        there: dict[str, str] = json.loads(run.storage.read(path)).get("cosines", {})
+        if cosines.items() <= there.items():
+            return
     pairs = json.loads(run.storage.read(f"{folder}/mixture.json"))["pairs"]
-    result = {"mixture": mixture.name, **_measure(_mixture_chunks(run, folder), pairs)}
-    run.storage.create(f"{folder}/analysis.json", json.dumps(result).encode())
+    result = {"mixture": mixture.name, "cosines": cosines, **_measure(_mixture_chunks(run, folder), pairs)}
+    run.storage.write(path, json.dumps(result).encode())
 
 
 def _measure(chunks: Iterator[Chunk], expected: int) -> dict[str, object]:

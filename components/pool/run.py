@@ -197,6 +197,13 @@ class Run:
         found = {(role, node.name): node for node in self.nodes.values() for role in node.fields}
         return {("text", RAW): self.nodes["index"], **found}
 
+    @cached_property
+    def sees(self) -> Node | None:
+        """The column that tells which images can be read: the first score of every image's embedding. None where
+        nothing asks for one."""
+        scores = (node for node in self.nodes.values() if "score" in node.fields and node.part == ALL)
+        return next((node for node in scores if "embedding" in node.spec.inputs), None)
+
     def part(self, node: Node) -> str:
         """Name the part that this run adds to a column: what a demand comes to depends on the pool's content as well.
 
@@ -262,12 +269,13 @@ class Run:
         """Return the mixture's folder. Raises PermanentError: the pool, whose content is in the name, isn't indexed."""
         texts = {name for rule in mixture.rules for name in texts_of(rule)}
         used = {name: self.text(name).hash for name in texts}
-        # Raw's cosine says which images can be read. Cosines that are there for other mixtures decide nothing in this.
+        # Cosines that are there for other mixtures decide nothing in this one.
         best = {name for rule in mixture.rules if isinstance(rule.text, BestOf) for name in texts_of(rule)}
-        scored = [name for name in {RAW, *best} if self.has("score", name)]
-        used |= {f"score:{name}": self.score(name).hash for name in scored}
+        used |= {f"score:{name}": self.score(name).hash for name in best}
         for condition in (*(c for rule in mixture.rules for c in rule.where), *self.spec.drop):
             used[f"{condition.about}:{condition.name}"] = self.tested(condition).hash
+        if self.sees and f"score:{RAW}" not in used:  # raw's cosine tells it, too
+            used["images"] = "those that can be read"
         used |= {f"blurred:{name}": self.boxes(name).hash for name in self.spec.training_sets.blur}
         made_by = [said(mixture, "name"), used, self.content, self.spec.drop]
         return f"mixtures/{mixture.name}-{content_hash(made_by)}"

@@ -48,6 +48,17 @@ class Values:
         scores = self.scores.get(condition.name)
         return None if scores is None else (scores, np.isfinite(scores))
 
+    def filter(self, kept: Bools) -> Values:
+        """Return the values of the samples that `kept`, (N,) bool, says."""
+        if kept.all():
+            return self
+        return Values(
+            int(kept.sum()),
+            {name: texts.filter(pa.array(kept)) for name, texts in self.texts.items()},
+            {name: scores[kept] for name, scores in self.scores.items()},
+            {name: (value[kept], there[kept]) for name, (value, there) in self.flags.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Truth:

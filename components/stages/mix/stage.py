@@ -21,12 +21,17 @@ from components.base.errors import PermanentError
 from components.base.threads import map_ahead
 from components.base.version import version
 from components.engine.stage import Needs, Step
-from components.pool.columns import Columns, align
 from components.pool.run import Run
 from components.pool.shards import Shard, read_json
-from components.recipe.columns import RAW
 from components.recipe.mixtures import Mixture
-from components.selection.rule_inputs import drop_samples, drop_unseen, find_thresholds, read_values, require_finished
+from components.selection.rule_inputs import (
+    drops,
+    find_thresholds,
+    first_reasons,
+    read_values,
+    require_finished,
+    unseen_by,
+)
 from components.selection.rules import (
     Selection,
     Thresholds,
@@ -40,6 +45,7 @@ from components.selection.rules import (
     tested_by,
     why_dropped,
 )
+from components.selection.score_reader import ScoreReader
 
 log = logging.getLogger(__name__)
 
@@ -92,25 +98,24 @@ class MixStep(Step):
         columns = run.open_columns()
         texts, scores, flags = columns_of(t.mixture for t in tallies)
         scores |= {name for name in texts if run.has("score", name)}  # for the mean cosines
-        read_always = {RAW} if run.has("score", RAW) else set()
-        dropping = tested_by(run.spec.drop)
-        require_finished(run, columns, _keys(run, texts, scores | read_always | dropping[0], flags | dropping[1]))
-        thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
+        seen = {run.sees.name} if run.sees else set()
+        tested = tested_by(run.spec.drop)
+        scores, flags = scores | tested[0], flags | tested[1]
+        require_finished(run, columns, _keys(run, texts, scores | seen, flags))
+        reader = ScoreReader(run, columns)
+        thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores, reader)
 
         def read(shard: Shard) -> tuple[Shard, pa.Array, Values, Mapping[str, int]]:
             index = columns.read(run.index, shard, ["text", "error"])
             index = index.filter(pc.is_null(index.column("error")))
-            readable = _readable(run, columns, shard, index)
-            lost = Counter({UNREADABLE: index.num_rows - readable.num_rows})
-            left = readable
-            if run.spec.drop:
-                kept, dropped = drop_samples(run, columns, shard, left, run.spec.drop, thresholds)
-                left, lost = left.filter(pa.array(kept)), lost + Counter(dropped)
-            if run.spec.training_sets.blur:
-                kept, unseen = drop_unseen(run, columns, shard, left)
-                left, lost = left.filter(pa.array(kept)), lost + Counter(unseen)
-            values = read_values(run, columns, shard, left, texts, scores, flags)
-            return shard, left.column("uid").combine_chunks(), values, lost
+            uids = index.column("uid").combine_chunks()
+            values = read_values(run, columns, shard, index, texts, (), flags)
+            values.scores = {name: reader.values(name, shard, uids) for name in scores}
+            unreadable = [(UNREADABLE, reader.unreadable(name, shard, uids)) for name in seen]
+            dropped = drops(run.spec.drop, values, thresholds)
+            reasons = [*unreadable, *dropped, *unseen_by(run, columns, shard, uids)]
+            kept, lost = first_reasons(index.num_rows, reasons)
+            return shard, uids.filter(pa.array(kept)), values.filter(kept), lost
 
         for shard, uids, values, lost in map_ahead(read, run.pool.shards):
             for tally in tallies:
@@ -165,14 +170,6 @@ def _is_chosen(run: Run, tally: MixtureCounts) -> bool:
         return False
     there: dict[str, str] = json.loads(run.storage.read(path))["cosines"]
     return run.cosines(tally.mixture).items() <= there.items()
-
-
-def _readable(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> pa.Table:
-    """Leave out the samples whose image could not be embedded: no trainer could read it either."""
-    if not run.has("score", RAW):
-        return index
-    scores = align(columns.read(run.score(RAW), shard, ["error"]), index.column("uid").combine_chunks())
-    return index.filter(pc.is_null(scores.column("error")))
 
 
 def _keys(run: Run, texts: set[str], scores: set[str], flags: set[str]) -> list[str]:

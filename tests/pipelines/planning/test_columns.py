@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from components.base.errors import PermanentError
 from components.miniature.demo import WEIGHTS
 from components.recipe.recipe import parse_recipe
 from pipelines.cli import app
@@ -103,6 +104,8 @@ def test_a_plan_says_what_is_not_computed() -> None:
     ]
 
 
-def test_an_unused_column_may_name_what_is_not_there() -> None:
+def test_what_an_unused_column_names_must_be_there() -> None:
+    """Whoever lists it is about to use it, or meant to."""
     Path("head.pth").unlink()
-    assert {*plan_run(parse_recipe(text_of(PLAIN, {}))).nodes} == {"index"}
+    with pytest.raises(PermanentError, match="aesthetic.weights: head.pth does not exist"):
+        plan_run(parse_recipe(text_of(PLAIN, {})))

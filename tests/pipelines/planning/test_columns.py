@@ -107,5 +107,5 @@ def test_a_plan_says_what_is_not_computed() -> None:
 def test_what_an_unused_column_names_must_be_there() -> None:
     """Whoever lists it is about to use it, or meant to."""
     Path("head.pth").unlink()
-    with pytest.raises(PermanentError, match="aesthetic.weights: head.pth does not exist"):
+    with pytest.raises(PermanentError, match=r"aesthetic\.weights: head\.pth does not exist"):
         plan_run(parse_recipe(text_of(PLAIN, {})))

@@ -29,18 +29,16 @@ class ScoreReader:
         self._list(score)
         return lambda: map_ahead(lambda shard: _floats(self._some(score, shard)), self.run.pool.shards)
 
-    def values(self, score: str, shard: Shard, uids: pa.Array) -> Scores:
-        """Return a score of the shard's usable samples, (N,) with NaN where there is none.
+    def read(self, score: str, shard: Shard, uids: pa.Array) -> tuple[Scores, Bools]:
+        """Return a score of the shard's usable samples, (N,) with NaN where there is none, and of which it failed.
 
         Args:
             uids: of these samples, as the index has them.
         """
-        return _floats(self._aligned(score, shard, uids))
-
-    def unreadable(self, score: str, shard: Shard, uids: pa.Array) -> Bools:
-        """Return of which of the shard's usable samples the image can't be read, as a score of their images tells."""
-        found: Bools = self._aligned(score, shard, uids).column("failed").fill_null(False).to_numpy()
-        return found
+        table = self._whole(score, shard)
+        if table is None:
+            table = align(self._read(score, shard), uids)
+        return _floats(table), table.column("failed").fill_null(False).to_numpy()
 
     def _list(self, score: str) -> None:
         """List the column's parts and the index's once, before there are threads."""
@@ -51,10 +49,6 @@ class ScoreReader:
         """Return the score of the samples that the column covers, in any order."""
         whole = self._whole(score, shard)
         return self._read(score, shard) if whole is None else whole
-
-    def _aligned(self, score: str, shard: Shard, uids: pa.Array) -> pa.Table:
-        whole = self._whole(score, shard)
-        return align(self._read(score, shard), uids) if whole is None else whole
 
     def _whole(self, score: str, shard: Shard) -> pa.Table | None:
         """Return the score of the usable samples in the index's order; None where the column doesn't cover just them.

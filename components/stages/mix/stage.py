@@ -110,8 +110,9 @@ class MixStep(Step):
             index = index.filter(pc.is_null(index.column("error")))
             uids = index.column("uid").combine_chunks()
             values = read_values(run, columns, shard, index, texts, (), flags)
-            values.scores = {name: reader.values(name, shard, uids) for name in scores}
-            unreadable = [(UNREADABLE, reader.unreadable(name, shard, uids)) for name in seen]
+            found = {name: reader.read(name, shard, uids) for name in scores | seen}
+            values.scores = {name: cosines for name, (cosines, _) in found.items()}
+            unreadable = [(UNREADABLE, found[name][1]) for name in seen]
             dropped = drops(run.spec.drop, values, thresholds)
             reasons = [*unreadable, *dropped, *unseen_by(run, columns, shard, uids)]
             kept, lost = first_reasons(index.num_rows, reasons)

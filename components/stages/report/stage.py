@@ -179,6 +179,8 @@ def _notes(run: Run, results: list[dict[str, Any]]) -> list[str]:
     """List what a reader must know before believing a number."""
     notes = [f"{r['name']}: {w}" for r in results for w in r["chosen"].get("warnings", ())]
     gaps = {(g["task"], g["reason"]) for r in results for g in r["results"].get("gaps", ())}
+    if run.sees is None:
+        notes.append("No column looked at the images, so that pairs whose image can't be read are not left out.")
     notes += [f"{task} was not evaluated: {reason}" for task, reason in sorted(gaps)]
     if run.spec.train:
         notes.append(

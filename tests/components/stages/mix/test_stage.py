@@ -8,7 +8,9 @@ import json
 import logging
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ from components.pool.shards import Shard
 from components.recipe.recipe import load_recipe
 from components.selection.demand import Demand, load_demand, write_demand
 from components.selection.rules import columns_of
+from components.selection.score_reader import ScoreReader
 from components.stages.analyze.stage import AnalyzeStep
+from components.stages.mix import stage as mix
 from components.stages.mix.stage import MixStep
 from components.stages.report.stage import ReportStep
 from components.stages.report.table import result_table, results
 from components.stages.reshard.stage import ReshardStep
+from components.storage.local import LocalStorage
 from pipelines.execution.local import run_column
 from tests.components.stages.mix.test_strategies import FILES
 from tests.filled import fill, planned
@@ -142,6 +147,31 @@ def test_a_rerun_changes_no_bytes(tmp_path: Path, shards: Path) -> None:
     (tmp_path / "out" / run.mixture_folder(run.spec.mixtures[1]) / "mixture.json").unlink()
     MixStep().run(run)
     assert bytes_of(tmp_path / "out") == before
+
+
+def test_each_part_of_a_score_is_read_once(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its threshold, its values and its errors; where there is no room to keep it, twice, to the same end."""
+    read: list[str] = []
+    reading = LocalStorage.read
+
+    def noted(storage: LocalStorage, path: str) -> bytes:
+        read.append(path)
+        return reading(storage, path)
+
+    monkeypatch.setattr(LocalStorage, "read", noted)
+    found = []
+    for kept, times in ((1 << 26, 1), (0, 2)):
+        monkeypatch.setattr(mix, "ScoreReader", partial(ScoreReader, kept=kept))
+        run = planned(tmp_path / f"out{kept}", shards, [MIXED])
+        raw_scores(run)
+        captions(run, {0: 0.5, 1: 0.08}, partial=True)
+        read.clear()
+        MixStep().run(run)
+        parts = Counter(path for path in read if "/score.raw" in path and path.endswith(".parquet"))
+        assert [*parts.values()] == [times, times]
+        found.append(pairs(run))
+    assert found[0] == found[1]
+    assert len(found[0]) == 5
 
 
 def test_the_share_of_a_partial_column_is_an_error(tmp_path: Path, shards: Path) -> None:

@@ -51,6 +51,11 @@ class Record(DoneRecord):
     """Of a part of the index: what the shard has."""
 
     @property
+    def unusable(self) -> int:
+        """Number of samples whose value is missing."""
+        return sum(n for reason, n in self.failures.items() if reason.startswith("sample: "))
+
+    @property
     def data(self) -> Mapping[str, int]:
         return {self.file: self.bytes}
 
@@ -133,6 +138,10 @@ class Columns:
             return sum(record.rows for record in self.records(spec, shard))
         return int(self.read(spec, shard, []).num_rows)
 
+    def usable(self, index: ColumnSpec, shard: Shard) -> int:
+        """Return how many of the shard's samples can be used, as the index counts them."""
+        return sum(record.rows - record.unusable for record in self.records(index, shard))
+
     def read(self, spec: ColumnSpec, shard: Shard, fields: Sequence[str] | None = None) -> pa.Table:
         """Return the shard's parts joined: `uid`, then `fields` (None: all). No row comes twice, whatever overlaps.
 
@@ -140,7 +149,8 @@ class Columns:
             TemporaryError: a part's file is gone or altered; its record has been withdrawn, so the next run of the
                 column makes it anew.
         """
-        tables = [self._load(spec, shard, part, fields) for part in self.parts(spec, shard)]
+        wanted = None if fields is None else ["uid", *fields]
+        tables = [self.read_part(spec, shard, part, wanted) for part in self.parts(spec, shard)]
         if not tables:
             raise PermanentError(f"column {spec.folder} has nothing for shard {shard.name}; run its stage first")
         table = pa.concat_tables(tables)
@@ -194,9 +204,13 @@ class Columns:
                     found = "is gone" if record.file not in sizes else f"has {sizes[record.file]} bytes"
                     self.withdraw(spec, shard, part, f"{record.file} {found}, expected {record.bytes} bytes")
 
-    def _load(self, spec: ColumnSpec, shard: Shard, part: str, fields: Sequence[str] | None) -> pa.Table:
+    def read_part(self, spec: ColumnSpec, shard: Shard, part: str, fields: Sequence[str] | None = None) -> pa.Table:
+        """Return these fields of one part (None: all), in the index's order; without `uid` unless that is among them.
+
+        Raises:
+            TemporaryError: as `read` does.
+        """
         record = self.record(spec, shard, part)
-        wanted = None if fields is None else ["uid", *fields]
         try:
             data = self.storage.read(record.file)
         except PermanentError as error:
@@ -205,7 +219,7 @@ class Columns:
         if hashlib.sha256(data).hexdigest() != record.sha256:
             self.withdraw(spec, shard, part, f"{record.file} has another checksum than its record")
             raise TemporaryError(f"{record.file} was altered; run again to make it anew")
-        return pq.read_table(pa.BufferReader(data), columns=wanted)
+        return pq.ParquetFile(pa.BufferReader(data)).read(columns=fields)
 
     def _path(self, spec: ColumnSpec, shard: Shard, part: str) -> str:
         return f"{self.root}/{spec.folder}/{self._known_stem(spec, shard)}.{part}{DONE}"

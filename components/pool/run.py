@@ -27,7 +27,7 @@ from components.pool.shards import Pool, Shard, load_pool, read_json
 from components.pool.specs import ColumnSpec
 from components.recipe import recipe as schema
 from components.recipe.columns import RAW
-from components.recipe.mixtures import Condition, Mixture, choice_of, texts_of
+from components.recipe.mixtures import BestOf, Condition, Mixture, choice_of, texts_of
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
@@ -164,6 +164,11 @@ class Run:
         """Return the column of a text, field `text`; the index has the raw texts."""
         return self.find("text", name).spec
 
+    @property
+    def texts(self) -> list[str]:
+        """Names of the texts that this run has: raw, and those that some mixture looks at."""
+        return [name for name in self.spec.texts if self.has("text", name)]
+
     def score(self, name: str) -> ColumnSpec:
         """Return the column of a score: of a text its cosine with the image by the recipe's scorer."""
         return self.find("score", name).spec
@@ -192,6 +197,13 @@ class Run:
     def _by_role(self) -> dict[tuple[str, str], Node]:
         found = {(role, node.name): node for node in self.nodes.values() for role in node.fields}
         return {("text", RAW): self.nodes["index"], **found}
+
+    @cached_property
+    def sees(self) -> Node | None:
+        """The column that tells which images can be read: the first score of every image's embedding. None where
+        nothing asks for one."""
+        scores = (node for node in self.nodes.values() if "score" in node.fields and node.part == ALL)
+        return next((node for node in scores if "embedding" in node.spec.inputs), None)
 
     def part(self, node: Node) -> str:
         """Name the part that this run adds to a column: what a demand comes to depends on the pool's content as well.
@@ -229,14 +241,38 @@ class Run:
 
     @property
     def trained(self) -> list[Mixture]:
-        """The mixtures a CLIP is trained on, each choice once."""
+        """The mixtures a CLIP is trained on, each choice once; an empty one is none of them."""
         train = self.spec.train
         asked = [m for m in self.spec.mixtures if train and (train.mixtures is None or m.name in train.mixtures)]
-        return [*{first.name: first for first in map(self.first_of, asked)}.values()]
+        firsts = {first.name: first for first in map(self.first_of, asked)}
+        return [mixture for mixture in firsts.values() if not self.is_empty(mixture)]
 
     def trains(self, mixture: Mixture) -> bool:
         """Return whether a CLIP is trained on what this mixture chooses, maybe under another's name."""
         return self.first_of(mixture) in self.trained
+
+    @property
+    def written(self) -> list[Mixture]:
+        """The mixtures of which a training set is written: the trained ones, or where nothing is trained all that have
+        a pair."""
+        return self.trained if self.spec.train else [m for m in self.mixtures if not self.is_empty(m)]
+
+    def is_empty(self, mixture: Mixture) -> bool:
+        """Return whether the mixture was chosen and has no pair."""
+        if not self._has_contents:  # then nothing was chosen, and mixtures have no names yet
+            return False
+        folder = self.mixture_folder(mixture)
+        if folder not in self._empty:
+            path = f"{folder}/mixture.json"
+            if self.storage.size(path) is None:
+                return False
+            self._empty[folder] = read_json(self.storage, path, lambda value: not value["pairs"])
+        return self._empty[folder]
+
+    @cached_property
+    def _empty(self) -> dict[str, bool]:
+        """Remember of each mixture that was chosen whether it is empty, by folder, as that never changes."""
+        return {}
 
     def training_only(self, mixture: str) -> Run:
         """Return this run with one trained mixture: no name of what it makes changes.
@@ -260,14 +296,21 @@ class Run:
         mixture = self.first_of(mixture)
         texts = {name for rule in mixture.rules for name in texts_of(rule)}
         used = {name: self.text(name).hash for name in texts}
-        # Whatever the rules ask for: the cosine of every text is reported, and raw's says which images can be read.
-        scored = [name for name in {RAW, *texts} if self.has("score", name)]
-        used |= {f"score:{name}": self.score(name).hash for name in scored}
+        # Cosines that are there for other mixtures decide nothing in this one.
+        best = {name for rule in mixture.rules if isinstance(rule.text, BestOf) for name in texts_of(rule)}
+        used |= {f"score:{name}": self.score(name).hash for name in best}
         for condition in (*(c for rule in mixture.rules for c in rule.where), *self.spec.drop):
             used[f"{condition.about}:{condition.name}"] = self.tested(condition).hash
+        if self.sees and f"score:{RAW}" not in used:  # raw's cosine tells it, too
+            used["images"] = "those that can be read"
         used |= {f"blurred:{name}": self.boxes(name).hash for name in self.spec.training_sets.blur}
         made_by = [said(mixture, "name"), used, self.content, self.spec.drop]
         return f"mixtures/{mixture.name}-{content_hash(made_by)}"
+
+    def cosines(self, mixture: Mixture) -> dict[str, str]:
+        """Return the folders of the cosines that this run has of a mixture's texts, by text."""
+        texts = sorted({name for rule in mixture.rules for name in texts_of(rule)})
+        return {name: self.score(name).folder for name in texts if self.has("score", name)}
 
     def dataset_folder(self, mixture: Mixture) -> str:
         return f"datasets/{self._derived(mixture, self.mixture_folder(mixture))}"

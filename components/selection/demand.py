@@ -36,7 +36,7 @@ def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]
         hashes: of the known columns, by node key.
     """
     mixtures = _using(recipe.spec, captioner)
-    if not mixtures or any(_takes_all(recipe.spec, m, captioner) for m in mixtures):
+    if any(_takes_all(recipe.spec, m, captioner) for m in mixtures):
         return ALL
     rules = [said(mixture, "name") for mixture in mixtures]
     return content_hash([VERSION, captioner, rules, dict(hashes), recipe.spec.drop])

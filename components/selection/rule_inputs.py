@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,18 +19,16 @@ from components.recipe.columns import RAW
 from components.recipe.mixtures import Condition, Mixture
 from components.selection.quantile import thresholds
 from components.selection.rules import Bools, Scores, Share, Thresholds, Values, meets, share_of, shares_of, tested_by
+from components.selection.score_reader import ScoreReader
 
 
-def score_passes(run: Run, score: str) -> Callable[[], Iterator[Scores]]:
-    """Return a function that starts a pass over one score of the pool, shard by shard; NaN where there is none."""
-    columns, node = run.open_columns(), run.find("score", score)
-    spec, field = node.spec, node.fields["score"]
-    columns.parts(spec, run.pool.shards[0])  # list once, before the threads
-    return lambda: map_ahead(lambda shard: _floats(columns.read(spec, shard, [field]), field), run.pool.shards)
-
-
-def find_thresholds(run: Run, mixtures: Iterable[Mixture], known: Iterable[str]) -> dict[Share, float]:
+def find_thresholds(
+    run: Run, mixtures: Iterable[Mixture], known: Iterable[str], reader: ScoreReader | None = None
+) -> dict[Share, float]:
     """Find the thresholds of the shares that these mixtures and the recipe's `drop` use, of the known scores.
+
+    Args:
+        reader: keeps what it has read of the scores; None where nobody looks at them again.
 
     Raises:
         PermanentError: a score covers only part of the pool, so that its best share would be biased.
@@ -41,10 +39,11 @@ def find_thresholds(run: Run, mixtures: Iterable[Mixture], known: Iterable[str])
     for score, share in needed:
         shares.setdefault(score, set()).add(share)
     found: dict[Share, float] = {}
+    reader = reader or ScoreReader(run, run.open_columns(), kept=0)
     for score in sorted(shares.keys() & set(known)):
         require_complete(run, run.score(score), f"top of {score}")
         try:
-            values = thresholds(score_passes(run, score), sorted(shares[score]))
+            values = thresholds(reader.passes(score), sorted(shares[score]))
         except PermanentError as error:
             raise PermanentError(f"top of {score}: {error}; see why in column {run.score(score).folder}") from error
         found |= {(score, share): value for share, value in values.items()}
@@ -78,7 +77,7 @@ def coverage(run: Run, spec: ColumnSpec) -> tuple[int, int]:
         columns.parts(column, run.pool.shards[0])
 
     def count(shard: Shard) -> tuple[int, int]:
-        usable = sum(r.rows - _unusable(r.failures) for r in columns.records(run.index, shard))
+        usable = columns.usable(run.index, shard)
         return (usable if spec.hash == run.index.hash else min(usable, columns.rows(spec, shard))), usable
 
     counts = list(map_ahead(count, run.pool.shards))
@@ -93,10 +92,6 @@ def analysis_path(run: Run, text: str) -> str:
     spec, score = run.text(text), run.score(text).hash if run.has("score", text) else None
     name = f"{spec.folder}-{content_hash([run.content, score, *coverage(run, spec)])}"
     return f"pools/{run.pool.name}/analyses/{name}.json"
-
-
-def _unusable(failures: Mapping[str, int]) -> int:
-    return sum(n for reason, n in failures.items() if reason.startswith("sample: "))
 
 
 def read_values(
@@ -148,29 +143,34 @@ def drop_samples(
         conditions counts for the first.
     """
     values = read_values(run, columns, shard, index, (), *tested_by(drop))
-    return _first_reasons(index.num_rows, ((f"dropped: {c.in_words()}", meets(c, values, thresholds)) for c in drop))
+    return first_reasons(index.num_rows, drops(drop, values, thresholds))
 
 
-def drop_unseen(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> tuple[Bools, dict[str, int]]:
-    """Find the samples that the detectors behind `trainingSets.blur` have looked at.
+def drops(drop: Sequence[Condition], values: Values, thresholds: Thresholds) -> list[tuple[str, Bools]]:
+    """Return for each condition of `drop` the reason it gives and the samples that meet it."""
+    return [(f"dropped: {c.in_words()}", meets(c, values, thresholds)) for c in drop]
 
-    Nobody knows what would have to be blurred in the others, so that no training set may have them.
+
+def unseen_by(run: Run, columns: Columns, shard: Shard, uids: pa.Array) -> list[tuple[str, Bools]]:
+    """Find the samples that the detectors behind `trainingSets.blur` have not looked at.
+
+    Nobody knows what would have to be blurred in them, so that no training set may have them.
 
     Returns:
-        As `drop_samples`.
+        For each detector the reason and (N,) bool.
     """
-    uids = index.column("uid").combine_chunks()
 
     def unseen(name: str) -> Bools:
         boxes = align(columns.read(run.boxes(name), shard, ["boxes"]), uids).column("boxes")
         found: Bools = boxes.is_null().to_numpy()
         return found
 
-    reasons = ((f"not looked at by {name}, so nothing can be blurred", name) for name in run.spec.training_sets.blur)
-    return _first_reasons(index.num_rows, ((reason, unseen(name)) for reason, name in reasons))
+    blur = run.spec.training_sets.blur
+    return [(f"not looked at by {name}, so nothing can be blurred", unseen(name)) for name in blur]
 
 
-def _first_reasons(rows: int, reasons: Iterable[tuple[str, Bools]]) -> tuple[Bools, dict[str, int]]:
+def first_reasons(rows: int, reasons: Iterable[tuple[str, Bools]]) -> tuple[Bools, dict[str, int]]:
+    """Return which of the rows no reason leaves out, and how many each one does: a row counts for its first."""
     kept, counts = np.ones(rows, bool), Counter[str]()
     for reason, samples in reasons:
         counts[reason] += int((kept & samples).sum())

@@ -48,6 +48,17 @@ class Values:
         scores = self.scores.get(condition.name)
         return None if scores is None else (scores, np.isfinite(scores))
 
+    def filter(self, kept: Bools) -> Values:
+        """Return the values of the samples that `kept`, (N,) bool, says."""
+        if kept.all():
+            return self
+        return Values(
+            int(kept.sum()),
+            {name: texts.filter(pa.array(kept)) for name, texts in self.texts.items()},
+            {name: scores[kept] for name, scores in self.scores.items()},
+            {name: (value[kept], there[kept]) for name, (value, there) in self.flags.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -230,6 +241,16 @@ def why_dropped(mixture: Mixture, values: Values, thresholds: Thresholds) -> dic
         "no score or flag that a rule asks for": lacks & ~fails,
         "no text that a rule could use": ~lacks & ~fails,
     }
+
+
+def left_by(rule: Rule, mixture: Mixture, values: Values, thresholds: Thresholds) -> NDArray[np.int64]:
+    """Count the samples that a rule leaves: those that have its text, then after each of its conditions."""
+    left = _has_text(rule, values).sure
+    counts = [left.sum()]
+    for condition in rule.where:
+        left = left & _holds(condition, mixture, values, thresholds).sure
+        counts.append(left.sum())
+    return np.array(counts, np.int64)
 
 
 def _has_text(rule: Rule, values: Values) -> Truth:

@@ -19,6 +19,7 @@ from components.pool.shards import Shard
 from components.pool.specs import ColumnSpec
 from components.recipe.training import Train
 from components.selection.demand import expected_share, foresee_demand
+from components.selection.needs import left_out
 from components.selection.rule_inputs import coverage
 from components.stages.index.stage import IndexStage
 from components.stages.report.table import result_table
@@ -65,6 +66,8 @@ class Line:
 def show_plan(run: Run, console: Console) -> None:
     """Print shards, samples, tasks, what exists already, and estimates from stated rates."""
     tars, lines = _show_pool(run, console) if run.is_downloaded else _show_upcoming(run, console)
+    for text in left_out(run.spec):
+        console.print(text, highlight=False)
     for text in lines_of(run.mixtures, tars):
         console.print(text, highlight=False)
     if run.spec.train:

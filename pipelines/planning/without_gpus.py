@@ -36,6 +36,8 @@ def _columns(run: Run, todo: Mapping[str, float]) -> list[str]:
         return []
     nodes = [node for node in run.nodes.values() if column_stage(node.spec.stage).needs.gpu]
     stages = [*dict.fromkeys(node.spec.stage for node in nodes), *(["evaluate"] if run.spec.evaluate else [])]
+    if not stages:
+        return []
     share = sum(pool.share for pool in slow) / sum(pool.share for pool in pools)
     hours = [CORE.hours(node, todo[node.key] * share) for node in nodes if node.key in todo]
     cores = sum(pool.parallelism * cores_of(pool) for pool in slow)

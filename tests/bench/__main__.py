@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("worker", "mix", "reshard", "storage", "download", "extract", "tables", "dedup", "screen")
+BENCHES = ("worker", "mix", "reshard", "published", "storage", "download", "extract", "tables", "dedup", "screen")
 
 
 def main(names: list[str]) -> None:

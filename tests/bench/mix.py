@@ -6,7 +6,6 @@ Floor of the thresholds: reading the score parts' bytes and their checksums, twi
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from components.pool.shards import Shard, pool_of
 from components.pool.specs import ColumnSpec, Content
 from components.recipe.recipe import parse_recipe
 from components.selection.quantile import thresholds
-from components.selection.rule_inputs import score_passes
+from components.selection.score_reader import ScoreReader
 from components.stages.mix.stage import MixStep
 from components.storage.local import LocalStorage
 from tests.bench.measure import peak_mb, show
@@ -46,25 +45,12 @@ spec:
 """
 
 
-def write_run(folder: Path, rows: int) -> Run:
-    """A pool whose index, captions and scores are there, without a tar."""
+def make_run(folder: Path, rows: int) -> Run:
+    """A pool of so many samples, without a tar, and its columns: index, a caption and the cosines of both texts."""
     shards = tuple(Shard(f"{i:08d}", f"{i:08d}.tar", 1, None, "bench") for i in range(rows // ROWS_PER_SHARD))
-    pool = pool_of("bench", LocalStorage(folder), shards)
-    columns = Columns(LocalStorage(folder), "bench")
     index = ColumnSpec("index", "bench", 1, {})
     caption = ColumnSpec("caption", "bench", 1, {}, {"index": index})
     scores = {n: ColumnSpec("score", n, 1, {"of": n}, {"index": index}) for n in ("raw", "cap")}
-    random = np.random.default_rng(0)
-    none = pa.nulls(ROWS_PER_SHARD, pa.string())
-    for number, shard in enumerate(shards):
-        uids = pa.array([f"{number * ROWS_PER_SHARD + i:032x}" for i in range(ROWS_PER_SHARD)])
-        texts = pa.array([f"a photo of thing number {i} on a table" for i in range(ROWS_PER_SHARD)])
-        table = pa.table({"uid": uids, "text": texts, "error": none})
-        columns.commit(index, shard, ALL, table, {}, 0, Content("bench", "bench"))
-        columns.commit(caption, shard, ALL, table, {}, 0)
-        for mean, spec in zip((0.21, 0.25), scores.values(), strict=True):
-            cosine = random.normal(mean, 0.06, ROWS_PER_SHARD).astype(np.float32)
-            columns.commit(spec, shard, ALL, pa.table({"uid": uids, "cosine": cosine, "error": none}), {}, 0)
     nodes = [
         Node("index", index, "index"),
         Node("score:raw", scores["raw"], "score", {"score": "cosine"}),
@@ -72,7 +58,24 @@ def write_run(folder: Path, rows: int) -> Run:
         Node("score:cap", scores["cap"], "score-captions", {"score": "cosine"}),
     ]
     recipe = parse_recipe(RECIPE.replace("STORAGE", str(folder)))
+    pool = pool_of("bench", LocalStorage(folder), shards)
     return Run("bench", LocalStorage(folder), recipe, pool, {n.key: n for n in nodes}, {})
+
+
+def write_columns(run: Run) -> None:
+    """Write the values of all columns."""
+    columns, random = Columns(run.storage, "bench"), np.random.default_rng(0)
+    none = pa.nulls(ROWS_PER_SHARD, pa.string())
+    for number, shard in enumerate(run.pool.shards):
+        uids = pa.array([f"{number * ROWS_PER_SHARD + i:032x}" for i in range(ROWS_PER_SHARD)])
+        texts = pa.array([f"a photo of thing number {i} on a table" for i in range(ROWS_PER_SHARD)])
+        table = pa.table({"uid": uids, "text": texts, "error": none})
+        columns.commit(run.index, shard, ALL, table, {}, 0, Content("bench", "bench"))
+        columns.commit(run.text("cap"), shard, ALL, table, {}, 0)
+        for mean, name in ((0.21, "raw"), (0.25, "cap")):
+            cosine = random.normal(mean, 0.06, ROWS_PER_SHARD).astype(np.float32)
+            table = pa.table({"uid": uids, "cosine": cosine, "error": none})
+            columns.commit(run.score(name), shard, ALL, table, {}, 0)
 
 
 def load_and_sort(run: Run, share: float) -> float:
@@ -85,15 +88,14 @@ def load_and_sort(run: Run, share: float) -> float:
 
 def measure(what: str, folder: str, rows: int) -> None:
     """One measurement in this process; prints seconds, value and peak memory as JSON."""
-    kept = Path(folder) / "run.pickle"
-    if what == "write":
-        kept.write_bytes(pickle.dumps(write_run(Path(folder), rows)))
-    run: Run = pickle.loads(kept.read_bytes())
+    run = make_run(Path(folder), rows)
     began, value = time.perf_counter(), 0.0
-    if what == "sort":
+    if what == "write":
+        write_columns(run)
+    elif what == "sort":
         value = load_and_sort(run, 0.3)
     elif what == "thresholds":
-        value = thresholds(score_passes(run, "raw"), [0.3])[0.3]
+        value = thresholds(ScoreReader(run, run.open_columns(), kept=0).passes("raw"), [0.3])[0.3]
     elif what == "mix":
         MixStep().run(run)
     print(json.dumps([time.perf_counter() - began, value, peak_mb()]))

@@ -34,7 +34,8 @@ from tests.pipelines.execution.test_local import mixture, recipe_text, run
 from tests.pools import encode, jpeg, sample, uid, write_shard, write_tar
 from tests.privileges import full_disk, open_to_all, without_root
 
-RAW = {"name": "raw", "rules": [{"text": "raw"}]}
+RAW = {"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": -1}]}]}
+PLAIN = {"name": "raw", "rules": [{"text": "raw"}]}
 BEST = {"name": "best", "rules": [{"text": "raw", "where": [{"score": "raw", "top": 0.5}]}]}
 SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip"}]}
 
@@ -187,7 +188,7 @@ def test_a_pool_without_a_usable_sample(tmp_path: Path) -> None:
     """Nothing to mix is said in a line; what was found is kept."""
     write_tar(tmp_path / "shards" / "00000000.tar", {})
     write_tar(tmp_path / "shards" / "00000001.tar", {"a": sample(0, jpg=b""), "b": sample(1, jpg=None)})
-    for mixtures, message in (([BEST], "top of raw"), ([RAW], "mixture raw: no sample matches its rules")):
+    for mixtures, message in (([BEST], "top of raw"), ([PLAIN], "no mixture has a pair: raw: empty, so that")):
         with pytest.raises(PermanentError, match=message) as caught:
             run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=[]))
         assert "\n" not in str(caught.value)

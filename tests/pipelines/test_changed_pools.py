@@ -278,6 +278,11 @@ def test_which_columns_are_made_of_raw_texts(tmp_path: Path) -> None:
             {"name": "basic", "basic": {}},
             {"name": "faces", "faces": {}},
         ],
+        "drop": [
+            {"score": "given", "atLeast": 1},
+            {"flag": "basic", "equals": False},
+            {"score": "faces", "atLeast": 9},
+        ],
     }
     planned = plan_run(parse_recipe(recipe(tmp_path / "out", tmp_path / "shards", mixtures=(RAW, MIXED), **spec)))
     assert {key for key, node in planned.nodes.items() if node.spec.reads_texts} == {"filter:basic", "score:raw"}

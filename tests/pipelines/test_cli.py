@@ -29,7 +29,7 @@ from tests.pipelines.execution.test_local import GOOD, REST, recipe_text
 from tests.pools import sample, uid, write_shard, write_tar
 
 MIXED = {"name": "mixed", "rules": [GOOD, REST]}
-SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip"}]}
+SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip", "where": [{"score": "blip", "atLeast": -1}]}]}
 COMMAND = [sys.executable, "-m", "pipelines.cli"]
 PLAIN = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
 
@@ -313,7 +313,7 @@ def on_terminal(command: list[str]) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_progress_with_and_without_a_terminal(tmp_path: Path, world: Path) -> None:
-    raw = [{"name": "raw", "rules": [{"text": "raw"}]}]
+    raw = [{"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": -1}]}]}]
     text = recipe_text(tmp_path / "out", world, raw, columns=[], compute={"decoders": 0, "shardsPerTask": 6})
     run = plan_run(parse_recipe(text))
     run.save()

@@ -31,7 +31,7 @@ from tests.components.storage.s3_server import s3_environment, s3_server
 from tests.pipelines.execution.test_local import GOOD, REST, mixture, recipe_text, run
 from tests.pools import encode, jpeg, write_shard
 
-RAW = {"name": "raw", "rules": [{"text": "raw"}]}
+RAW = {"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": -1}]}]}
 TOP = {"name": "top", "rules": [{"text": "raw", "where": [{"score": "raw", "top": 0.5}]}]}
 SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip"}]}
 

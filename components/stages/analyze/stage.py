@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,15 +39,16 @@ class AnalyzeStep(Step):
     needs = Needs(memory_gib=2)
 
     def run(self, run: Run) -> None:
-        for name in run.spec.texts:
+        for name in run.texts:
             _analyze_text(run, name)
         for mixture in run.mixtures:
-            _analyze_mixture(run, mixture)
+            if not run.is_empty(mixture):
+                _analyze_mixture(run, mixture)
 
 
 def _analyze_text(run: Run, name: str) -> None:
     path = analysis_path(run, name)
-    if _is_whole(run, path):
+    if _found(run, path) is not None:
         return
     covered, usable = coverage(run, run.text(name))
     if covered < usable:
@@ -55,18 +57,23 @@ def _analyze_text(run: Run, name: str) -> None:
     run.storage.write(path, json.dumps(result).encode())
 
 
-def _is_whole(run: Run, path: str) -> bool:
-    """Return whether an analysis is there, with all that is measured now: one of an earlier version may have less."""
-    return run.storage.size(path) is not None and "diversity" in json.loads(run.storage.read(path))
+def _found(run: Run, path: str) -> dict[str, Any] | None:
+    """Return the analysis that is there, if it has all that is measured now: an earlier version's may have less."""
+    if run.storage.size(path) is None:
+        return None
+    found: dict[str, Any] = json.loads(run.storage.read(path))
+    return found if "diversity" in found else None
 
 
 def _analyze_mixture(run: Run, mixture: Mixture) -> None:
-    folder = run.mixture_folder(mixture)
-    if _is_whole(run, f"{folder}/analysis.json"):
+    folder, cosines = run.mixture_folder(mixture), run.cosines(mixture)
+    path = f"{folder}/analysis.json"
+    there = _found(run, path)
+    if there is not None and cosines.items() <= there.get("cosines", {}).items():
         return
     pairs = json.loads(run.storage.read(f"{folder}/mixture.json"))["pairs"]
-    result = {"mixture": mixture.name, **_measure(_mixture_chunks(run, folder), pairs)}
-    run.storage.write(f"{folder}/analysis.json", json.dumps(result).encode())
+    result = {"mixture": mixture.name, "cosines": cosines, **_measure(_mixture_chunks(run, folder), pairs)}
+    run.storage.write(path, json.dumps(result).encode())
 
 
 def _measure(chunks: Iterator[Chunk], expected: int) -> dict[str, object]:

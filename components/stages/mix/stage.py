@@ -15,21 +15,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from components.base.errors import PermanentError
 from components.base.threads import map_ahead
 from components.base.version import version
 from components.engine.stage import Needs, Step
-from components.pool.columns import Columns, align
 from components.pool.run import Run
-from components.pool.shards import Shard
-from components.recipe.columns import RAW
+from components.pool.shards import Shard, read_json
 from components.recipe.mixtures import Mixture
-from components.selection.rule_inputs import drop_samples, drop_unseen, find_thresholds, read_values, require_finished
+from components.selection.rule_inputs import (
+    drops,
+    find_thresholds,
+    first_reasons,
+    read_values,
+    require_finished,
+    unseen_by,
+)
 from components.selection.rules import (
     Selection,
     Thresholds,
     Values,
     columns_of,
+    left_by,
     lender_of,
     select,
     share_of,
@@ -37,11 +45,12 @@ from components.selection.rules import (
     tested_by,
     why_dropped,
 )
+from components.selection.score_reader import ScoreReader
 
 log = logging.getLogger(__name__)
 
 UNREADABLE = "the image can't be read"
-EMPTY = "no image matched any rule: the mixture is empty, and nothing can be trained on it"
+EMPTY = "empty, so that nothing is written, trained or evaluated"
 
 
 @dataclass
@@ -58,7 +67,12 @@ class MixtureCounts:
     """Pairs whose text has a cosine, by rule."""
     cosines: dict[int, float] = field(default_factory=dict)
     """Sum of those cosines, by rule."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """Samples left out before the rules, by reason."""
     dropped: Counter[str] = field(default_factory=Counter)
+    """All samples left out, by reason."""
+    left: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    """By rule, as `left_by` counts them; no longer counted once there is a pair."""
     shards: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -73,54 +87,90 @@ class MixStep(Step):
 
     def run(self, run: Run) -> None:
         tallies = [MixtureCounts(m, run.mixture_folder(m)) for m in run.mixtures]
-        tallies = [t for t in tallies if run.storage.size(f"{t.folder}/mixture.json") is None]
-        if not tallies:
-            return
+        tallies = [t for t in tallies if not _is_chosen(run, t)]
+        if tallies:
+            self._choose(run, tallies)
+        if not run.written:
+            raise PermanentError(_all_empty(run))
+
+    def _choose(self, run: Run, tallies: list[MixtureCounts]) -> None:
+        """Apply the rules of these mixtures and write what they choose."""
         columns = run.open_columns()
         texts, scores, flags = columns_of(t.mixture for t in tallies)
         scores |= {name for name in texts if run.has("score", name)}  # for the mean cosines
-        read_always = {RAW} if run.has("score", RAW) else set()
-        dropping = tested_by(run.spec.drop)
-        require_finished(run, columns, _keys(run, texts, scores | read_always | dropping[0], flags | dropping[1]))
-        thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores)
+        seen = {run.sees.name} if run.sees else set()
+        tested = tested_by(run.spec.drop)
+        scores, flags = scores | tested[0], flags | tested[1]
+        require_finished(run, columns, _keys(run, texts, scores | seen, flags))
+        reader = ScoreReader(run, columns)
+        thresholds = find_thresholds(run, [t.mixture for t in tallies], run.spec.scores, reader)
 
         def read(shard: Shard) -> tuple[Shard, pa.Array, Values, Mapping[str, int]]:
             index = columns.read(run.index, shard, ["text", "error"])
             index = index.filter(pc.is_null(index.column("error")))
-            readable = _readable(run, columns, shard, index)
-            lost = Counter({UNREADABLE: index.num_rows - readable.num_rows})
-            left = readable
-            if run.spec.drop:
-                kept, dropped = drop_samples(run, columns, shard, left, run.spec.drop, thresholds)
-                left, lost = left.filter(pa.array(kept)), lost + Counter(dropped)
-            if run.spec.training_sets.blur:
-                kept, unseen = drop_unseen(run, columns, shard, left)
-                left, lost = left.filter(pa.array(kept)), lost + Counter(unseen)
-            values = read_values(run, columns, shard, left, texts, scores, flags)
-            return shard, left.column("uid").combine_chunks(), values, lost
+            uids = index.column("uid").combine_chunks()
+            values = read_values(run, columns, shard, index, texts, (), flags)
+            found = {name: reader.read(name, shard, uids) for name in scores | seen}
+            values.scores = {name: cosines for name, (cosines, _) in found.items()}
+            unreadable = [(UNREADABLE, found[name][1]) for name in seen]
+            dropped = drops(run.spec.drop, values, thresholds)
+            reasons = [*unreadable, *dropped, *unseen_by(run, columns, shard, uids)]
+            kept, lost = first_reasons(index.num_rows, reasons)
+            return shard, uids.filter(pa.array(kept)), values.filter(kept), lost
 
         for shard, uids, values, lost in map_ahead(read, run.pool.shards):
             for tally in tallies:
                 tally.usable += sum(lost.values())
+                tally.lost.update(lost)
                 tally.dropped.update(lost)
                 chosen = select(tally.mixture, values, thresholds)
                 _write(run, tally, shard, uids, chosen)
                 _count(tally, values, chosen, thresholds)
         for tally in tallies:
             result = _result(run, tally, thresholds)
-            run.storage.create(f"{tally.folder}/mixture.json", json.dumps(result, indent=1).encode())
+            run.storage.write(f"{tally.folder}/mixture.json", json.dumps(result, indent=1).encode())
             pairs, usable = f"{result['pairs']:,}", f"{tally.usable:,}"
             log.info("mixture %s: %s pairs of %s usable samples", tally.mixture.name, pairs, usable)
             for warning in result["warnings"]:
                 log.warning("mixture %s: %s", tally.mixture.name, warning)
 
 
-def _readable(run: Run, columns: Columns, shard: Shard, index: pa.Table) -> pa.Table:
-    """Leave out the samples whose image could not be embedded: no trainer could read it either."""
-    if not run.has("score", RAW):
-        return index
-    scores = align(columns.read(run.score(RAW), shard, ["error"]), index.column("uid").combine_chunks())
-    return index.filter(pc.is_null(scores.column("error")))
+def _all_empty(run: Run) -> str:
+    """Say that there is nothing to write a training set of, and why of each mixture."""
+    names = run.spec.train.mixtures if run.spec.train else None
+    asked = [mixture for mixture in run.spec.mixtures if names is None or mixture.name in names]
+
+    said = []
+    for mixture in asked:
+        path = f"{run.mixture_folder(mixture)}/mixture.json"
+        said.append(f"{mixture.name}: {read_json(run.storage, path, lambda value: value['warnings'][-1])}")
+    return f"there is no training set to write, as no mixture has a pair: {'; '.join(said)}"
+
+
+def _why_empty(tally: MixtureCounts) -> str:
+    """Say which rule left how many samples of a mixture without a pair."""
+    said = [f"of {tally.usable:,} usable images"]
+    if tally.lost.total():
+        reasons = ", ".join(f"{n:,} ({reason})" for reason, n in sorted(tally.lost.items()) if n)
+        said.append(f"{tally.lost.total():,} are left out before the rules: {reasons}")
+    for number, rule in enumerate(tally.mixture.rules):
+        texts, *others = tally.left[number].tolist()
+        name = f"rule {number + 1}" + (f" ({rule.name})" if rule.name else "")
+        steps = [f"{n:,} of these meet {c.in_words()}" for n, c in zip(others, rule.where, strict=True)]
+        said.append(", ".join([f"{name}: {texts:,} have its text", *steps]))
+    return f"{EMPTY}: {said[0]} {'; '.join(said[1:])}"
+
+
+def _is_chosen(run: Run, tally: MixtureCounts) -> bool:
+    """Return whether the mixture is there, with the mean of every cosine that this run has of its texts.
+
+    Where another recipe, which had fewer of them, made it, it is chosen again: the same pairs, with their means.
+    """
+    path = f"{tally.folder}/mixture.json"
+    if run.storage.size(path) is None:
+        return False
+    there: dict[str, str] = json.loads(run.storage.read(path))["cosines"]
+    return run.cosines(tally.mixture).items() <= there.items()
 
 
 def _keys(run: Run, texts: set[str], scores: set[str], flags: set[str]) -> list[str]:
@@ -149,6 +199,9 @@ def _write(run: Run, tally: MixtureCounts, shard: Shard, uids: pa.Array, chosen:
 
 def _count(tally: MixtureCounts, values: Values, chosen: Selection, thresholds: Thresholds) -> None:
     tally.usable += values.rows
+    if not tally.pairs.total():
+        for number, rule in enumerate(tally.mixture.rules):
+            tally.left[number] = tally.left.get(number, 0) + left_by(rule, tally.mixture, values, thresholds)
     dropped = np.ones(values.rows, bool)
     dropped[chosen.rows] = False
     tally.images += values.rows - int(dropped.sum())
@@ -181,7 +234,6 @@ def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str,
     ]
     used = {pair for rule in mixture.rules for pair in shares_of(mixture, rule)}
     used |= {pair for condition in run.spec.drop if (pair := share_of(condition))}
-    texts = sorted(columns_of([mixture])[0])
     return {
         "name": mixture.name,
         "emit": mixture.emit,
@@ -190,11 +242,11 @@ def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str,
         "pairs": tally.pairs.total(),
         "scored": tally.scored.total(),
         "mean_cosine": _mean(tally, range(len(rules))),
-        "cosines": {name: run.score(name).folder for name in texts if run.has("score", name)},
+        "cosines": run.cosines(mixture),
         "rules": rules,
         "thresholds": [{"score": s, "top": f, "threshold": thresholds[s, f]} for s, f in sorted(used)],
         "dropped": {reason: n for reason, n in sorted(tally.dropped.items()) if n},
-        "warnings": [*warnings_of(run, mixture), *(() if tally.pairs.total() else [EMPTY])],
+        "warnings": [*warnings_of(run, mixture), *(() if tally.pairs.total() else [_why_empty(tally)])],
         "code": version(),
         "shards": tally.shards,
     }

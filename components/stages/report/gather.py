@@ -72,7 +72,7 @@ def failures_of(run: Run, columns: Columns, node: Node) -> tuple[Counter[str], i
 def histograms(run: Run) -> list[Histogram]:
     """Return the cosines of every text that was scored (Figure 4)."""
     found = []
-    for name in run.spec.texts if run.is_indexed else ():
+    for name in run.texts if run.is_indexed else ():
         analysis = read(run, analysis_path(run, name))
         cosine = analysis.get("cosine")
         if cosine and cosine["count"]:
@@ -111,8 +111,8 @@ def _pictures(run: Run, columns: Columns, shard: Shard, count: int) -> list[dict
     index = columns.read(run.index, shard)
     index = index.filter(pc.is_null(index.column("error")))
     uids = index.column("uid").combine_chunks()
-    texts: dict[str, Any] = {name: _text(run, columns, shard, name, index, uids) for name in run.spec.texts}
-    scores = {name: _score(run, columns, shard, name, uids) for name in run.spec.texts}
+    texts: dict[str, Any] = {name: _text(run, columns, shard, name, index, uids) for name in run.texts}
+    scores = {name: _score(run, columns, shard, name, uids) for name in run.texts}
     order = sorted(range(index.num_rows), key=lambda row: hashlib.sha256(uids[row].as_py().encode()).digest())
     raw: Any = scores[RAW]
     if raw is not None and raw.null_count < len(raw):

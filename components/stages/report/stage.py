@@ -19,6 +19,7 @@ from components.engine.stage import Needs, Step
 from components.pool.run import Run
 from components.recipe import recipe as schema
 from components.recipe.mixtures import Mixture, in_words
+from components.selection.needs import left_out
 from components.stages.report import gather, plots
 from components.stages.report.funnel import Funnel
 from components.stages.report.funnel import funnel as funnel_of
@@ -77,6 +78,7 @@ def _content(run: Run) -> dict[str, Any]:
         "funnel": funnel,
         "doubts": [*funnel.doubts, *_doubts(funnel, results)],
         "columns": done,
+        "is_scored": any(run.has("score", name) for name in run.texts),
         "gallery": gather.gallery(run, columns),
         "cosines": Markup(plots.histograms(gather.histograms(run), "cosine of image and text")),
         "circles": Markup(
@@ -87,6 +89,7 @@ def _content(run: Run) -> dict[str, Any]:
             *_unfinished(run, funnel, done, results),
             *_arrived(run, funnel),
             *_partial(done),
+            *(f"{line[0].upper()}{line[1:]}." for line in left_out(run.spec)),
             *_notes(run, results),
         ],
         "versions": _versions(),
@@ -207,6 +210,8 @@ def _notes(run: Run, results: list[dict[str, Any]]) -> list[str]:
             f"Averages are over {', '.join(counts)} tasks, those with a result: no average is marked as the best."
         )
     gaps = {(g["task"], g["reason"]) for r in results for g in r["results"].get("gaps", ())}
+    if run.sees is None:
+        notes.append("No column looked at the images, so that pairs whose image can't be read are not left out.")
     notes += [f"{task} was not evaluated: {reason}" for task, reason in sorted(gaps)]
     if run.spec.train:
         notes.append(

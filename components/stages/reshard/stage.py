@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from components.base.cores import cores
-from components.base.errors import PermanentError, TemporaryError
+from components.base.errors import TemporaryError
 from components.base.processes import UndisturbedContext
 from components.base.version import version
 from components.engine.stage import Needs, Step
@@ -46,12 +46,12 @@ class ReshardStep(Step):
     divisible = True
 
     def run(self, run: Run) -> None:
-        for mixture in _mixtures(run):
+        for mixture in run.written:
             reshard(run, mixture)
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:
         before = 0
-        for mixture in _mixtures(run):
+        for mixture in run.written:
             layout = lay_out(read_mixture(run.storage, run.mixture_folder(mixture), run.pool.shards))
             numbers = range((task - before) % tasks, len(layout), tasks)
             before += len(layout)
@@ -59,15 +59,11 @@ class ReshardStep(Step):
             _write_tars(job, run.storage, layout, numbers, _looked_up(run.storage, job.dataset, numbers))
 
 
-def _mixtures(run: Run) -> list[Mixture]:
-    return run.trained if run.spec.train else run.mixtures
-
-
 def reshard(run: Run, mixture: Mixture) -> None:
     """Write what is missing of one training set.
 
     Raises:
-        PermanentError: the mixture is empty, or a tar of the pool is not the one that was indexed.
+        PermanentError: a tar of the pool is not the one that was indexed.
     """
     folder, storage = run.dataset_folder(mixture), run.storage
     sizes = {e.path.removeprefix(f"{folder}/"): e.size for e in storage.list(f"{folder}/")}
@@ -75,11 +71,6 @@ def reshard(run: Run, mixture: Mixture) -> None:
         return
     selections = read_mixture(storage, run.mixture_folder(mixture), run.pool.shards)
     layout = lay_out(selections)
-    if not layout:
-        raise PermanentError(
-            f"mixture {mixture.name}: no sample matches its rules, so there is nothing to train on; loosen a "
-            f"condition ({storage.uri}/{run.mixture_folder(mixture)}/mixture.json has the thresholds)"
-        )
     numbers = range(len(layout))
     records = _write_tars(_job(run, mixture), storage, layout, numbers, _finished(storage, folder, sizes, numbers))
     _write_rest(run, mixture, folder, records, selections)

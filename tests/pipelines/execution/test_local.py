@@ -102,7 +102,8 @@ def test_a_second_recipe_adds_only_the_captions_the_first_one_skipped(tmp_path: 
 
 @pytest.mark.slow
 def test_synthetic_texts_are_closer_and_less_diverse(tmp_path: Path, world: Path) -> None:
-    mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}, {"name": "synthetic", "rules": [{"text": "blip"}]}]
+    scored = [{"text": name, "where": [{"score": name, "atLeast": -1}]} for name in ("raw", "blip")]
+    mixtures = [{"name": "raw", "rules": scored[:1]}, {"name": "synthetic", "rules": scored[1:]}]
     rows = {str(row["mixture"]): row for row in result_table(run(recipe_text(tmp_path, world, mixtures)))}
     assert rows["synthetic"]["mean cosine"] > rows["raw"]["mean cosine"] + 0.1  # type: ignore[operator]
     assert rows["synthetic"]["unique trigrams"] < rows["raw"]["unique trigrams"]  # type: ignore[operator]
@@ -195,7 +196,7 @@ def test_hostile_texts_and_broken_images_end_in_the_report(tmp_path: Path) -> No
         "x3": sample(103, jpg=None), "x4": sample(104, jpg=b""),
     }  # fmt: skip
     write_tar(tmp_path / "shards" / "00000000.tar", samples)
-    mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
+    mixtures = [{"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": -1}]}]}]
     done = run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=[]))
     chosen = mixture(done, "raw")
     assert chosen["pairs"] == 21

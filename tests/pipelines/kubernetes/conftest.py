@@ -36,7 +36,7 @@ def plan(tmp_path: Path, **compute: Any) -> Run:
     for shard in range(TASKS):
         write_shard(tmp_path / "shards", shard, 3)
     compute = {"decoders": 0, "shardsPerTask": 1, "pools": POOL, **compute}
-    mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
+    mixtures = [{"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": -1}]}]}]
     text = recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=[], compute=compute)
     run = plan_run(parse_recipe(text))
     run.save()

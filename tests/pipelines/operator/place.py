@@ -93,7 +93,7 @@ class Place:
         return {
             "storage": str(self.folder / "storage"),
             "pool": {"name": "pool", "shards": str(self.folder / "pool")},
-            "mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}],
+            "mixtures": [{"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": -1}]}]}],
             **values,
         }
 

@@ -11,7 +11,7 @@ from components.recipe.recipe import parse_recipe
 from pipelines.execution.local import steps_of
 from pipelines.planning.graph_nodes import FANNED_OUT, groups
 from pipelines.planning.plan import plan_run
-from tests.pipelines.execution.test_local import GOOD, REST, recipe_text
+from tests.pipelines.execution.test_local import recipe_text
 from tests.pools import sample, write_tar
 
 
@@ -19,10 +19,12 @@ from tests.pools import sample, write_tar
 def test_every_key_of_a_run_is_in_one_group_and_their_order_can_be_computed(tmp_path: Path, captioners: int) -> None:
     write_tar(tmp_path / "shards" / "00000000.tar", {"0": sample(0)})
     names = ["blip", "score", "index"][:captioners]  # names of stages are good names of captioners
+    good = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.3}, {"flag": "english"}]}
+    rest = [{"text": name, "where": [{"score": name, "atLeast": {"rule": "good"}}]} for name in names]
     text = recipe_text(
         tmp_path / "out",
         tmp_path / "shards",
-        [{"name": "mixed", "rules": [GOOD, REST]}] if captioners else [{"name": "raw", "rules": [{"text": "raw"}]}],
+        [{"name": "mixed", "rules": [good, *rest]}],
         columns=[
             *({"name": name, "caption": {"model": str(WEIGHTS / "captioner")}} for name in names),
             {"name": "english", "language": {"is": "en"}},

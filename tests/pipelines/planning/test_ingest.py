@@ -38,7 +38,7 @@ from tests.pools import jpeg, uid
 
 LOOPBACK = ["127.0.0.0/8"]
 QUICK = {"retries": 0, "perHostRate": 1000.0, "perHostConnections": 16, "allowNetworks": LOOPBACK}
-RAW = [{"name": "raw", "rules": [{"text": "raw"}]}]
+RAW = [{"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": -1}]}]}]
 PAGES = IMAGES // 5
 GONE = {3: "http_404", 4: "http_5xx", 5: "not_image"}  # by the last digit
 

@@ -35,6 +35,10 @@ spec:
     - {name: good, text: raw, where: [{score: raw, top: 0.3}, {flag: english}]}
     - {text: blip2, where: [{score: blip2, atLeast: {rule: good}}]}
     - {text: {concat: [raw, blip2]}, where: [{score: pretty, atMost: 0}]}
+  - name: others
+    rules:
+    - {text: raw, where: [{flag: basic}, {score: faces, atMost: 1}, {score: rude, atMost: 0}]}
+    - {text: raw, where: [{score: eval, atMost: 0.9}, {score: b32, atLeast: 0}]}
   train: {scale: {model: ViT-B-32, batchSize: 64, learningRate: 1, warmup: 5, samples: 100}}
   evaluate: {root: tasks, tasks: [wds_mnist]}
 """
@@ -94,7 +98,7 @@ def test_an_option_that_says_its_default_is_in_no_name() -> None:
         "{flag: english}", "{flag: english, equals: true}"
     )
     said = said.replace("  drop:", "  scorer: {model: ViT-L-14, weights: openai}\n  trainingSets: {blur: []}\n  drop:")
-    assert said.count("\n") == RECIPE.count("\n") + 3
+    assert said.count("\n") == RECIPE.count("\n") + 4
     assert names(plan_run(parse_recipe(said))) == names(plan_run(parse_recipe(RECIPE)))
     assert plan_run(parse_recipe(said)).name == plan_run(parse_recipe(RECIPE)).name
 

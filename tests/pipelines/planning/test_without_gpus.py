@@ -14,7 +14,8 @@ from pipelines.planning.without_gpus import cores_of
 from tests.pipelines.execution.test_local import recipe_text
 from tests.pools import write_shard
 
-MIXTURES = [{"name": "synthetic", "rules": [{"text": "blip2"}]}]
+RULES = [{"text": "blip2"}, {"text": "raw", "where": [{"score": "raw", "atLeast": 0}, {"score": "blip2", "atMost": 0}]}]
+MIXTURES = [{"name": "both", "emit": "all", "rules": RULES}]
 PAPER: dict[str, Any] = {
     "scorer": {"model": "ViT-L-14"},
     "columns": [{"name": "blip2", "caption": {"model": "Salesforce/blip2-opt-2.7b"}}],

@@ -50,7 +50,7 @@ def test_a_rule_takes_what_people_would_like(done: Run) -> None:
 
 
 def test_it_comes_after_the_embeddings_and_before_captions(done: Run) -> None:
-    assert groups(done)["score"] == ["score:raw", "aesthetic:pretty"]
+    assert groups(done)["score"] == ["aesthetic:pretty"]
     assert "aesthetic:pretty" in done.storage.read(f"{done.folder}/report.html").decode()
 
 
@@ -59,6 +59,6 @@ def test_other_weights_are_another_column(done: Run, tmp_path: Path) -> None:
         {"weight": np.ones((1, WIDTH), np.float32), "bias": np.zeros(1, np.float32)}, tmp_path / "other.safetensors"
     )
     columns = [{"name": "pretty", "aesthetic": {"weights": str(tmp_path / "other.safetensors")}}]
-    mixtures = [{"name": "raw", "rules": [{"text": "raw"}]}]
+    mixtures = [{"name": "pretty", "rules": [{"text": "raw", "where": [{"score": "pretty", "top": 0.5}]}]}]
     text = recipe_text(tmp_path, Path(done.pool.source.uri), mixtures, columns=columns)
     assert plan_run(parse_recipe(text)).score("pretty").hash != done.score("pretty").hash

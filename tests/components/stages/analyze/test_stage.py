@@ -54,7 +54,7 @@ def filled(run: Run, captioned: list[int], blip: float = 0.25) -> None:
 
 def test_texts_and_mixtures(tmp_path: Path, shards: Path) -> None:
     run = planned(
-        tmp_path / "out", shards, [{"name": "both", "emit": "all", "rules": [{"text": "raw"}, {"text": "blip"}]}]
+        tmp_path / "out", shards, [{"name": "both", "emit": "all", "rules": [{"text": "raw"}, {"text": "blip"}]}, MIXED]
     )
     filled(run, list(range(8)))
     AnalyzeStep().run(run)
@@ -86,7 +86,9 @@ def test_a_captioner_that_saw_a_part_is_marked(tmp_path: Path, shards: Path, cap
 
 
 def test_a_mixture_without_scored_texts_has_no_mean_cosine(tmp_path: Path, shards: Path) -> None:
-    run = planned(tmp_path / "out", shards, [{"name": "joined", "rules": [{"text": {"concat": ["raw", "blip"]}}]}])
+    run = planned(
+        tmp_path / "out", shards, [{"name": "joined", "rules": [{"text": {"concat": ["raw", "blip"]}}]}, MIXED]
+    )
     filled(run, list(range(8)))
     AnalyzeStep().run(run)
     found = of_mixture(run)
@@ -95,14 +97,12 @@ def test_a_mixture_without_scored_texts_has_no_mean_cosine(tmp_path: Path, shard
     assert found["cosine"]["count"] == 0
 
 
-def test_an_empty_mixture(tmp_path: Path, shards: Path) -> None:
+def test_an_empty_mixture_has_no_statistics(tmp_path: Path, shards: Path) -> None:
     none = {"name": "none", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 0.9}]}]}
-    run = planned(tmp_path / "out", shards, [none])
+    run = planned(tmp_path / "out", shards, [none, MIXED])
     filled(run, list(range(8)))
     AnalyzeStep().run(run)
-    found = of_mixture(run)
-    assert found["captions"] == found["trigrams"]["unique"] == 0
-    assert found["cosine"]["mean"] is None
+    assert not Path(run.storage.uri, run.mixture_folder(run.spec.mixtures[0]), "analysis.json").exists()
 
 
 def test_again_writes_nothing_and_more_captions_write_anew(tmp_path: Path, shards: Path) -> None:
@@ -113,7 +113,8 @@ def test_again_writes_nothing_and_more_captions_write_anew(tmp_path: Path, shard
     AnalyzeStep().run(run)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == files
 
-    more = planned(tmp_path / "out", shards, [{"name": "synthetic", "rules": [{"text": "blip"}]}])
+    rules = [{"text": "blip"}, {"text": "raw", "where": [{"score": "blip", "atMost": 0}]}]
+    more = planned(tmp_path / "out", shards, [{"name": "synthetic", "rules": rules}])
     for key, value in (("caption:blip", "a drawing"), ("score:blip", 0.5)):
         fill(more, key, {uid(i): value for i in (1, 2, 5, 6)})
     MixStep().run(more)
@@ -137,6 +138,6 @@ def test_an_analysis_of_an_earlier_version_is_made_anew(tmp_path: Path, shards: 
 
 
 def test_an_unfinished_captioner_is_said(tmp_path: Path, shards: Path) -> None:
-    run = planned(tmp_path / "out", shards, [RAW])
+    run = planned(tmp_path / "out", shards, [MIXED])
     with pytest.raises(PermanentError, match="has nothing for shard 00000000; run its stage first"):
         AnalyzeStep().run(run)

@@ -163,7 +163,7 @@ def recipe(tmp_path: Path, filters: list[dict[str, Any]], **spec: Any) -> str:
 
 def test_the_plan_has_flags_before_captions(tmp_path: Path) -> None:
     run = plan_run(parse_recipe(recipe(tmp_path, [{"name": "basic", "basic": {}}])))
-    assert list(run.nodes) == ["index", "filter:basic", "embed", "score:raw", "caption:blip", "score:blip"]
+    assert list(run.nodes) == ["index", "filter:basic", "caption:blip"]
     assert run.flag("basic") == run.nodes["filter:basic"].spec
     assert run.nodes["caption:blip"].demand == "blip"  # only what passes is captioned
 

@@ -266,7 +266,8 @@ def test_a_relative_source_is_found_from_anywhere(
     parquet(tmp_path / "made" / "a.parquet", [uid(0)], [1.0])
     monkeypatch.chdir(tmp_path)
     columns = [{"name": "x", "import": {"from": "made/a.parquet", "field": "value", "as": "score"}}]
-    run = planned(tmp_path / "new", shards, [{"name": "raw", "rules": [{"text": "raw"}]}], columns=columns)
+    rule = {"text": "raw", "where": [{"score": "x", "atLeast": 0}]}
+    run = planned(tmp_path / "new", shards, [{"name": "good", "rules": [rule]}], columns=columns)
     monkeypatch.chdir("/")
     loaded = load_run(f"{run.storage.uri}/{run.folder}")
     stage = ImportStage(loaded.nodes["import:x"].spec)

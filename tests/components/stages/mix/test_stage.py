@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import logging
+import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,14 @@ from components.pool.shards import Shard
 from components.recipe.recipe import load_recipe
 from components.selection.demand import Demand, load_demand, write_demand
 from components.selection.rules import columns_of
-from components.stages.mix.stage import EMPTY, MixStep
-from components.stages.report.table import result_table
+from components.selection.score_reader import ScoreReader
+from components.stages.analyze.stage import AnalyzeStep
+from components.stages.mix import stage as mix
+from components.stages.mix.stage import MixStep
+from components.stages.report.stage import ReportStep
+from components.stages.report.table import result_table, results
+from components.stages.reshard.stage import ReshardStep
+from components.storage.local import LocalStorage
 from pipelines.execution.local import run_column
 from tests.components.stages.mix.test_strategies import FILES
 from tests.filled import fill, planned
@@ -114,7 +124,7 @@ def test_counts_add_up(tmp_path: Path, shards: Path) -> None:
 def test_every_match_is_a_pair(tmp_path: Path, shards: Path) -> None:
     both = {"name": "both", "emit": "all", "rules": [{"text": "raw"}, {"text": "blip"}]}
     joined = {"name": "joined", "rules": [{"text": {"concat": ["raw", "blip"]}}]}
-    run = planned(tmp_path / "out", shards, [both, joined])
+    run = planned(tmp_path / "out", shards, [both, joined, MIXED])
     raw_scores(run)
     captions(run, dict.fromkeys(READABLE, 0.1))
     MixStep().run(run)
@@ -137,6 +147,31 @@ def test_a_rerun_changes_no_bytes(tmp_path: Path, shards: Path) -> None:
     (tmp_path / "out" / run.mixture_folder(run.spec.mixtures[1]) / "mixture.json").unlink()
     MixStep().run(run)
     assert bytes_of(tmp_path / "out") == before
+
+
+def test_each_part_of_a_score_is_read_once(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its threshold, its values and its errors; where there is no room to keep it, twice, to the same end."""
+    read: list[str] = []
+    reading = LocalStorage.read
+
+    def noted(storage: LocalStorage, path: str) -> bytes:
+        read.append(path)
+        return reading(storage, path)
+
+    monkeypatch.setattr(LocalStorage, "read", noted)
+    found = []
+    for kept, times in ((1 << 26, 1), (0, 2)):
+        monkeypatch.setattr(mix, "ScoreReader", partial(ScoreReader, kept=kept))
+        run = planned(tmp_path / f"out{kept}", shards, [MIXED])
+        raw_scores(run)
+        captions(run, {0: 0.5, 1: 0.08}, partial=True)
+        read.clear()
+        MixStep().run(run)
+        parts = Counter(path for path in read if "/score.raw" in path and path.endswith(".parquet"))
+        assert [*parts.values()] == [times, times]
+        found.append(pairs(run))
+    assert found[0] == found[1]
+    assert len(found[0]) == 5
 
 
 def test_the_share_of_a_partial_column_is_an_error(tmp_path: Path, shards: Path) -> None:
@@ -183,13 +218,13 @@ def test_scores_of_two_scorers_are_compared_with_a_warning(
 
 
 def test_another_scorer_has_its_own_cosines(tmp_path: Path, shards: Path) -> None:
-    """Whatever the rules ask for: the mean cosines and the samples that can be read are by the scorer."""
+    """The mean cosines and the samples that can be read are by the scorer."""
     another = shutil.copytree(WEIGHTS / "scorer", tmp_path / "another")
     (another / "README").write_text("another scorer")
     means = []
     for model, cosine in ((WEIGHTS / "scorer", 0.1), (another, 0.2)):
         scorer = {"model": f"local-dir:{model}"}
-        found = [{"name": "raw", "rules": [{"text": "raw"}]}]
+        found = [{"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 0}]}]}]
         run = planned(tmp_path / "out", shards, found, scorer=scorer, columns=[])
         fill(run, "score:raw", {uid(i): cosine for i in READABLE}, UNREADABLE)
         MixStep().run(run)
@@ -197,13 +232,76 @@ def test_another_scorer_has_its_own_cosines(tmp_path: Path, shards: Path) -> Non
     assert means == [pytest.approx(0.1), pytest.approx(0.2)]
 
 
-def test_a_mixture_without_a_pair_says_so(tmp_path: Path, shards: Path) -> None:
-    nobody = {"name": "nobody", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 1}]}]}
-    run = planned(tmp_path / "out", shards, [nobody], columns=[])
+NOBODY = {
+    "name": "nobody",
+    "rules": [
+        {"name": "a", "text": "raw", "where": [{"score": "raw", "atLeast": 0.05}, {"score": "raw", "atMost": 0.01}]},
+        {"text": {"concat": ["raw", "raw"]}, "where": [{"score": "raw", "atLeast": 1}]},
+    ],
+}
+WHY = (
+    "of 12 usable images 5 are left out before the rules: 3 (dropped: score raw ≥ 0.08), 2 (the image can't be read); "
+    "rule 1 (a): 6 have its text, 3 of these meet score raw ≥ 0.05, 0 of these meet score raw ≤ 0.01; "
+    "rule 2: 6 have its text, 0 of these meet score raw ≥ 1"
+)
+DROP = [{"score": "raw", "atLeast": 0.08}]
+
+
+def test_an_empty_mixture_is_reported_with_its_reason_and_the_others_go_on(tmp_path: Path, shards: Path) -> None:
+    some = {"name": "some", "rules": [{"text": "raw"}]}
+    run = planned(tmp_path / "out", shards, [NOBODY, some], columns=[], drop=DROP, train={"scale": "small"})
     raw_scores(run)
-    MixStep().run(run)
-    assert result(run)["warnings"] == [EMPTY]
+    for step in (MixStep(), AnalyzeStep(), ReshardStep(), ReportStep()):
+        step.run(run)
+    assert result(run)["warnings"] == [f"empty, so that nothing is written, trained or evaluated: {WHY}"]
     assert pairs(run) == []
+    assert [folder.name for folder in (tmp_path / "out/datasets").iterdir()] == [
+        run.dataset_folder(run.spec.mixtures[1]).removeprefix("datasets/")
+    ]
+    ReshardStep().run_task(run, 0, 1)
+    assert [(row["mixture"], row["pairs"], row["words"]) for row in result_table(run)] == [
+        ("nobody", 0, None),
+        ("some", 6, 3.0),
+    ]
+    assert [found["mixture"] for found in results(run)["datasets"]] == ["some"]
+    page = html.unescape(run.storage.read(f"{run.folder}/report.html").decode())
+    assert f"nobody: empty, so that nothing is written, trained or evaluated: {WHY}" in page
+    assert "Still to come: columns embed; training of some." in page
+    assert [mixture.name for mixture in run.trained] == ["some"]
+
+
+@pytest.mark.parametrize("train", [None, ["nobody"]])
+def test_a_run_whose_mixtures_are_all_empty_ends_with_why(
+    tmp_path: Path, shards: Path, train: list[str] | None
+) -> None:
+    spec: dict[str, Any] = {"train": {"scale": "small", "mixtures": train}} if train else {}
+    others = [{"name": "untrained", "rules": [{"text": "raw"}]}] if train else []
+    run = planned(tmp_path / "out", shards, [*others, NOBODY], columns=[], drop=DROP, **spec)
+    raw_scores(run)
+    for _ in range(2):  # the second finds the mixture there
+        with pytest.raises(PermanentError, match=re.escape("no mixture has a pair: nobody: empty, so that")) as raised:
+            MixStep().run(run)
+        assert str(raised.value).endswith(WHY)
+
+
+def test_a_cosine_that_another_mixture_asks_for_makes_no_mixture_anew(tmp_path: Path, shards: Path) -> None:
+    """Its name stays, and so do its training set and model; its mean cosine is told from then on."""
+    blip = {"name": "blip", "rules": [{"text": "blip"}]}
+    good = {"name": "good", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 0}]}]}
+    first = planned(tmp_path / "out", shards, [blip, good])
+    assert not first.has("score", "blip")
+    raw_scores(first)
+    fill(first, "caption:blip", {uid(i): f"blip of {i}" for i in READABLE}, UNREADABLE)
+    second = planned(tmp_path / "out", shards, [blip, good, MIXED])
+    for run, cosine, analyzed in ((first, None, 0), (second, 0.5, 10), (first, 0.5, 10)):
+        if run.has("score", "blip"):
+            captions(run, dict.fromkeys(READABLE, 0.5))
+        MixStep().run(run)
+        AnalyzeStep().run(run)
+        folder = run.mixture_folder(run.spec.mixtures[0])
+        assert folder == first.mixture_folder(first.spec.mixtures[0])
+        assert result(run)["mean_cosine"] == cosine
+        assert json.loads(run.storage.read(f"{folder}/analysis.json"))["cosine"]["count"] == analyzed
 
 
 def test_what_meets_a_condition_of_drop_is_in_no_mixture(tmp_path: Path, shards: Path) -> None:
@@ -217,7 +315,7 @@ def test_what_meets_a_condition_of_drop_is_in_no_mixture(tmp_path: Path, shards:
     run = planned(tmp_path / "out", shards, found, columns=columns, drop=drop)
     raw_scores(run)
     fill(run, "import:f", flags)
-    captions(run, dict.fromkeys(READABLE, 0.1))
+    fill(run, "caption:blip", {uid(i): f"blip of {i}" for i in READABLE}, UNREADABLE)
     MixStep().run(run)
     dropped = {
         "dropped: score raw is among the pool's top 25 %": 3,  # 8, 9 and 11, as test_counts_add_up says
@@ -276,7 +374,6 @@ def test_a_filter_is_a_flag(tmp_path: Path) -> None:
     filters = [{"name": "basic", "basic": {}}]
     run = planned(tmp_path / "out", tmp_path / "shards", mixtures, columns=filters)
     run_column(run, run.nodes["filter:basic"])
-    fill(run, "score:raw", {uid(i): 0.1 for i in range(4)})
     MixStep().run(run)
     assert [number for number, *_ in pairs(run)] == [0]
     assert [number for number, *_ in pairs(run, 1)] == [1, 2]

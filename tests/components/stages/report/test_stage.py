@@ -21,8 +21,10 @@ from components.stages.analyze.stage import AnalyzeStep
 from components.stages.mix.stage import MixStep
 from components.stages.report import gather, plots
 from components.stages.report.stage import ReportStep
+from components.stages.reshard.stage import ReshardStep
 from pipelines.operator.recaption.status_view import best_of
 from tests.filled import fill, planned
+from tests.pipelines.execution.test_local import BLIP
 from tests.pools import jpeg, sample, uid, write_tar
 
 RAW = {"name": "raw", "rules": [{"text": "raw"}]}
@@ -340,13 +342,30 @@ def test_time_recipe_and_versions(run: Run) -> None:
 
 
 def test_one_mixture_and_an_empty_one(tmp_path: Path, shards: Path) -> None:
-    run = filled(planned(tmp_path / "out", shards, [EMPTY]), list(range(13)))
+    run = filled(planned(tmp_path / "out", shards, [EMPTY, MIXED]), list(range(13)))
     stages(run)
     found = page(run)
-    assert "empty: no image matched any rule: the mixture is empty, and nothing can be trained on it" in found.text
+    assert "empty: empty, so that nothing is written, trained or evaluated: of 15 usable images " in found.text
     assert ["empty", "0 of 15 images, 0 pairs"] in found.rows
-    assert "Nothing was scored" in found.text  # no circle of it
     assert "The numbers add up." in found.text
+
+
+def test_a_run_by_an_imported_score_alone_says_what_its_figures_leave_out(tmp_path: Path, shards: Path) -> None:
+    (tmp_path / "l14.csv").write_text("uid,l14\n" + "".join(f"{uid(i)},{i}\n" for i in range(16)))
+    source = {"from": str(tmp_path / "l14.csv"), "field": "l14", "as": "score"}
+    best = {"name": "best", "rules": [{"text": "raw", "where": [{"score": "l14", "top": 0.3}]}]}
+    run = planned(tmp_path / "out", shards, [best], columns=[BLIP, {"name": "l14", "import": source}])
+    fill(run, "import:l14", {uid(i): float(i) for i in range(16)})
+    for step in (MixStep(), AnalyzeStep(), ReshardStep()):
+        step.run(run)
+    found = page(run)
+    assert "Column blip: nothing uses it; not computed." in found.text
+    assert "Cosine of raw with its image: nothing uses it; not computed, so no figure has it." in found.text
+    assert found.text.count("No rule asks for a cosine, so none was computed.") == 2
+    assert "No column looked at the images, so that pairs whose image can't be read are not left out." in found.text
+    assert "not finished" not in found.text
+    assert "The numbers add up." in found.text
+    assert ["best", "3 of 15 images, 3 pairs"] in found.rows
 
 
 def test_a_page_before_anything_ran(tmp_path: Path, shards: Path) -> None:

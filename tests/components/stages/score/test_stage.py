@@ -26,8 +26,6 @@ from tests.components.models.tiny import CLIP, save_open_clip
 from tests.pipelines.execution.test_local import recipe_text, run
 from tests.pools import indexed, jpeg, sample, uid, write_tar
 
-RAW_ALONE = [{"name": "raw", "rules": [{"text": "raw"}]}]
-
 
 class Upper(ColumnStage):
     """A text column as a captioner makes one: some rows null."""
@@ -124,10 +122,25 @@ def test_labels_say_which_text_by_which_scorer() -> None:
     assert raw.hash != synthetic.hash
 
 
+def both_scores(name: str) -> list[dict[str, Any]]:
+    """A mixture by this score and the recipe's own."""
+    return [
+        {
+            "name": "m",
+            "rules": [{"text": "raw", "where": [{"score": name, "top": 0.5}, {"score": "raw", "atLeast": -1}]}],
+        }
+    ]
+
+
 def test_a_further_clip_scores_beside_the_recipes_scorer(tmp_path: Path, scorer: Scorer) -> None:
     """Each has embeddings of its own; by the same CLIP it would be the same column."""
     write_tar(tmp_path / "shards" / "00000000.tar", {f"k{i}": sample(i) for i in range(6)})
-    mixtures = [{"name": "m", "rules": [{"text": "raw", "where": [{"score": "other", "top": 0.5}]}]}]
+    mixtures = [
+        {
+            "name": "m",
+            "rules": [{"text": "raw", "where": [{"score": "other", "top": 0.5}, {"score": "raw", "atLeast": -1}]}],
+        }
+    ]
     columns = [{"name": "other", "clip": {"model": scorer.model}}]
     done = run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=columns))
     assert groups(done)["embed"] == ["embed", "embed:other"]
@@ -141,5 +154,5 @@ def test_a_further_clip_scores_beside_the_recipes_scorer(tmp_path: Path, scorer:
     for vector, text, cosine in zip(embeddings, texts, found, strict=True):
         assert cosine == pytest.approx(float(np.float32(vector) @ text / np.linalg.norm(text)), abs=2e-3)
     same = [{"name": "same", "clip": {"model": f"local-dir:{WEIGHTS / 'scorer'}"}}]
-    twin = plan_run(parse_recipe(recipe_text(tmp_path / "out", tmp_path / "shards", RAW_ALONE, columns=same)))
+    twin = plan_run(parse_recipe(recipe_text(tmp_path / "out", tmp_path / "shards", both_scores("same"), columns=same)))
     assert twin.score("same") == twin.score("raw") == own

@@ -264,7 +264,7 @@ def test_what_is_dropped_is_not_captioned(run: Run) -> None:
 def test_screens_come_before_captions_in_every_graph(run: Run) -> None:
     keys = list(run.nodes)
     assert max(map(keys.index, ("screen:nsfw", "screen:eval", "screen:toxic"))) < keys.index("caption:blip")
-    assert groups(run)["score"] == ["score:raw", "screen:nsfw", "screen:eval", "screen:toxic"]
+    assert groups(run)["score"] == ["screen:nsfw", "screen:eval", "screen:toxic"]
 
 
 def test_another_threshold_computes_no_column_anew(run: Run, pool: Path, tmp_path: Path) -> None:

@@ -53,9 +53,10 @@ LONGEST_LOOK = 900.0  # seconds that one reconciliation may take: a storage that
 SHUTDOWN = 20.0  # seconds for reconciliations under way at the end: the pod has 30, the Lease is released after them
 OUTAGE = 20.0  # seconds that one reconciliation waits for an API server that is down; the queue waits longer
 WATCH = 300  # seconds after which a watch is started again
-DEEP = 60_000
+DEEP = 25_000
 """Calls within calls that Python allows: the API server takes objects of 10,000 brackets in brackets where a CRD has no
-type for a value, and a list or a watch that couldn't be read for one of them would keep the operator from all."""
+type for a value, and a list or a watch that couldn't be read for one of them would keep the operator from all. Python's
+JSON takes a C stack of 8 MB to more than 60,000."""
 
 
 class Controller:

@@ -20,7 +20,11 @@ class DueQueue:
     """Keys by the moment they are due, for several threads."""
 
     def __init__(self, share: float = inf) -> None:
-        """share: how many keys of one namespace may be under way at once."""
+        """Make an empty queue.
+
+        Args:
+            share: how many keys of one namespace may be under way at once.
+        """
         self.share = share
         self._parked: dict[str, list[tuple[float, Key]]] = {}
         self._due: dict[Key, float] = {}

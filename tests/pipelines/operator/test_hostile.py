@@ -182,7 +182,7 @@ def _deep() -> Iterator[None]:
 def test_an_object_of_brackets_in_brackets_is_refused_and_the_others_go_on(here: Place) -> None:
     """A union of a text and an object has no type in a CRD; Go's JSON has 10,000 levels, Python's 1,000."""
     here.apply("good", suspend=True)
-    deep = json.loads("[" * 9000 + "]" * 9000)
+    deep = json.loads("[" * 9900 + "]" * 9900)
     here.apply("evil", mixtures=[{"name": "m", "rules": [{"text": deep}]}])
     with running(here, here_as()):
         until(lambda: here.status("good").get("phase") == "Suspended", 60)

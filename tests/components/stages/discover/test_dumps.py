@@ -108,10 +108,13 @@ def test_an_answer_that_drips_without_an_end_is_given_up(where: str, monkeypatch
         list_dumps(url)
 
 
-def test_an_endless_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_index_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dumps, "LIMIT", 100)
-    with index(200) as (url, _), pytest.raises(PermanentError, match="found more than 100 bytes"):
-        list_dumps(url)
+    (tmp_path / "collinfo.json").write_text(INDEX)
+    with index(200) as (url, _):
+        for uri in (url, str(tmp_path)):
+            with pytest.raises(PermanentError, match="found more than 100 bytes"):
+                list_dumps(uri)
 
 
 def test_nobody_listening_is_temporary() -> None:

@@ -138,11 +138,9 @@ def test_a_taker_that_waits_for_a_crowded_namespace_sleeps_until_there_is_room()
     assert queue.take() == A
     found: list[Key | None] = []
     thread = threading.Thread(target=lambda: found.append(queue.take()))
-    began = time.thread_time()
     thread.start()
     time.sleep(0.05)
     assert not found
     queue.done(A, inf)
     thread.join(5)
     assert found == [B]
-    assert time.thread_time() - began < 0.05

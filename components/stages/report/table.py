@@ -33,7 +33,8 @@ def results(run: Run) -> dict[str, Any]:
     pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
     sets = [
         {"mixture": m.name, "uri": f"{run.storage.uri}/{run.dataset_folder(m)}", "pairs": pairs.get(m.name, 0)}
-        for m in (run.written if run.is_indexed else ())
+        for m in (run.spec.mixtures if run.is_indexed else ())
+        if run.first_of(m) in run.written
     ]
     evaluations = [
         {"mixture": m.name, "tasks": [{key: t[key] for key in OF_TASK} for t in found["tasks"]], "gaps": found["gaps"]}

@@ -7,6 +7,8 @@ import pytest
 # Torch's threads spin while they wait: beside a second busy process, two of them are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A plan asks the hub for the models that a recipe names: tests have hubs of their own, or none.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

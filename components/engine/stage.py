@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
@@ -21,7 +22,7 @@ from components.base.hashing import said
 from components.pool.specs import ColumnSpec, Content
 from components.recipe.columns import Options
 from components.recipe.types import Model, Outside
-from components.storage.fingerprint import model_fingerprint, path_fingerprint
+from components.storage.fingerprint import commit_in, model_fingerprint, path_fingerprint
 
 if TYPE_CHECKING:  # the operator reads declarations, and needs neither numpy nor pyarrow for anything else
     import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # the operator reads declarations, and needs neither numpy no
     from components.engine.images import Geometry, Pixels
     from components.pool.run import Run
     from components.pool.shards import Shard
+    from components.recipe.recipe import Spec
 
 DTYPES = ("bool", "float32", "int32", "int64", "string", "boxes")
 """What a value can be, besides `float16[D]`: a vector whose length the model gives."""
@@ -118,6 +120,16 @@ class Rate:
 
 
 FREE = Rate(math.inf, math.inf)  # what costs next to nothing beside a model
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line that a plan says of a recipe before anything is computed."""
+
+    text: str
+    """It begins with the place in the recipe."""
+    is_problem: bool = True
+    """Whether it can't work so; otherwise it is only said."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +230,17 @@ class ColumnStage(Stage):
         }
 
     @classmethod
+    def check(cls, options: Model, where: str) -> Iterator[Finding]:
+        """Yield what a plan says of the options, whose content isn't looked at: whether what they name is there."""
+        for (key, what), value in _outside(options).items():
+            if what == "path" and not Path(value).expanduser().exists():
+                yield Finding(f"{where}.{key}: {value} does not exist; give a file or folder of this machine")
+
+    def commit(self, key: str = "model") -> str | None:
+        """Return the commit of the hub's model that an option names, as it was when the run was planned."""
+        return commit_in(self.spec.params["content"].get(key, ""))
+
+    @classmethod
     def rate(cls, spec: ColumnSpec) -> Rate | None:
         """Return how fast the column is computed; None where no rate is stated."""
         if not cls.needs.gpu:
@@ -259,6 +282,11 @@ class Step(Stage):
         """Make the step; `part` says which one, where a run has several: what follows the colon of `download:2`."""
         self.part = part
         self.progress: Callable[[int, int], None] = lambda samples, units: None
+
+    @classmethod
+    def check(cls, spec: Spec) -> Iterator[Finding]:
+        """Yield what a plan says of what the recipe asks of this step."""
+        return iter(())
 
     @abstractmethod
     def run(self, run: Run) -> None:

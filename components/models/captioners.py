@@ -9,7 +9,8 @@ from components.models.blip import load_blip
 from components.models.captioner import Captioner, Sampling
 from components.models.coca import load_coca
 from components.models.devices import pick_device
-from components.models.names import HF_HUB, OPEN_CLIP, model_folder
+from components.models.names import OPEN_CLIP, model_folder
+from components.storage.hub import HF_HUB
 from components.storage.model_files import OPEN_CLIP_CONFIG
 
 
@@ -32,7 +33,7 @@ def load_captioner(
     sampling, device = sampling or Sampling(), device or pick_device()
     folder = model_folder(model) if not model.startswith((OPEN_CLIP, HF_HUB)) else None
     if model.startswith((OPEN_CLIP, HF_HUB)) or (folder and (folder / OPEN_CLIP_CONFIG).is_file()):
-        if revision:
-            raise PermanentError(f"captioner {model}: open_clip takes no revision; leave it out, or give a folder")
-        return load_coca(model, sampling, device)
+        if revision and not model.startswith(HF_HUB):
+            raise PermanentError(f"captioner {model}: takes no revision; leave it out")
+        return load_coca(model, sampling, device, revision)
     return load_blip(model, revision, sampling, device)

@@ -23,9 +23,10 @@ from components.models.devices import Pieces, half_precision, pick_device
 from components.models.files import checked_folder, hub_files
 from components.models.known import doubt, published_tag, refuse_script
 from components.models.loading import loading
-from components.models.names import HF_HUB, model_folder
+from components.models.names import model_folder
 from components.models.pixels import Preprocess, from_open_clip
 from components.models.texts import bounded
+from components.storage.hub import HF_HUB
 from components.storage.model_files import OPEN_CLIP_CONFIG, find_checkpoint, read_object
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,9 @@ class Clip:
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float16)
 
 
-def load_clip(model: str, weights: str | None = None, device: torch.device | None = None) -> Clip:
+def load_clip(
+    model: str, weights: str | None = None, device: torch.device | None = None, revision: str | None = None
+) -> Clip:
     """Load a CLIP.
 
     Args:
@@ -89,20 +92,23 @@ def load_clip(model: str, weights: str | None = None, device: torch.device | Non
             `local-dir:` and a path), or the path of a model config .json.
         weights: a pretrained tag of that model name, or a checkpoint file; None where the model brings them.
         device: None picks a GPU if there is one.
+        revision: commit, branch or tag of `hf-hub:org/name`.
 
     Raises:
         PermanentError, TemporaryError: as `loading`.
     """
     if said := doubt(model, weights):
         log.warning("model %s: %s", model, said)
-    return Clip(*load_open_clip(model, weights, device or pick_device()), name=model)
+    return Clip(*load_open_clip(model, weights, device or pick_device(), revision), name=model)
 
 
-def load_open_clip(model: str, weights: str | None, device: torch.device) -> tuple[torch.nn.Module, Any, Preprocess]:
+def load_open_clip(
+    model: str, weights: str | None, device: torch.device, revision: str | None = None
+) -> tuple[torch.nn.Module, Any, Preprocess]:
     """Load a model (for inference, on the device), its tokenizer and its preprocessing; see load_clip."""
     what = f"model {model}" + (f" with weights {weights}" if weights else "")
     with loading(what):
-        name, options = _resolve(model, weights, what)
+        name, options = _resolve(model, weights, what, revision)
         module = open_clip.create_model(name, precision="fp32", device=device, require_pretrained=True, **options)
         tokenizer = bounded(open_clip.get_tokenizer(name))
     module.eval().requires_grad_(False)
@@ -111,13 +117,13 @@ def load_open_clip(model: str, weights: str | None, device: torch.device) -> tup
     return module, tokenizer, from_open_clip(get_model_preprocess_cfg(module), what)
 
 
-def _resolve(model: str, weights: str | None, what: str) -> tuple[str, dict[str, Any]]:
+def _resolve(model: str, weights: str | None, what: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Return open_clip's name for the model, and how create_model shall get its weights."""
     checkpoint = weights if weights and Path(weights).is_file() else None
     if model.startswith(HF_HUB) or model_folder(model):
         if weights and not checkpoint:
             raise PermanentError(f"model {model}: brings its weights, and {weights} is no file; leave weights out")
-        return _from_repository(model, checkpoint, what)
+        return _from_repository(model, checkpoint, what, revision)
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if model.endswith(".json") and Path(model).is_file():
         config, model = json.loads(Path(model).read_text(encoding="utf-8")), Path(model).stem
@@ -162,10 +168,10 @@ def _prepared(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _from_repository(model: str, checkpoint: str | None, what: str) -> tuple[str, dict[str, Any]]:
+def _from_repository(model: str, checkpoint: str | None, what: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Do what `_resolve` does, for a folder or a hub's repository with open_clip_config.json and weights."""
     here = model_folder(model) if not model.startswith(HF_HUB) else None
-    folder = checked_folder(here, what) if here else hub_files(model.removeprefix(HF_HUB), what)
+    folder = checked_folder(here, what) if here else hub_files(model.removeprefix(HF_HUB), what, revision)
     if not (folder / OPEN_CLIP_CONFIG).is_file():
         raise PermanentError(f"{what}: has no {OPEN_CLIP_CONFIG}; give a model of open_clip")
     whole = json.loads((folder / OPEN_CLIP_CONFIG).read_text(encoding="utf-8"))

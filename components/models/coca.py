@@ -59,7 +59,7 @@ class CocaCaptioner(Captioner):
         return out
 
 
-def load_coca(model: str, sampling: Sampling, device: torch.device) -> CocaCaptioner:
+def load_coca(model: str, sampling: Sampling, device: torch.device, revision: str | None = None) -> CocaCaptioner:
     """Load `open_clip:<model>/<pretrained tag>`, `hf-hub:org/name` or a folder with open_clip_config.json.
 
     Raises:
@@ -71,7 +71,7 @@ def load_coca(model: str, sampling: Sampling, device: torch.device) -> CocaCapti
         name, slash, weights = model.removeprefix(OPEN_CLIP).partition("/")
         if not (name and slash and weights):
             raise PermanentError(f"{what}: expected {OPEN_CLIP}<model>/<pretrained tag or checkpoint file>")
-    module, tokenizer, preprocess = load_open_clip(name, weights, device)
+    module, tokenizer, preprocess = load_open_clip(name, weights, device, revision)
     if not isinstance(module, CoCa):
         raise PermanentError(f"{what}: is a CLIP, which has no text decoder; give a CoCa, BLIP or BLIP-2")
     positions = min(module.context_length, module.text.context_length)

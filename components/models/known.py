@@ -78,8 +78,8 @@ def refuse_script(checkpoint: Path) -> None:
     """Raise PermanentError for a program with weights in it, as OpenAI publishes them."""
     if any("/code/" in name for name in _members(checkpoint)):
         raise PermanentError(
-            f"weights {checkpoint}: is an archive of TorchScript, which is a program; give the tag (OpenAI's is openai), "
-            "or a file with a state dict"
+            f"weights {checkpoint}: is an archive of TorchScript, which is a program; give the tag (OpenAI's is "
+            "openai), or a file with a state dict"
         )
 
 

@@ -8,7 +8,6 @@ from components.base.errors import PermanentError
 from components.engine.stage import readable
 
 LOCAL_DIR = "local-dir:"  # open_clip's prefix
-HF_HUB = "hf-hub:"  # open_clip's prefix
 OPEN_CLIP = "open_clip:"  # ours, for a captioner that is open_clip's: open_clip:<model>/<pretrained tag>
 
 

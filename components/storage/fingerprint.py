@@ -7,12 +7,15 @@ from pathlib import Path
 
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
+from components.storage.hub import COMMIT, commit_of
 from components.storage.model_files import OPEN_CLIP_CONFIG, files_below, loaded_files
 from components.storage.opening import open_storage
 
 
 def model_fingerprint(model: str, revision: str | None = None, where: str = "model") -> str:
-    """Return a hash of the files of a local model that are loaded; for a model of a hub, its name and revision.
+    """Return a hash of the files of a local model that are loaded; for a model of a hub, its name and commit.
+
+    Where neither the hub nor its cache says which commit a revision is, the revision stands for it.
 
     Args:
         model: a folder or file, `local-dir:<folder>`, or a hub or open_clip name.
@@ -29,7 +32,13 @@ def model_fingerprint(model: str, revision: str | None = None, where: str = "mod
         return _digest(loaded_files(path), path)
     if model != name or name.startswith(("/", "./", "../", "~")):
         raise PermanentError(f"{where}: {name} does not exist; give a folder, a file or a model's name")
-    return f"{model}@{revision or 'main'}"
+    return f"{model}@{commit_of(model, revision) or revision or 'main'}"
+
+
+def commit_in(fingerprint: str) -> str | None:
+    """Return the commit in the fingerprint of a hub's model; None where it has none."""
+    commit = fingerprint.rpartition("@")[2]
+    return commit if "@" in fingerprint and COMMIT.fullmatch(commit) else None
 
 
 def path_fingerprint(path: str, where: str) -> str:

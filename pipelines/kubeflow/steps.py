@@ -29,6 +29,7 @@ from components.storage.opening import open_storage
 from pipelines.execution.run_status import begin, timed
 from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of, refuse_networks, source_of
 from pipelines.kubeflow.step_retry import attempted, clean_up, execute
+from pipelines.planning.checks import check_recipe
 from pipelines.planning.plan import plan_run
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,8 @@ def _planned(recipe: Recipe, by: str) -> Run:
     if os.environ.get("RECAPTION_LAUNCHER") != "local":  # else the launchers do the work on this machine
         refuse_networks(recipe)
     run = _planned_latest(recipe, by) or plan_run(recipe)
+    for text in check_recipe(recipe):
+        log.warning("%s", text)
     run.save()
     return run
 

@@ -12,8 +12,10 @@ from components.pool.shards import Pool, list_pool
 from components.recipe import recipe as schema
 from components.recipe.training import ScaleConfig
 from components.storage.fingerprint import files_fingerprint, model_fingerprint
+from components.storage.hub import forget
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
+from pipelines.planning.checks import check_recipe
 from pipelines.planning.columns import plan_columns
 from pipelines.planning.ingest import plan_ingest
 
@@ -22,10 +24,12 @@ def plan_run(recipe: schema.Recipe) -> Run:
     """List the pool, or what it is to be downloaded from, and derive everything the recipe needs. Writes nothing.
 
     Raises:
-        PermanentError: no shards, a storage among them, a model or evaluation set that isn't there.
+        PermanentError: no shards, a storage among them, models or evaluation sets that can't work.
         TemporaryError: Common Crawl can't be reached.
     """
     spec = recipe.spec
+    forget()  # what the hub said of models for an earlier plan
+    check_recipe(recipe)
     storage = open_storage(spec.storage)
     _refuse_inside(spec, storage)
     pool, ingest = plan_ingest(spec, storage) if spec.pool.shards is None else (_given(spec), None)

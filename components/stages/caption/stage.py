@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import pydantic
 
-from components.engine.stage import Batch, ColumnStage, Field, Needs, Rate
+from components.engine.stage import Batch, ColumnStage, Field, Finding, Needs, Rate
+from components.models.checks import check_captioner
 from components.models.names import model_label
 from components.recipe.columns import Options
-from components.recipe.types import ModelName, Seed, Text, Whole
+from components.recipe.types import Model, ModelName, Seed, Text, Whole
 
 EMPTY = "empty caption"
 
@@ -71,13 +72,18 @@ class CaptionStage(ColumnStage):
         assert isinstance(options, Caption)
         return f"{model_label(options.model)}-t{options.temperature:g}"
 
+    @classmethod
+    def check(cls, options: Model, where: str) -> Iterator[Finding]:
+        assert isinstance(options, Caption)
+        return check_captioner(options.model, options.revision, where)
+
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         from components.models.captioner import Sampling
         from components.models.captioners import load_captioner
 
         asked = self.options
         sampling = Sampling(asked.temperature, asked.top_k, asked.min_length, asked.max_length)
-        self.captioner = load_captioner(asked.model, asked.revision, sampling)
+        self.captioner = load_captioner(asked.model, self.commit() or asked.revision, sampling)
         self.geometry = self.captioner.geometry
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:

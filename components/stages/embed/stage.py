@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from components.base.hashing import said
-from components.engine.stage import Batch, ColumnStage, Field, Needs, Rate
+from components.engine.stage import Batch, ColumnStage, Field, Finding, Needs, Rate
+from components.models.checks import check_clip
 from components.models.names import model_label
 from components.models.scorers import CLIP_RATES, embedding_width, scorer_of
 from components.pool.specs import ColumnSpec
 from components.recipe.scorer import Scorer
+from components.recipe.types import Model
 
 
 class EmbedStage(ColumnStage):
@@ -44,11 +46,16 @@ class EmbedStage(ColumnStage):
     def bytes_per_sample(cls, spec: ColumnSpec) -> int:
         return 32 + 2 * embedding_width(scorer_of(spec).model)
 
+    @classmethod
+    def check(cls, options: Model, where: str) -> Iterator[Finding]:
+        assert isinstance(options, Scorer)
+        return check_clip(options.model, options.weights, where)
+
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         from components.models.clip import load_clip
 
         scorer = scorer_of(self.spec)
-        self.clip = load_clip(scorer.model, scorer.weights)
+        self.clip = load_clip(scorer.model, scorer.weights, revision=self.commit())
         self.geometry = self.clip.geometry
         width = self.clip.embed_texts([""]).shape[1]
         self.fields = tuple(replace(field, width=width) for field in self.fields)

@@ -7,14 +7,16 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.base.errors import PermanentError, RecaptionError, TemporaryError
-from components.engine.stage import Needs, Step
+from components.engine.stage import Finding, Needs, Step
 from components.pool.run import Run
 from components.recipe.mixtures import Mixture
+from components.recipe.recipe import Spec
+from components.stages.evaluate.checks import check_data_sets
 from components.stages.evaluate.metrics import find_metric, mean_by_group, mean_of, measure_all
 from components.stages.evaluate.tasks import Task, gap, local_copy, tasks_of
 from components.storage.interface import below
@@ -42,6 +44,10 @@ class EvaluateStep(Step):
     writes = "evaluations/<mixture>: a result per task, results.json"
     needs = Needs(memory_gib=8, gpu=True)
     divisible = True
+
+    @classmethod
+    def check(cls, spec: Spec) -> Iterator[Finding]:
+        return check_data_sets(spec.evaluate) if spec.evaluate else iter(())
 
     def run(self, run: Run) -> None:
         failures: list[RecaptionError] = []

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from components.engine.stage import NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, vectors_of
+from components.engine.stage import NO_EMBEDDING, Batch, ColumnStage, Field, Finding, Needs, Rate, vectors_of
+from components.models.checks import check_clip
 from components.models.names import model_label
 from components.models.scorers import CLIP_RATES, scorer_of
 from components.pool.specs import ColumnSpec
 from components.recipe.columns import RAW, Options
 from components.recipe.scorer import Scorer
-from components.recipe.types import ModelName, Name
+from components.recipe.types import Model, ModelName, Name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,11 +75,16 @@ class ScoreStage(ColumnStage):
         rate = CLIP_RATES.get(scorer_of(spec).model)
         return rate and rate.times(TEXT_TOWER)
 
+    @classmethod
+    def check(cls, options: Model, where: str) -> Iterator[Finding]:
+        assert isinstance(options, ClipScore)
+        return check_clip(options.model, options.weights, where)
+
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         from components.models.clip import load_clip
 
         scorer = scorer_of(self.spec)
-        self.clip = load_clip(scorer.model, scorer.weights)
+        self.clip = load_clip(scorer.model, scorer.weights, revision=self.commit())
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         import pyarrow.compute as pc

@@ -6,10 +6,11 @@ anew. What has no score stays: a missing text offends nobody, and an image that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from components.engine.stage import FREE, NO_EMBEDDING, Batch, ColumnStage, Field, Needs, Rate, score_rows
+from components.engine.stage import FREE, NO_EMBEDDING, Batch, ColumnStage, Field, Finding, Needs, Rate, score_rows
+from components.models.checks import check_classifier
 from components.pool.specs import ColumnSpec
 from components.recipe.columns import RAW, Options
 from components.recipe.types import Address, LocalPath, Model, ModelName, Name, Text
@@ -84,6 +85,12 @@ class ScreenStage(ColumnStage):
         return prints
 
     @classmethod
+    def check(cls, options: Model, where: str) -> Iterator[Finding]:
+        if isinstance(options, TextNsfw):
+            return check_classifier(options.model, options.revision, options.label, where)
+        return super().check(options, where)
+
+    @classmethod
     def rate(cls, spec: ColumnSpec) -> Rate | None:
         return FREE if "embedding" in spec.inputs else None
 
@@ -102,7 +109,7 @@ class ScreenStage(ColumnStage):
             case TextNsfw(model=model, revision=revision, label=label):
                 from components.stages.screen.classifier import load_classifier
 
-                self.score = load_classifier(model, revision, label).score
+                self.score = load_classifier(model, self.commit() or revision, label).score
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         if "embedding" in batch.inputs:

@@ -27,9 +27,11 @@ from typing import Any
 from components.base.errors import PermanentError, TemporaryError
 from components.base.hashing import content_hash
 from components.base.version import version
-from components.engine.stage import Needs, Step
+from components.engine.stage import Finding, Needs, Step
+from components.models.checks import check_student
 from components.pool.run import Run
 from components.recipe.mixtures import Mixture
+from components.recipe.recipe import Spec
 from components.recipe.training import ScaleConfig, Train
 from components.stages.train import checkpoints
 from components.stages.train.arguments import trainer_arguments
@@ -57,6 +59,11 @@ class TrainStep(Step):
     reads = ("datasets",)
     writes = "models/<mixture>: checkpoints, model.json"
     needs = Needs(memory_gib=16, gpu=True)
+
+    @classmethod
+    def check(cls, spec: Spec) -> Iterator[Finding]:
+        scale = spec.train.scale if spec.train else None
+        return check_student(scale.model, "spec.train.scale.model") if isinstance(scale, ScaleConfig) else iter(())
 
     def run(self, run: Run) -> None:
         for mixture in run.trained:

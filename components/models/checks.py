@@ -55,7 +55,7 @@ def check_clip(model: str, weights: str | None, where: str) -> Iterator[Finding]
         if not model.startswith((HF_HUB, LOCAL_DIR)) and repository_of(model):
             yield Finding(f"{where}.model: {model} is no folder; for a model of the hub write {HF_HUB}{model}")
         else:
-            yield from _check(model, None, f"{where}.model", judge)
+            yield from _check(model, None, f"{where}.model", judge, complete=not is_file)
     else:
         yield from _check_known(model, weights, f"{where}.model")
 
@@ -83,9 +83,13 @@ def check_student(model: str, where: str) -> Iterator[Finding]:
 
 
 def _check(
-    model: str, revision: str | None, where: str, judge: Callable[[Mapping[str, Config]], str | None]
+    model: str,
+    revision: str | None,
+    where: str,
+    judge: Callable[[Mapping[str, Config]], str | None],
+    complete: bool = True,
 ) -> Iterator[Finding]:
-    """Look at the configs of a folder or of a hub's repository."""
+    """Look at the configs of a folder or of a hub's repository; `complete`: a folder must have open_clip's weights."""
     repository = repository_of(model)
     if repository is None:
         try:
@@ -99,7 +103,7 @@ def _check(
         found = {name: read_object(folder / name) for name in (CONFIG, OPEN_CLIP_CONFIG) if (folder / name).is_file()}
         if said := judge(found):
             yield Finding(f"{where}: {model} {said}")
-        elif OPEN_CLIP_CONFIG in found and find_checkpoint(folder) is None:
+        elif complete and OPEN_CLIP_CONFIG in found and find_checkpoint(folder) is None:
             yield Finding(f"{where}: {model} has no weights beside its {OPEN_CLIP_CONFIG}")
         return
     hub = ask_hub(repository, revision)
@@ -155,6 +159,9 @@ def _not_blip(config: Config) -> str | None:
         return f"is a {kind} model{named}; supported are blip, blip-2 and open_clip's CoCa"
     if built and not any(name.endswith("ForConditionalGeneration") for name in built):
         return f"is a {', '.join(built)}, which writes no captions; give a model made to caption"
+    end, text = ("sep_token_id" if kind == "blip" else "eos_token_id"), config.get("text_config")
+    if isinstance(text, dict) and end in text and text[end] is None:
+        return f"has no text_config.{end}, the token that ends a caption; add it to its {CONFIG}"
     return None
 
 

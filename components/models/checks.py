@@ -18,6 +18,7 @@ from components.storage.hub import COMMIT, HF_HUB, ask_hub, repository_of
 from components.storage.model_files import OPEN_CLIP_CONFIG, find_checkpoint, read_object
 
 CONFIG = "config.json"
+PATH = ("/", "./", "../", "~")  # how a name begins that can only be a path
 CAPTIONERS = ("blip", "blip-2")  # transformers' model_type
 Config = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ def check_captioner(model: str, revision: str | None, where: str) -> Iterator[Fi
     """Yield what a plan says of a captioner; `where` is the place of its options."""
     if model.startswith(OPEN_CLIP):
         name, _, weights = model.removeprefix(OPEN_CLIP).partition("/")
-        yield from _check_known(name, weights or None, f"{where}.model", captions=True)
+        yield from _check_known(name, weights or None, where, "model", captions=True)
         return
 
     def judge(configs: Mapping[str, Config]) -> str | None:
@@ -57,7 +58,7 @@ def check_clip(model: str, weights: str | None, where: str) -> Iterator[Finding]
         else:
             yield from _check(model, None, f"{where}.model", judge, complete=not is_file)
     else:
-        yield from _check_known(model, weights, f"{where}.model")
+        yield from _check_known(model, weights, where, "weights")
 
 
 def check_classifier(model: str, revision: str | None, label: str, where: str) -> Iterator[Finding]:
@@ -94,8 +95,8 @@ def _check(
     if repository is None:
         try:
             folder = model_folder(model)
-        except PermanentError as error:
-            yield Finding(f"{where}: {error}")
+        except PermanentError:
+            yield Finding(f"{where}: {model.removeprefix(LOCAL_DIR)} does not exist; give a folder or a model's name")
             return
         if folder is None:
             yield Finding(f"{where}: {model} is no folder, and no name of a hub's model (organisation/name)")
@@ -118,12 +119,18 @@ def _check(
         yield Finding(f"{where}: {repository} is taken at {revision or 'main'}'s commit {hub.commit}", False)
 
 
-def _check_known(name: str, weights: str | None, where: str, captions: bool = False) -> Iterator[Finding]:
-    """Check a name of open_clip's list, and a tag of its weights or a file."""
+def _check_known(name: str, weights: str | None, where: str, key: str, captions: bool = False) -> Iterator[Finding]:
+    """Check a name of open_clip's list, and a tag of its weights or a file, which the option `key` has."""
     names = [key for key, known in known_models().items() if known.captions or not captions]
     if name not in names:
         what = "no CoCa" if captions else "no model"
-        yield Finding(f"{where}: open_clip has {what} {name}{_perhaps(name, names)}")
+        yield Finding(f"{where}.model: open_clip has {what} {name}{_perhaps(name, names)}")
+        return
+    where = f"{where}.{key}"
+    if weights is not None and weights.startswith(PATH) and not Path(weights).is_file():
+        yield Finding(
+            f"{where}: {weights} does not exist; give a file or one of {', '.join(known_models()[name].tags)}"
+        )
         return
     if weights is None or (tag_of(name, weights) is None and not Path(weights).is_file()):
         tags = known_models()[name].tags

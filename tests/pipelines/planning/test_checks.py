@@ -88,7 +88,7 @@ WRONG: dict[str, tuple[Callable[[], list[dict[str, Any]]], str]] = {
     "a VLM": (lambda: captions("./models/llava"), r"is a llava model \(LlavaForConditionalGeneration\); supported are"),
     "a CLIP": (lambda: captions("models/clip"), "is a CLIP, which has no text decoder"),
     "no model": (lambda: captions("models/nothing"), "models/nothing has no config.json"),
-    "no folder": (lambda: captions("/nowhere"), "no such folder"),
+    "no folder": (lambda: captions("/nowhere"), "/nowhere does not exist"),
     "no name": (lambda: captions("blip2"), "is no folder, and no name of a hub's model"),
     "a CoCa's name": (lambda: captions("open_clip:coca_ViT-B32/laion2b"), "did you mean coca_ViT-B-32"),
     "a CLIP's name as a CoCa": (lambda: captions("open_clip:ViT-B-32/openai"), "open_clip has no CoCa ViT-B-32"),
@@ -132,7 +132,7 @@ def test_everything_is_said_at_once() -> None:
     assert [line.partition(":")[0] for line in lines] == [
         "spec.scorer.model",
         "spec.columns[0].caption.model",
-        "spec.columns[1].clip.model",
+        "spec.columns[1].clip.weights",
         "spec.evaluate",
         "spec.train.scale.model",
     ]

@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         if parts[:2] == ["api", "models"]:
-            self._api("/".join(parts[2:4]), "".join(parts[4:5]))
+            self._api("/".join(parts[2:4]), "".join(parts[4:5]), "".join(parts[5:6]))
         elif parts[2:3] == ["resolve"]:
             self.asked.append("/".join((*parts[:2], *parts[4:])))
             if parts[3] not in (self._commit("/".join(parts[:2])), "main"):
@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815  (http.server's names)
 
-    def _api(self, repository: str, what: str) -> None:
+    def _api(self, repository: str, what: str, revision: str) -> None:
         folder = self.root / repository
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         if not files:
@@ -49,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
                 for f in files
             ]
             self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+        elif revision not in ("", "main", self._commit(repository)):
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         else:
             siblings = [{"rfilename": str(f.relative_to(folder))} for f in files]
             whole = {

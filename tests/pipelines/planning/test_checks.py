@@ -147,7 +147,8 @@ def test_names_of_open_clip_that_it_has_are_planned() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (captions("org/gone"), r"caption\.model: org/gone: .*Not Found"),
+        (captions("org/gone"), r"caption\.model: org/gone: the hub has no such repository"),
+        (captions("org/blip", revision="v9"), "org/blip: the hub has no revision v9"),
         (captions("org/llava"), "org/llava is a llava model"),
         (clip("hf-hub:org/blip"), "org/blip has no open_clip_config.json"),
         (captions("hf-hub:org/clip"), "org/clip is a CLIP"),

@@ -69,6 +69,7 @@ def load_blip(model: str, revision: str | None, sampling: Sampling, device: torc
             raise PermanentError(
                 f"{what}: {len(found['missing_keys'])} weights are missing ({some}, …); give a model made to caption"
             )
+        _check_end(module, config, what)
         module.to(device).eval().requires_grad_(False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if len(tokenizer) < config.text_config.vocab_size // 2:  # without files transformers makes an empty one
@@ -78,6 +79,17 @@ def load_blip(model: str, revision: str | None, sampling: Sampling, device: torc
             )
         images = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False).to_dict()
     return TransformersCaptioner(module, tokenizer, model, from_transformers(images, what), sampling, device)
+
+
+def _check_end(module: Any, config: Any, what: str) -> None:
+    """Refuse a model that doesn't know which token ends a caption: all would be as long as they may."""
+    key, end = (
+        ("sep_token_id", config.text_config.sep_token_id)
+        if config.model_type == "blip"
+        else ("eos_token_id", module.language_model.generation_config.eos_token_id)
+    )
+    if end is None:
+        raise PermanentError(f"{what}: its config.json has no text_config.{key}, the token that ends a caption; add it")
 
 
 def _check(config: Any, sampling: Sampling, what: str) -> None:

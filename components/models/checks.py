@@ -18,6 +18,7 @@ from components.storage.hub import COMMIT, HF_HUB, ask_hub, repository_of
 from components.storage.model_files import OPEN_CLIP_CONFIG, find_checkpoint, read_object
 
 CONFIG = "config.json"
+PATH = ("/", "./", "../", "~")  # how a name begins that can only be a path
 CAPTIONERS = ("blip", "blip-2")  # transformers' model_type
 Config = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ def check_captioner(model: str, revision: str | None, where: str) -> Iterator[Fi
     """Yield what a plan says of a captioner; `where` is the place of its options."""
     if model.startswith(OPEN_CLIP):
         name, _, weights = model.removeprefix(OPEN_CLIP).partition("/")
-        yield from _check_known(name, weights or None, f"{where}.model", captions=True)
+        yield from _check_known(name, weights or None, where, "model", captions=True)
         return
 
     def judge(configs: Mapping[str, Config]) -> str | None:
@@ -55,9 +56,9 @@ def check_clip(model: str, weights: str | None, where: str) -> Iterator[Finding]
         if not model.startswith((HF_HUB, LOCAL_DIR)) and repository_of(model):
             yield Finding(f"{where}.model: {model} is no folder; for a model of the hub write {HF_HUB}{model}")
         else:
-            yield from _check(model, None, f"{where}.model", judge)
+            yield from _check(model, None, f"{where}.model", judge, complete=not is_file)
     else:
-        yield from _check_known(model, weights, f"{where}.model")
+        yield from _check_known(model, weights, where, "weights")
 
 
 def check_classifier(model: str, revision: str | None, label: str, where: str) -> Iterator[Finding]:
@@ -83,15 +84,19 @@ def check_student(model: str, where: str) -> Iterator[Finding]:
 
 
 def _check(
-    model: str, revision: str | None, where: str, judge: Callable[[Mapping[str, Config]], str | None]
+    model: str,
+    revision: str | None,
+    where: str,
+    judge: Callable[[Mapping[str, Config]], str | None],
+    complete: bool = True,
 ) -> Iterator[Finding]:
-    """Look at the configs of a folder or of a hub's repository."""
+    """Look at the configs of a folder or of a hub's repository; `complete`: a folder must have open_clip's weights."""
     repository = repository_of(model)
     if repository is None:
         try:
             folder = model_folder(model)
-        except PermanentError as error:
-            yield Finding(f"{where}: {error}")
+        except PermanentError:
+            yield Finding(f"{where}: {model.removeprefix(LOCAL_DIR)} does not exist; give a folder or a model's name")
             return
         if folder is None:
             yield Finding(f"{where}: {model} is no folder, and no name of a hub's model (organisation/name)")
@@ -99,7 +104,7 @@ def _check(
         found = {name: read_object(folder / name) for name in (CONFIG, OPEN_CLIP_CONFIG) if (folder / name).is_file()}
         if said := judge(found):
             yield Finding(f"{where}: {model} {said}")
-        elif OPEN_CLIP_CONFIG in found and find_checkpoint(folder) is None:
+        elif complete and OPEN_CLIP_CONFIG in found and find_checkpoint(folder) is None:
             yield Finding(f"{where}: {model} has no weights beside its {OPEN_CLIP_CONFIG}")
         return
     hub = ask_hub(repository, revision)
@@ -114,12 +119,18 @@ def _check(
         yield Finding(f"{where}: {repository} is taken at {revision or 'main'}'s commit {hub.commit}", False)
 
 
-def _check_known(name: str, weights: str | None, where: str, captions: bool = False) -> Iterator[Finding]:
-    """Check a name of open_clip's list, and a tag of its weights or a file."""
+def _check_known(name: str, weights: str | None, where: str, key: str, captions: bool = False) -> Iterator[Finding]:
+    """Check a name of open_clip's list, and a tag of its weights or a file, which the option `key` has."""
     names = [key for key, known in known_models().items() if known.captions or not captions]
     if name not in names:
         what = "no CoCa" if captions else "no model"
-        yield Finding(f"{where}: open_clip has {what} {name}{_perhaps(name, names)}")
+        yield Finding(f"{where}.model: open_clip has {what} {name}{_perhaps(name, names)}")
+        return
+    where = f"{where}.{key}"
+    if weights is not None and weights.startswith(PATH) and not Path(weights).is_file():
+        yield Finding(
+            f"{where}: {weights} does not exist; give a file or one of {', '.join(known_models()[name].tags)}"
+        )
         return
     if weights is None or (tag_of(name, weights) is None and not Path(weights).is_file()):
         tags = known_models()[name].tags
@@ -155,6 +166,9 @@ def _not_blip(config: Config) -> str | None:
         return f"is a {kind} model{named}; supported are blip, blip-2 and open_clip's CoCa"
     if built and not any(name.endswith("ForConditionalGeneration") for name in built):
         return f"is a {', '.join(built)}, which writes no captions; give a model made to caption"
+    end, text = ("sep_token_id" if kind == "blip" else "eos_token_id"), config.get("text_config")
+    if isinstance(text, dict) and end in text and text[end] is None:
+        return f"has no text_config.{end}, the token that ends a caption; add it to its {CONFIG}"
     return None
 
 

@@ -26,7 +26,7 @@ class CocaCaptioner(Captioner):
     def __init__(self, module: CoCa, tokenizer: Any, *args: Any) -> None:
         super().__init__(*args)
         self.module, self.tokenizer = module, tokenizer
-        self.start, self.end = _start_and_end(tokenizer)
+        self.start, self.end = _start_and_end(tokenizer, self.name)
 
     def _captions(self, pixels: torch.Tensor, keys: torch.Tensor) -> list[str]:
         with half_precision(self.device, generation_dtype(self.device)):
@@ -80,10 +80,16 @@ def load_coca(model: str, sampling: Sampling, device: torch.device, revision: st
     return CocaCaptioner(module, tokenizer, model, preprocess, sampling, device)
 
 
-def _start_and_end(tokenizer: Any) -> tuple[int, int]:
+def _start_and_end(tokenizer: Any, name: str) -> tuple[int, int]:
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:
         return tokenizer.sot_token_id, tokenizer.eot_token_id
     start = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
     end = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
+    if start is None or end is None:
+        raise PermanentError(
+            f"captioner {name}: its tokenizer has no token that {'starts' if start is None else 'ends'} a text "
+            f"({'bos_token or cls_token' if start is None else 'eos_token or sep_token'}); add it to its "
+            "tokenizer_config.json"
+        )
     return start, end

@@ -57,14 +57,19 @@ def ask_hub(repository: str, revision: str | None) -> HubModel:
     """
     from huggingface_hub import HfApi, errors, snapshot_download
 
-    sure = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
     try:
         api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         found = api.model_info(repository, revision=revision, timeout=TIMEOUT)
         names = {sibling.rfilename for sibling in found.siblings or ()}
         configs = {name: _read(api, repository, name, str(found.sha)) for name in READ if name in names}
         return HubModel(found.sha, configs)
-    except sure as error:
+    except errors.GatedRepoError:
+        return HubModel(problem="is gated: HF_TOKEN must be somebody's who was given access")
+    except errors.RepositoryNotFoundError:
+        return HubModel(problem="the hub has no such repository, or it is private and needs another HF_TOKEN")
+    except errors.RevisionNotFoundError:
+        return HubModel(problem=f"the hub has no revision {revision} of it")
+    except errors.HFValidationError as error:
         return HubModel(problem=_in_one_line(error))
     except Exception as error:  # whatever the network, a proxy or an answer that is none brings
         try:

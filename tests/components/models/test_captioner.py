@@ -14,7 +14,8 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, BertConfig, BlipForQuestionAnswering
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, BertConfig, BlipForQuestionAnswering, PreTrainedTokenizerFast
 from transformers.models.blip.image_processing_blip import BlipImageProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -23,6 +24,7 @@ from components.engine.images import Geometry, decode
 from components.models import blip, coca
 from components.models.captioner import Captioner, Sampling
 from components.models.captioners import load_captioner
+from components.models.checks import check_captioner
 from components.models.sampling import draw, row_keys
 from tests.components.models.tiny import CLIP, COCA, SIDE, pixels, save_blip, save_blip2, save_open_clip
 
@@ -303,3 +305,29 @@ def test_the_longest_caption_a_model_has_positions_for(folders: dict[str, Path],
 def test_open_clip_takes_no_revision(folders: dict[str, Path]) -> None:
     with pytest.raises(PermanentError, match="takes no revision"):
         load_captioner(str(folders["coca"]), "main")
+
+
+@pytest.mark.parametrize("kind", ["blip", "blip2-opt", "blip2-t5"])
+def test_a_captioner_without_a_token_that_ends_captions(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """All its captions would be as long as they may; BLIP's end in a TypeError."""
+    config = json.loads((folders[kind] / "config.json").read_text())
+    for key in ("eos_token_id", "sep_token_id"):
+        config["text_config"][key] = None
+    folder = edited(folders[kind], tmp_path / "endless", text_config=config["text_config"])
+    with pytest.raises(PermanentError, match=r"has no text_config\.(sep|eos)_token_id, the token that ends") as caught:
+        load_captioner(str(folder))
+    assert "\n" not in str(caught.value)
+    [finding] = check_captioner(str(folder), None, "spec.columns[0].caption")
+    assert finding.is_problem
+    assert "the token that ends a caption" in finding.text
+
+
+def test_a_coca_whose_tokenizer_ends_no_text(tmp_path: Path) -> None:
+    folder = save_open_clip(tmp_path / "tiny-endless", COCA)
+    whole = json.loads((folder / "open_clip_config.json").read_text())
+    whole["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "its own"
+    (folder / "open_clip_config.json").write_text(json.dumps(whole))
+    words = Tokenizer(models.WordLevel({"[BOS]": 0, "[PAD]": 1, "cat": 2}, unk_token="[PAD]"))
+    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="[BOS]", pad_token="[PAD]").save_pretrained(folder)
+    with pytest.raises(PermanentError, match="its tokenizer has no token that ends a text"):
+        load_captioner(str(folder), sampling=SHORT)

@@ -111,7 +111,8 @@ def test_an_embed_column_is_an_index(embedded: Any, world: Path, tmp_path: Path)
     rows = screened(embedded, Duplicates(index=str(folder)))
     assert [round(row["score"], 3) for row in rows if row["score"] is not None] == [1.0] * (SAMPLES - 1)
     another = shutil.copytree(WEIGHTS / "scorer", tmp_path / "another")
-    (another / "README").write_text("another scorer")
+    config = another / "open_clip_config.json"
+    config.write_text(config.read_text() + " ")
     other = EmbedStage.of_scorer(Scorer(model=f"local-dir:{another}"), "spec.scorer", index)
     stage = ScreenStage(spec_of(Duplicates(index=str(folder)), index, other))
     with pytest.raises(PermanentError, match="make the index with this scorer"):

@@ -247,9 +247,7 @@ def test_imagenet_has_a_column_of_its_own(tmp_path: Path, fake: type[Fake]) -> N
 
 
 def test_an_evaluation_without_data_says_where_to_get_them(tmp_path: Path, fake: type[Fake]) -> None:
-    with pytest.raises(
-        PermanentError, match=r"evaluate\.root: .*is empty; DataComp.s download_evalsets\.py"
-    ):
+    with pytest.raises(PermanentError, match=r"evaluate\.root: .*is empty; DataComp.s download_evalsets\.py"):
         make_run(tmp_path)
     run = make_run(with_data(tmp_path), ["t00", "absent"])
     EvaluateStep().run(run)

@@ -19,8 +19,16 @@ from components.recipe.mixtures import Mixture
 from components.recipe.recipe import Spec
 from components.stages.evaluate.checks import check_data_sets
 from components.stages.evaluate.metrics import find_metric, mean_by_group, mean_of, measure_all
-from components.stages.evaluate.tasks import Task, gap, local_copy, print_key, tasks_of
-from components.storage.interface import below
+from components.stages.evaluate.tasks import (
+    Task,
+    absent,
+    fingerprint,
+    gap,
+    local_copy,
+    print_key,
+    tasks_of,
+)
+from components.storage.interface import Storage, below
 from components.storage.opening import open_storage
 
 if TYPE_CHECKING:
@@ -94,13 +102,14 @@ def _evaluate(run: Run, mixture: Mixture, tasks: Sequence[Task]) -> list[Recapti
     for task in tasks:
         try:
             path = _path(run, mixture, task)
-            reason = gap(task, root)
+            reason = _gap(run, task, root)
             if reason:
                 log.warning("evaluate %s on %s: %s", mixture.name, task.name, reason)
             elif run.storage.size(path) is None:
                 student = student or _load(run, mixture)
                 with local_copy(task, root) as data:
                     result = _timed(student, task, data)
+                _refuse_changed(run, task, root)
                 run.storage.create(path, json.dumps(result, indent=1).encode())
                 log.info("evaluate %s on %s: %s %.4f", mixture.name, task.name, result["metric"], result["value"])
         except Exception as error:  # whatever a data set or its reader comes up with: the others go on
@@ -114,6 +123,20 @@ def _evaluate(run: Run, mixture: Mixture, tasks: Sequence[Task]) -> list[Recapti
 def _path(run: Run, mixture: Mixture, task: Task) -> str:
     content = run.fingerprints.get(print_key(task)) or content_hash(task.metric)
     return f"{run.evaluation_folder(mixture)}/tasks/{task.folder}-{content}.json"
+
+
+def _gap(run: Run, task: Task, root: Storage) -> str | None:
+    """Say why a task is not evaluated; None where it is."""
+    if run.fingerprints.get(print_key(task)) == absent(task) and not gap(task, root):
+        return f"{root.uri}/{task.folder} was not there when this run was planned; run the recipe again to evaluate it"
+    return gap(task, root)
+
+
+def _refuse_changed(run: Run, task: Task, root: Storage) -> None:
+    """Raise PermanentError where the data set is not the one that the result would be named by."""
+    planned = run.fingerprints.get(print_key(task))
+    if planned and planned != fingerprint(task, root):
+        raise PermanentError(f"{root.uri}/{task.folder} was changed after this run was planned; run the recipe again")
 
 
 def _explained(error: Exception, mixture: Mixture, task: Task) -> RecaptionError:
@@ -144,7 +167,7 @@ def _merge(run: Run, mixture: Mixture) -> None:
             result = json.loads(run.storage.read(path))
             found.append({**result, "folder": task.folder, "column": task.column})
         else:
-            gaps.append({"task": task.name, "reason": gap(task, root)})
+            gaps.append({"task": task.name, "reason": _gap(run, task, root)})
     results = {
         "mixture": mixture.name,
         "tasks": found,

@@ -24,7 +24,7 @@ SHARDS = "test/nshards.txt"
 TEXTS = ("dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt", SHARDS)
 """Files of a data set that decide a result, beside its tars."""
 LONGEST = 1 << 20  # bytes of such a file that are looked at; ImageNet's class names are 15 kB
-WHERE_FROM = "docs/evaluation.md says where to get the data sets, and their layout"
+WHERE_FROM = "DataComp's download_evalsets.py fetches most data sets; docs/evaluation.md says more"
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def fingerprint_tasks(evaluate: Evaluate) -> dict[str, str]:
         PermanentError: there is nothing below the root.
     """
     root, tasks = open_storage(evaluate.root), tasks_of(evaluate)
-    found = dict(zip(tasks, map_ahead(lambda task: _fingerprint(root, task), tasks), strict=True))
-    if not any(found.values()) and not any(root.list()):
+    found = dict(zip(tasks, map_ahead(lambda task: fingerprint(task, root), tasks), strict=True))
+    if all(value == absent(task) for task, value in found.items()) and not any(root.list()):
         raise PermanentError(f"spec.evaluate.root: {evaluate.root} does not exist or is empty; {WHERE_FROM}")
-    return {print_key(task): content_hash([task.metric, data]) for task, data in found.items()}
+    return {print_key(task): value for task, value in found.items()}
 
 
 def print_key(task: Task) -> str:
@@ -79,7 +79,17 @@ def print_key(task: Task) -> str:
     return f"task:{task.folder}"
 
 
-def _fingerprint(root: Storage, task: Task) -> list[tuple[str, object]]:
+def fingerprint(task: Task, root: Storage) -> str:
+    """Hash a task's metric and its data set, as `fingerprint_tasks` has it."""
+    return content_hash([task.metric, _files(task, root)])
+
+
+def absent(task: Task) -> str:
+    """Return the hash of a task whose data set is not there."""
+    return content_hash([task.metric, []])
+
+
+def _files(task: Task, root: Storage) -> list[tuple[str, object]]:
     """List the files of a data set, each with its content or its size."""
     sizes = {e.path.removeprefix(f"{task.folder}/"): e.size for e in root.list(f"{task.folder}/")}
     counted = [n for n in sizes if n in TEXTS or (n.startswith("test/") and n.endswith(".tar"))]

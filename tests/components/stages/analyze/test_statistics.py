@@ -96,7 +96,7 @@ def test_the_diversity_of_more_captions_than_the_sample_grows_with_them(
     monkeypatch.setattr(statistics, "KEPT", kept)
     monkeypatch.setattr(statistics, "MERGE", 300)
     for count in (3000, 9000):
-        texts: list[str | None] = [f"w{i % 30} x{i % 900} y{i}" for i in range(count)] * 2
+        texts: list[str | None] = [f"w{i % 30} x{i % 900} y{i}" for i in [*range(count)] * 2]
         found = measured(texts, chunk=500)["diversity"]
         assert found["standard_error"] == pytest.approx(kept**-0.5, rel=0.02)
         assert abs(found["unique"] / count - 1) < 4 * found["standard_error"]

@@ -195,6 +195,21 @@ def test_a_data_set_that_changed_is_evaluated_again(tmp_path: Path, fake: type[F
     assert fake.predicted == ["a t01", "b t01"]
 
 
+def test_a_data_set_that_changes_during_a_run_is_no_result_of_the_run(tmp_path: Path, fake: type[Fake]) -> None:
+    """Its result would be found again by the name of the data set that was planned."""
+    run = make_run(with_data(tmp_path, missing="t01"), ["t00", "t01"])
+    shutil.copytree(tmp_path / "tasks/t00", tmp_path / "tasks/t01")
+    (tmp_path / "tasks/t00/classnames.txt").write_text("other")
+    with pytest.raises(PermanentError, match=r"evaluate a on t00: .*/t00 was changed after this run was planned; run"):
+        EvaluateStep().run(run)
+    assert not list(run.storage.list("evaluations/"))
+    (tmp_path / "tasks/t00/classnames.txt").unlink()
+    EvaluateStep().run(run)
+    found = results(run)["a"]
+    assert [task["name"] for task in found["tasks"]] == ["t00"]
+    assert "t01 was not there when this run was planned; run the recipe again" in found["gaps"][0]["reason"]
+
+
 def test_a_data_set_has_one_metric_however_it_is_asked_for(tmp_path: Path, fake: type[Fake]) -> None:
     (tmp_path / "tasks/wds_vtab-pets_test/test").mkdir(parents=True)
     (tmp_path / "tasks/wds_vtab-pets_test/test/nshards.txt").write_text("1")
@@ -232,12 +247,12 @@ def test_imagenet_has_a_column_of_its_own(tmp_path: Path, fake: type[Fake]) -> N
 
 
 def test_an_evaluation_without_data_says_where_to_get_them(tmp_path: Path, fake: type[Fake]) -> None:
-    with pytest.raises(PermanentError, match=r"evaluate\.root: .*is empty; docs/evaluation\.md says where to get"):
+    with pytest.raises(PermanentError, match=r"evaluate\.root: .*is empty; DataComp.s download_evalsets\.py"):
         make_run(tmp_path)
     run = make_run(with_data(tmp_path), ["t00", "absent"])
     EvaluateStep().run(run)
     (gap,) = results(run)["a"]["gaps"]
-    assert "absent (test/nshards.txt is missing); docs/evaluation.md says where to get" in gap["reason"]
+    assert "absent (test/nshards.txt is missing); DataComp's download_evalsets.py fetches most" in gap["reason"]
 
 
 def test_mixtures_that_choose_the_same_are_evaluated_once(tmp_path: Path, fake: type[Fake]) -> None:
@@ -276,6 +291,11 @@ def test_a_damaged_data_set_fails_alone(tmp_path: Path) -> None:
     import open_clip
 
     write_evaluation(tmp_path / "tasks", 60, seed=5)
+    damaged = tmp_path / "tasks/damaged"
+    shutil.copytree(tmp_path / "tasks/miniature-classes", damaged)
+    tar = damaged / "test/0.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: len(whole) // 2 + 100])
     run = make_run(tmp_path, ["miniature-classes", "damaged", "absent"])
     (tmp_path / "tiny-vit.json").write_text(json.dumps(MODEL))
     open_clip.add_model_config(tmp_path / "tiny-vit.json")
@@ -285,14 +305,10 @@ def test_a_damaged_data_set_fails_alone(tmp_path: Path) -> None:
         run.storage.upload(tmp_path / "model.pt", f"{folder}/checkpoints/epoch_1.pt")
         model = {"model": "tiny-vit", "architecture": MODEL, "checkpoint": f"{folder}/checkpoints/epoch_1.pt"}
         run.storage.write(f"{folder}/model.json", json.dumps(model).encode())
-    damaged = tmp_path / "tasks/damaged"
-    shutil.copytree(tmp_path / "tasks/miniature-classes", damaged)
-    tar = damaged / "test/0.tar"
-    whole = tar.read_bytes()
-    tar.write_bytes(whole[: len(whole) // 2 + 100])
     with pytest.raises(PermanentError, match=r"evaluate a on damaged: .*\(and 1 more, above\); the other results"):
         EvaluateStep().run(run)
     tar.write_bytes(whole)
+    run = make_run(tmp_path, ["miniature-classes", "damaged", "absent"])
     EvaluateStep().run(run)
     for found in results(run).values():
         assert [task["value"] for task in found["tasks"]] == [found["average"]] * 2

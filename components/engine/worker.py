@@ -23,6 +23,7 @@ from components.engine.decoding import Chunk, Decoders, pixels_of
 from components.engine.images import Pixels
 from components.engine.stage import Batch, ColumnStage
 from components.pool.columns import ALL, Columns, align
+from components.pool.identities import IndexedSamples
 from components.pool.shards import Pool, Shard
 from components.selection.demand import Demand
 from components.storage.interface import Storage
@@ -77,7 +78,8 @@ def run_task(
     progress(0, len(shards) - len(open_shards))
     if not open_shards:
         return summary
-    stage.setup(lambda: _all_uids(stage, open_shards, columns))
+    index = stage.spec.inputs.get("index", stage.spec)
+    stage.setup(IndexedSamples(pool.source, columns, index, open_shards))
     with Decoders(decoders if "image" in stage.reads else 0) as processes:
         reader = _BatchReader(stage, pool.source, columns, demand, batch_size or stage.batch_size, processes)
         with closing(reader.start(open_shards)) as works:
@@ -275,9 +277,3 @@ def _close(item: _PendingBatch | BaseException | None) -> None:
     if isinstance(item, _PendingBatch):
         for file in filter(None, (item.batch.tar, item.batch.beside)):
             file.close()
-
-
-def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> Iterator[str]:
-    index = stage.spec.inputs["index"]
-    for shard in shards:
-        yield from columns.read(index, shard, []).column("uid").to_pylist()

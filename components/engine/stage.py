@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the operator reads declarations, and needs neither numpy no
     from numpy.typing import NDArray
 
     from components.engine.images import Geometry, Pixels
+    from components.pool.identities import Samples
     from components.pool.run import Run
     from components.pool.shards import Shard
     from components.recipe.recipe import Spec
@@ -260,7 +261,7 @@ class ColumnStage(Stage):
         [kind] = (kind for kind in self.kinds if kind.kind == self.spec.params["kind"])
         return kind.model_validate(self.spec.params["options"], by_alias=True, by_name=False)
 
-    def setup(self, uids: Callable[[], Iterable[str]]) -> None:
+    def setup(self, uids: Samples) -> None:
         """Load models, once before the first batch; `uids` lists all samples of the task, for joins."""
 
     @abstractmethod

@@ -23,6 +23,7 @@ from components.engine.decoding import Chunk, Decoders, pixels_of
 from components.engine.images import Pixels
 from components.engine.stage import Batch, ColumnStage
 from components.pool.columns import ALL, Columns, align
+from components.pool.identities import IndexedSamples
 from components.pool.shards import Pool, Shard
 from components.selection.demand import Demand
 from components.storage.interface import Storage
@@ -80,7 +81,8 @@ def run_task(
     progress(0, summary.shards)
     if not left:
         return summary
-    stage.setup(lambda: _all_uids(stage, left, columns))
+    index = stage.spec.inputs.get("index", stage.spec)
+    stage.setup(IndexedSamples(pool.source, columns, index, left))
     with Decoders(decoders if "image" in stage.reads else 0) as processes:
         reader = _BatchReader(stage, pool.source, columns, demand, batch_size or stage.batch_size, processes)
         with closing(reader.start(left)) as works:
@@ -295,9 +297,3 @@ def _close(item: _PendingBatch | BaseException | None) -> None:
     if isinstance(item, _PendingBatch):
         for file in filter(None, (item.batch.tar, item.batch.beside)):
             file.close()
-
-
-def _all_uids(stage: ColumnStage, shards: Sequence[Shard], columns: Columns) -> Iterator[str]:
-    index = stage.spec.inputs["index"]
-    for shard in shards:
-        yield from columns.read(index, shard, []).column("uid").to_pylist()

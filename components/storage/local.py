@@ -172,6 +172,7 @@ def _explain(error: OSError, path: Path, verb: str) -> PermanentError | Temporar
     hints = {
         errno.ENOENT: "no file can be made there; choose another storage" if verb == "write" else "no such file",
         errno.ENOTDIR: "a part of the path is a file and no folder",
+        errno.EISDIR: "it is a folder and no file",
         errno.EPERM: "the file system lets nobody do that; choose another storage",
         errno.EACCES: "no permission: let this user read and write there",
         errno.EROFS: "the file system is read-only: choose another storage",
@@ -179,9 +180,6 @@ def _explain(error: OSError, path: Path, verb: str) -> PermanentError | Temporar
         errno.EDQUOT: "the disk quota is used up: free space, then run the same command again",
     }
     number = error.errno or 0
-    kind = (
-        PermanentError
-        if number in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
-        else (TemporaryError)
-    )
+    passing = number not in hints or number in (errno.ENOSPC, errno.EDQUOT)
+    kind = TemporaryError if passing else PermanentError
     return kind(f"cannot {verb} {path}: {hints.get(number, error.strerror or error)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, Protocol, cast
 
@@ -21,8 +22,8 @@ BLOCK = 1 << 21  # bytes of a CSV parsed together, of which Arrow reads 32 ahead
 HEADER = 1 << 20  # bytes in which a CSV's first line ends
 BUFFER = 8 << 20  # bytes of a parquet's column fetched together: a row group may be larger than memory
 BATCH = 64 << 20  # bytes of a parquet's values held together
-UNPACKED = 128 << 20  # bytes that a column of a row group may unpack to, where it is that much smaller as stored:
-RATIO = 1000  # text packs to a third or a tenth, one value over and over to a hundredth
+UNPACKED = 128 << 20  # bytes that a row group may unpack to, however small its file is;
+RATIO = 1000  # and how many times the file's size: text packs to a tenth, one value over and over to a hundredth
 LONGEST = 300  # characters of a reader's own message that are repeated
 
 
@@ -65,7 +66,7 @@ def explained(what: str) -> Iterator[None]:
 
 class _Parquet:
     def __init__(self, file: BinaryIO) -> None:
-        self._source = file
+        self._source, self._size = file, file.seek(0, io.SEEK_END)
         self._file = self._open(None, BUFFER, [])
         self.names: list[str] = self._file.schema_arrow.names
 
@@ -91,30 +92,24 @@ class _Parquet:
         A value may stand once in the file, in a dictionary, and in every row of an array.
 
         Raises:
-            ValueError: a column unpacks to far more than is stored.
+            ValueError: the row group unpacks to far more than the file has.
         """
-        about = self._file.metadata.row_group(group)
-        a_row, coded = 0, []
-        for column in map(about.column, range(about.num_columns)):
-            name = column.path_in_schema.partition(".")[0]
-            if name not in names or not about.num_rows:
-                continue
-            size, stored = column.total_uncompressed_size, column.total_compressed_size
-            if size > UNPACKED and size > RATIO * stored:
-                raise ValueError(
-                    f"field {name} unpacks from {stored:,} bytes to {size:,}; is it made to fill a memory?"
-                )
-            a_row += max(size, 8 * column.num_values) // about.num_rows
-            if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY" and size * about.num_rows > BATCH:
-                coded.append(name)
-        if coded:
-            a_row += self._longest_coded(group, coded)
+        about = self._file.metadata.row_group(group)  # never its `column(i)`: where that is damaged, Arrow aborts
+        unpacked, rows = int(about.total_byte_size), max(int(about.num_rows), 1)
+        if unpacked > max(UNPACKED, RATIO * self._size):
+            size = f"of {self._size:,} bytes unpacks to {unpacked:,}"
+            raise ValueError(f"row group {group} of this file {size}; is it made to fill memory?")
+        a_row = unpacked // rows
+        if unpacked * rows > BATCH:
+            a_row += self._longest_coded(group, names)
         return max(1, BATCH // max(a_row, 1))
 
-    def _longest_coded(self, group: int, names: Sequence[str]) -> int:
-        """Return the bytes of the longest values in the dictionaries of these fields, in total."""
-        file = self._open(self._file.metadata, 1 << 16, names)
-        first = next(file.iter_batches(1, [group], columns=names), None)
+    def _longest_coded(self, group: int, names: Iterable[str]) -> int:
+        """Return the bytes of the longest texts in the dictionaries of these fields, in total."""
+        schema = self._file.schema_arrow
+        texts = [name for name in names if str(schema.field(name).type).startswith(("string", "large_", "binary"))]
+        file = self._open(self._file.metadata, 1 << 16, texts)
+        first = next(file.iter_batches(1, [group], columns=texts), None) if texts else None
         found = () if first is None else first.columns
         coded = [column.dictionary for column in found if pa.types.is_dictionary(column.type)]
         return sum(pc.max(pc.binary_length(values)).as_py() or 0 for values in coded)

@@ -1,8 +1,8 @@
-"""Reads files of (uid, value) as a stream, and keeps the rows that are wanted."""
+"""Reads files of (what a sample is called, value) as a stream, and keeps the rows that are wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -11,19 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.base.errors import PermanentError
-from components.pool.uids import canonical_uid
+from components.pool.identities import By, names_of
+from components.recipe.sources import is_table
 from components.storage.interface import Entry, Storage
 from components.storage.opening import open_object, open_storage
 from components.storage.tables import explained, open_table
 
-TABLES = (".parquet", ".csv")
 SUBSET = ".npy"
 ROWS = 1 << 18  # rows looked at together: with fewer, finding the wanted ones costs more than reading
 CSV_TYPES = {"score": pa.float64(), "text": pa.string(), "flag": pa.bool_()}
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 Found = tuple[int, list[str], Sequence[Any]]
-"""Rows looked at; canonical uids and values of the wanted ones among them."""
+"""Rows looked at; names and values of the wanted ones among them."""
 
 
 @dataclass(frozen=True)
@@ -42,51 +42,67 @@ def find_source(source: str) -> ImportSource:
     Raises:
         PermanentError: nothing is there that could be read.
     """
-    if source.endswith((*TABLES, SUBSET)):
+    if is_table(source.rpartition("/")[2]) or source.endswith(SUBSET):
         storage, name = open_object(source)
         size = storage.size(name)
         if size is not None:
             return ImportSource(f"{storage.uri}/{name}", storage, [Entry(name, size)])
     storage = open_storage(source)
-    found = [entry for entry in storage.list() if entry.path.endswith(TABLES)]
+    found = [entry for entry in storage.list() if is_table(entry.path)]
     if not found:
         raise PermanentError(f"import {source}: no .parquet, .csv or .npy there")
     return ImportSource(storage.uri, storage, found)
 
 
-def check_fields(source: ImportSource, field: str) -> None:
+def check_fields(source: ImportSource, field: str, by: By) -> None:
     """Look into the first file, so that a wrong field is found before hours of work; the others when they are read.
 
     Raises:
-        PermanentError: it isn't what its name says, or has no such field.
+        PermanentError: it isn't what its name says, or has no such fields.
     """
     path = source.files[0].path
     with source.storage.open(path) as file, explained(f"import {path}"):
-        _require(open_table(file, path).names, field, path)
+        _fields(open_table(file, path).names, field, by)
 
 
-def rows_of(storage: Storage, path: str, field: str | None, kind: str, wanted: set[str]) -> Iterator[Found]:
+def rows_of(storage: Storage, path: str, field: str | None, kind: str, by: By, wanted: set[str]) -> Iterator[Found]:
     """Stream one file.
 
+    Args:
+        wanted: what the samples are called that are asked for, in the form of `names_of`.
+
     Raises:
-        PermanentError: it isn't what its name says, or has no such field.
+        PermanentError: it isn't what its name says, or has no such fields.
     """
     with storage.open(path) as file, explained(f"import {path}"):
         if field is None:
             yield from _subset(file, path, wanted)
             return
         table = open_table(file, path)
-        _require(table.names, field, path)
-        types = {"uid": pa.string(), field: CSV_TYPES[kind]}
-        yield from _table(table.batches(types, ROWS), path, field, wanted)
+        joined, field = _fields(table.names, field, by)
+        known = pa.array(list(wanted), pa.string())
+        for batch in table.batches({joined: pa.string(), field: CSV_TYPES[kind]}, ROWS):
+            names = names_of(batch.column(joined), by)
+            rows = pc.indices_nonzero(pc.is_in(names, value_set=known))
+            yield batch.num_rows, names.take(rows).to_pylist(), _values(batch.column(field), rows, field)
 
 
-def _table(batches: Iterable[pa.RecordBatch], path: str, field: str, wanted: set[str]) -> Iterator[Found]:
-    known = pa.array(list(wanted), pa.string())
-    for batch in batches:
-        uids = _canonical(batch.column("uid"), path)
-        rows = pc.indices_nonzero(pc.is_in(uids, value_set=known))
-        yield batch.num_rows, uids.take(rows).to_pylist(), batch.column(field).take(rows).to_pylist()
+def _values(column: pa.Array, rows: pa.Array, field: str) -> list[Any]:
+    """Return some of a column's values, of whatever Arrow type, as Python's; equal ones of a dictionary are shared."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        indices = column.indices.take(rows)
+        used = pc.unique(indices).drop_null()
+        values = dict(zip(used.to_pylist(), _values(column.dictionary, used, field), strict=True))
+        return [values.get(index) for index in indices.to_pylist()]
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        column = column.cast(pa.large_binary())
+        column = column.cast(pa.large_string())
+    try:
+        return list(column.take(rows).to_pylist())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"field {field} has text that is not UTF-8 ({error})") from error
 
 
 def _subset(file: BinaryIO, path: str, wanted: set[str]) -> Iterator[Found]:
@@ -97,7 +113,7 @@ def _subset(file: BinaryIO, path: str, wanted: set[str]) -> Iterator[Found]:
         raise PermanentError(f"import {path}: not a .npy ({error})") from error
     if dtype != np.dtype("u8,u8"):
         raise PermanentError(f"import {path}: has dtype {dtype}, expected DataComp's u8,u8 (two halves of the uid)")
-    if len(shape) != 1:
+    if len(shape) != 1 or shape[0] < 0:
         raise PermanentError(f"import {path}: has shape {shape}, expected one uid a row")
     halves = np.array(sorted({int(uid[:16], 16) for uid in wanted}), np.uint64)
     rows = 0
@@ -109,22 +125,20 @@ def _subset(file: BinaryIO, path: str, wanted: set[str]) -> Iterator[Found]:
         rows += len(pairs)
     if rows < shape[0]:
         raise PermanentError(f"import {path}: is cut short: {rows} of {shape[0]} uids are there; fetch it again")
+    if rows > shape[0] or file.read(1):
+        raise PermanentError(f"import {path}: goes on after the {shape[0]} uids of its header; fetch it again")
 
 
-def _canonical(uids: pa.Array, path: str) -> pa.Array:
-    """Return uids as `canonical_uid` gives them; null stays null."""
-    kind = uids.type.value_type if pa.types.is_dictionary(uids.type) else uids.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-        raise PermanentError(f"import {path}: uid has dtype {kind}, expected string or integer")
-    texts = uids.cast(pa.string())
-    if pc.all(pc.match_substring_regex(texts, r"\A[0-9a-fA-F]{32}\z")).as_py() is not False:
-        return pc.ascii_lower(texts)
-    return pa.array([None if uid is None else canonical_uid(uid) for uid in texts.to_pylist()], pa.string())
+def _fields(names: Sequence[str], field: str, by: By) -> tuple[str, str]:
+    """Return the names of the fields to join by, in whatever case it is there, and of the value.
 
-
-def _require(names: Sequence[str], field: str, path: str) -> None:
-    missing = [name for name in ("uid", field) if name not in names]
+    Raises:
+        ValueError: one is missing, or there are several to join by.
+    """
+    joined = [by] if by in names else [name for name in names if name.lower() == by]
+    if len(joined) > 1:
+        raise ValueError(f"several fields {by}: {', '.join(joined)}; rename all but one")
+    missing = [name for name, there in ((by, joined), (field, field in names)) if not there]
     if missing:
-        raise PermanentError(
-            f"import {path}: no field {' or '.join(missing)}; there is {', '.join(names) or 'nothing'}"
-        )
+        raise ValueError(f"no field {' or '.join(missing)}; there is {', '.join(names) or 'nothing'}")
+    return joined[0], field

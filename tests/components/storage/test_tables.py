@@ -144,5 +144,5 @@ def test_a_page_that_unpacks_to_far_more_than_it_is_names_itself(
 ) -> None:
     monkeypatch.setattr("components.storage.tables.UNPACKED", 4 << 20)
     data = bomb(tmp_path / "t.parquet", 5 << 20, 1)
-    with pytest.raises(PermanentError, match=r"^table t\.parquet: field b unpacks from [\d,]+ bytes to 5,\d+,\d+"):
+    with pytest.raises(PermanentError, match=r"^table t\.parquet: row group 0 of this file .* unpacks to 5,\d+,\d+"):
         rows_of(data, "t.parquet")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import logging
+import random
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.base.errors import PermanentError
+from components.base.hashing import said
 from components.engine.worker import run_task
 from components.pool.columns import Columns
 from components.pool.run import load_run
@@ -26,7 +32,7 @@ from components.storage.local import LocalStorage
 from pipelines.planning.plan import plan_run
 from tests.filled import planned
 from tests.pipelines.execution.test_local import recipe_text
-from tests.pools import indexed, open_pool, uid, write_shard
+from tests.pools import indexed, open_pool, sample, uid, write_shard, write_tar
 
 
 @pytest.fixture
@@ -38,15 +44,17 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def spec_of(source: Path | str, kind: str = "score", field: str | None = "value") -> ColumnSpec:
-    options = Import.model_validate({"from": str(source), "field": field, "as": kind})
+def spec_of(source: Path | str, kind: str = "score", field: str | None = "value", by: str = "uid") -> ColumnSpec:
+    options = Import.model_validate({"from": str(source), "field": field, "as": kind, "by": by})
     return ImportStage.make_spec(options, "spec.columns[0].import", {"index": IndexStage.make_index()})
 
 
-def join(shards: Path, source: Path | str, kind: str = "score", field: str | None = "value") -> dict[str, list[Any]]:
+def join(
+    shards: Path, source: Path | str, kind: str = "score", field: str | None = "value", by: str = "uid"
+) -> dict[str, list[Any]]:
     """The imported column of the pool: value and error by uid."""
     pool, columns = open_pool(shards), Columns(LocalStorage(shards.parent / "out"), "test")
-    spec = spec_of(source, kind, field)
+    spec = spec_of(source, kind, field, by)
     run_task(ImportStage(spec), pool, pool.shards, columns)
     rows = [row for shard in pool.shards for row in columns.read(spec, shard).to_pylist()]
     assert all(row[other] is None for row in rows for other in {"score", "text", "flag"} - {kind})
@@ -144,8 +152,6 @@ def test_a_source_of_another_pool_is_suspected(tmp_path: Path, shards: Path, cap
 
 def test_uids_of_another_form_meet_the_index(tmp_path: Path) -> None:
     """A pool whose json has a uid of its own form, and upper case."""
-    from tests.pools import sample, write_tar
-
     samples = {str(i): sample(i, json=f'{{"uid": "{u}"}}'.encode()) for i, u in enumerate(["img-1", "AB" * 16, "17"])}
     write_tar(tmp_path / "shards" / "00000000.tar", samples)
     indexed(tmp_path / "shards", tmp_path / "out")
@@ -214,9 +220,148 @@ def test_a_wrong_field_is_found_when_a_run_is_planned(tmp_path: Path) -> None:
         plan_run(recipe.parse_recipe(text))
 
 
-def test_uids_that_are_bytes(tmp_path: Path, shards: Path) -> None:
-    source = parquet(tmp_path / "a.parquet", pa.array([b"\x00" * 16]), [1.0])
-    one_line(shards, source, r"a\.parquet: uid has dtype binary, expected string or integer")
+def unchecked(*values: bytes) -> pa.Array:
+    """Texts that need not be UTF-8: nobody checks what is written into a parquet."""
+    array = pa.array(values, pa.binary())
+    return pa.StringArray.from_buffers(len(array), *array.buffers()[1:], array.buffers()[0])
+
+
+TWO = [uid(0), uid(7)]
+UIDS = {
+    "bytes": pa.array([u.encode() for u in TWO]),
+    "16 bytes": pa.array([bytes.fromhex(u) for u in TWO], pa.binary(16)),
+    "UUIDs": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes.fromhex(u) for u in TWO], pa.binary(16))),
+    "views": pa.array(TWO, pa.string_view()),
+    "large": pa.array(TWO, pa.large_string()),
+    "dictionary": pa.array(TWO).dictionary_encode(),
+    "dashed": pa.array([str(UUID(u)) for u in TWO]),
+    "braces": pa.array([f"{{{UUID(u)}}}".upper() for u in TWO]),
+}
+
+
+@pytest.mark.parametrize("uids", UIDS.values(), ids=UIDS)
+def test_uids_of_any_type(tmp_path: Path, shards: Path, uids: pa.Array) -> None:
+    source = parquet(tmp_path / "a.parquet", uids, [1.0, 2.0])  # type: ignore[arg-type]
+    assert join(shards, source)["value"] == [1.0, *[None] * 6, 2.0]
+
+
+def test_uids_of_no_type_for_it(tmp_path: Path, shards: Path) -> None:
+    source = parquet(tmp_path / "a.parquet", [0.5], [1.0])
+    one_line(shards, source, r"a\.parquet: uid has dtype double, expected text, a whole number or bytes")
+
+
+VALUES = [
+    ("text", pa.array(["a cat", None], pa.string_view()), "a cat"),
+    ("text", pa.array(["a cat", None], pa.large_string()), "a cat"),
+    ("text", pa.array([b"a cat", None], pa.binary()), "a cat"),
+    ("text", pa.array(["a cat", None]).dictionary_encode(), "a cat"),
+    ("score", pa.array([Decimal("0.25"), None], pa.decimal128(5, 2)), 0.25),
+    ("score", pa.array([0.25, None]).dictionary_encode(), 0.25),
+    ("flag", pa.array([True, None]).dictionary_encode(), True),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "expected"), VALUES, ids=lambda value: str(getattr(value, "type", "")))
+def test_values_of_any_type(tmp_path: Path, shards: Path, kind: str, values: pa.Array, expected: Any) -> None:
+    source = parquet(tmp_path / "a.parquet", TWO, values)
+    assert join(shards, source, kind)["value"] == [expected, *[None] * 7]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv", "A.PARQUET", "a.parq"])
+def test_names_of_tables(tmp_path: Path, shards: Path, name: str) -> None:
+    path = parquet(tmp_path / "made" / name, TWO, [1.0, 2.0])
+    if "." + name.partition(".")[2].lower() not in (".parquet", ".parq"):
+        separator = "\t" if "tsv" in name else ","
+        data = "".join(f"{separator.join(row)}\n" for row in (("uid", "value"), (uid(0), "1"), (uid(7), "2"))).encode()
+        path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert join(shards, path)["value"] == join(shards, path.parent)["value"] == [1.0, *[None] * 6, 2.0]
+
+
+def test_imported_texts_are_cleaned_as_raw_texts_are(tmp_path: Path, shards: Path) -> None:
+    values = ["\ufeffa\0 cat ", "x" * 8193, "é" * 4097, " \0\ufeff ", "", None, "two\nlines", "x" * 8192]
+    found = join(shards, parquet(tmp_path / "a.parquet", [uid(i) for i in range(8)], values), "text")
+    assert found["value"] == ["a cat", None, None, None, None, None, "two\nlines", "x" * 8192]
+    over = "text over 8192 bytes"
+    assert found["error"] == [None, over, over, None, None, None, None, None]
+
+
+def test_bytes_that_are_no_utf_8(tmp_path: Path, shards: Path) -> None:
+    text = parquet(tmp_path / "a.parquet", [uid(0), uid(1)], unchecked(b"fine", b"caf\xe9"))
+    one_line(shards, text, r"^import a\.parquet: field value has text that is not UTF-8 \(.*0xe9 in position 3", "text")
+    uids = parquet(tmp_path / "b.parquet", unchecked(uid(0).encode(), b"\xff"), [1.0, 2.0])  # type: ignore[arg-type]
+    assert join(shards, uids)["value"] == [1.0, *[None] * 7]
+
+
+def test_two_fields_of_one_name(tmp_path: Path, shards: Path) -> None:
+    pq.write_table(pa.table([TWO, TWO, [1.0, 2.0]], ["uid", "uid", "value"]), tmp_path / "a.parquet")
+    one_line(shards, tmp_path / "a.parquet", r"^import a\.parquet: 2 fields are called uid; rename all but one")
+
+
+def test_a_stray_quote_in_a_csv(tmp_path: Path, shards: Path) -> None:
+    rows = [f"{uid(n)},{chr(34) if n == 5 else ''}text {n}" for n in range(8)]
+    (tmp_path / "a.csv").write_text("\n".join(["uid,value", *rows, ""]))
+    one_line(shards, tmp_path / "a.csv", r"^import a\.csv: row 6 \(line 7\): a value opens with a quote", "text")
+
+
+PICTURES = [{"url": f"https://a.example/{n // 2}.jpg", "sha256": f"{n:064x}"} for n in range(4)]
+
+
+def named_pool(tmp_path: Path, beside: str) -> Path:
+    """One shard of four samples, two with one URL each; the parquet beside it has all fields, none, or isn't there."""
+    metas = [json.dumps({"uid": uid(n), **more}).encode() for n, more in enumerate(PICTURES)]
+    path = tmp_path / "shards" / "00000000.tar"
+    write_tar(path, {f"{n:09d}": sample(n, json=meta) for n, meta in enumerate(metas)})
+    rows = {"key": [f"{n:09d}" for n in range(4)], "status": ["success"] * 4}
+    if beside == "full":
+        rows |= {name: [picture[name] for picture in PICTURES] for name in ("url", "sha256")}
+    if beside != "none":
+        pq.write_table(pa.table(rows), path.with_suffix(".parquet"))
+    indexed(tmp_path / "shards", tmp_path / "out")
+    return tmp_path / "shards"
+
+
+BY = [
+    ("key", pa.array(["000000001", "000000003", "000000001"]), [None, "a", None, "b"]),
+    ("url", pa.array([PICTURES[2]["url"], "https://b.example/", "x"]), [None, None, "a", "a"]),
+    ("sha256", pa.array([f"{n:064X}" for n in (3, 0, 3)], pa.large_string()), ["b", None, None, "a"]),
+    ("sha256", pa.array([n.to_bytes(32, "big") for n in (3, 0, 3)], pa.binary(32)), ["b", None, None, "a"]),
+]
+
+
+@pytest.mark.parametrize("beside", ["none", "keys", "full"])
+@pytest.mark.parametrize(("by", "names", "expected"), BY, ids=["key", "url", "sha256", "bytes"])
+def test_joins_by_other_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, by: str, names: pa.Array, expected: list[str | None], beside: str
+) -> None:
+    shards = named_pool(tmp_path, beside)
+    pq.write_table(pa.table({by.upper(): names, "value": ["a", "b", "c"]}), tmp_path / "a.parquet")
+    found = join(shards, tmp_path / "a.parquet", "text", by=by)
+    assert found["value"] == expected
+    assert found["error"] == [None if value else "not in the source" for value in expected]
+    assert (f"1 rows repeat a {by}; the first one counts" in caplog.text) == (by != "url")
+
+
+def test_samples_without_the_name_that_is_joined_by(tmp_path: Path) -> None:
+    write_tar(tmp_path / "shards" / "00000000.tar", {"a": sample(0), "b": sample(1, json=b'{"url": 7}')})
+    indexed(tmp_path / "shards", tmp_path / "out")
+    pq.write_table(pa.table({"url": ["7"], "value": [1.0]}), tmp_path / "a.parquet")
+    found = join(tmp_path / "shards", tmp_path / "a.parquet", by="url")
+    assert found["error"] == ["no url in the pool"] * 2
+
+
+def test_equal_uids_of_two_shards_are_told_apart_by_key(tmp_path: Path) -> None:
+    for shard in range(2):
+        write_tar(tmp_path / "shards" / f"{shard}.tar", {f"{shard}": sample(0)})
+    indexed(tmp_path / "shards", tmp_path / "out")
+    pq.write_table(pa.table({"key": ["1", "0"], "value": [1.0, 0.5]}), tmp_path / "a.parquet")
+    assert join(tmp_path / "shards", tmp_path / "a.parquet", by="key")["value"] == [0.5, 1.0]
+
+
+def test_a_join_by_uid_keeps_its_name() -> None:
+    options = {"from": "a.parquet", "field": "v", "as": "score"}
+    assert said(Import.model_validate(options)) == said(Import.model_validate({**options, "by": "uid"})) == options
+    with pytest.raises(ValueError, match="it can be joined by uid only"):
+        Import.model_validate({"from": "a.npy", "as": "flag", "by": "url"})
 
 
 def test_files_that_are_something_else(tmp_path: Path, shards: Path) -> None:
@@ -242,6 +387,54 @@ def test_subsets_that_are_something_else(tmp_path: Path, shards: Path) -> None:
     one_line(shards, tmp_path / "c.npy", r"^import c\.npy: ", "flag", None)
     np.save(tmp_path / "d.npy", np.array([uid(0)], object), allow_pickle=True)
     one_line(shards, tmp_path / "d.npy", r"d\.npy: has dtype object, expected", "flag", None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"(5,)", b"(4,)"),
+        (b"(5,)", b"(-5,"),
+        (b"'f0'", b"'f\0'"),
+        (b"}", b"{"),
+        (b"fortran", b"fortraN"),
+        (b"(5,)", b"(9**"),
+    ],
+)
+def test_a_subset_whose_header_is_altered(tmp_path: Path, shards: Path, old: bytes, new: bytes) -> None:
+    path = subset(tmp_path / "a.npy", [uid(i) for i in range(5)])
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    one_line(shards, path, r"^import a\.npy: ", "flag", None)
+
+
+def mutated(path: Path, seed: int) -> None:
+    """Write a file of the kind that its name says, a few bytes of which are others."""
+    draw, uids = random.Random(seed), [uid(i) for i in range(5)]
+    if path.suffix == ".npy":
+        subset(path, uids)
+    elif path.suffix == ".parquet":
+        parquet(path, uids, [f"text {i}" for i in range(5)])
+    else:
+        path.write_text("".join(f'{u},"text {i}"\n' for i, u in enumerate(["uid", *uids])).replace("text 0", "value"))
+    data = bytearray(path.read_bytes())
+    for _ in range(draw.randint(1, 4)):
+        data[draw.randrange(130 if path.suffix == ".npy" else len(data))] = draw.randrange(256)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("end", ["npy", "parquet", "csv"])
+def test_a_mutated_file_is_read_or_one_line(tmp_path: Path, end: str) -> None:
+    """Whatever bytes differ: nothing but a PermanentError of one line leaves the reader."""
+    for seed in range(200):
+        path = tmp_path / f"{seed}.{end}"
+        mutated(path, seed)
+        field, kind = (None, "flag") if end == "npy" else ("value", "text")
+        message = ""
+        try:
+            list(sources.rows_of(LocalStorage(tmp_path), path.name, field, kind, "uid", set(TWO)))
+        except PermanentError as error:
+            message = str(error)
+        assert message.isprintable(), seed
 
 
 @pytest.mark.parametrize("lost", [1, 16, 40])

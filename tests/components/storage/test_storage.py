@@ -205,6 +205,12 @@ def test_what_is_no_place_for_files_is_said_to_be_none(folder: str, says: str) -
         LocalStorage(folder).write("recaption/x", b"")
 
 
+def test_a_folder_in_place_of_a_file_is_no_bad_luck(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").mkdir()
+    with pytest.raises(PermanentError, match=r"cannot read .*0\.tar: it is a folder and no file"):
+        LocalStorage(tmp_path).read("0.tar")
+
+
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("dropping root needs root")

@@ -108,6 +108,12 @@ def test_what_changes_no_result_is_in_no_name(added: str) -> None:
     assert names(plan_run(parse_recipe(f"{RECIPE}  {added}\n"))) == names(plan_run(parse_recipe(RECIPE)))
 
 
+def test_a_further_name_for_a_choice_makes_nothing_anew() -> None:
+    rules = RECIPE[RECIPE.index("    rules:") : RECIPE.index("  - name: others")]
+    more = RECIPE.replace("  - name: others", f"  - name: again\n{rules}  - name: others", 1)
+    assert names(plan_run(parse_recipe(more))) == names(plan_run(parse_recipe(RECIPE)))
+
+
 def test_a_run_that_was_suspended_meanwhile_is_the_same_run() -> None:
     first = plan_run(parse_recipe(RECIPE))
     first.save()

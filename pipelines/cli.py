@@ -15,6 +15,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from components.base.errors import PermanentError, RecaptionError, Terminated, leave, stop_on_sigterm
+from components.base.printable import printable_lines
 from components.base.version import version
 from components.recipe import recipe as schema
 from components.recipe.yaml_io import check, read_file, read_yaml
@@ -294,12 +295,19 @@ def _log_to_stderr() -> None:
         handler = RichHandler(
             console=console, show_path=False, log_time_format="%H:%M:%S", highlighter=NullHighlighter()
         )
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Printable("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(_is_ours)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    """Leaves out what a terminal would obey: names and texts of a pool, and others' error messages, are in the log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -331,6 +339,7 @@ def main() -> None:
 
 
 def _fail(line: str, code: int) -> NoReturn:
+    line = printable_lines(line)
     console.print(line, markup=False, highlight=False, soft_wrap=True)
     _tell_kubernetes(line)
     sys.exit(code)

@@ -22,3 +22,8 @@ def printable(text: str, longest: int | None = None) -> str:
     if longest is None or (len(clean) <= longest and len(cut) == len(text)):
         return clean
     return clean[: longest - 1] + "…"
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, each as `printable` gives it."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -46,7 +46,7 @@ class CheckedQuotes(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]  # never None, as it never waits
+    def read(self, size: int | None = -1) -> bytes:
         data = self._file.read(-1 if size is None else size)
         if data:
             if not self._is_regular(data):

@@ -67,8 +67,8 @@ def candidates_of(file: BinaryIO, path: str) -> Iterator[TableRows]:
         uid = _field(table.names, UID, path) if _fields(table.names, UID) else None
         fields = [name for name in (url, text, uid) if name is not None]
         for batch in table.batches(dict.fromkeys(fields, pa.binary()), ROWS):
-            texts = [_strings(batch.column(name), name, path) for name in (url, text)]
-            yield _decided(*texts, canonical_uids(batch.column(uid)) if uid else None)
+            urls, texts = (_strings(batch.column(name), name, path) for name in (url, text))
+            yield _decided(urls, texts, canonical_uids(batch.column(uid)) if uid else None)
 
 
 def _found(base: str, entries: Sequence[Entry]) -> Extraction:

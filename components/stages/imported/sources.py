@@ -100,7 +100,8 @@ def _values(column: pa.Array, rows: pa.Array, field: str) -> list[Any]:
         column = column.cast(pa.large_binary())
         column = column.cast(pa.large_string())
     try:
-        return column.take(rows).to_pylist()
+        taken: list[Any] = column.take(rows).to_pylist()
+        return taken
     except UnicodeDecodeError as error:
         raise ValueError(f"field {field} has text that is not UTF-8 ({error})") from error
 

@@ -13,6 +13,8 @@ import signal
 import sys
 from typing import NoReturn
 
+from components.base.printable import printable
+
 MISTAKE, BAD_LUCK = "mistake", "bad luck"
 
 
@@ -51,7 +53,7 @@ def failure_of(error: BaseException) -> dict[str, str]:
     The kinds are `mistake` (somebody must change something), `bad luck` (worth another try), `stopped` (a signal) and
     `bug` (of ours).
     """
-    message = " ".join(str(error).split())
+    message = printable(" ".join(str(error).split()))
     if isinstance(error, TemporaryError):
         return {"kind": BAD_LUCK, "message": message}
     if isinstance(error, RecaptionError):

@@ -102,7 +102,7 @@ class _Parquet:
         a_row = unpacked // rows
         if unpacked * rows > BATCH:
             a_row += self._longest_coded(group, names)
-        return max(1, BATCH // max(a_row, 1))
+        return max(1, int(BATCH // max(a_row, 1)))
 
     def _longest_coded(self, group: int, names: Iterable[str]) -> int:
         """Return the bytes of the longest texts in the dictionaries of these fields, in total."""
@@ -112,7 +112,7 @@ class _Parquet:
         first = next(file.iter_batches(1, [group], columns=texts), None) if texts else None
         found = () if first is None else first.columns
         coded = [column.dictionary for column in found if pa.types.is_dictionary(column.type)]
-        return sum(pc.max(pc.binary_length(values)).as_py() or 0 for values in coded)
+        return sum(int(pc.max(pc.binary_length(values)).as_py() or 0) for values in coded)
 
 
 class _Csv:

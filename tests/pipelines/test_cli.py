@@ -166,6 +166,22 @@ def test_a_valid_recipe(tmp_path: Path, shards: Path) -> None:
     assert invoke("validate", recipe).endswith("recipe.yaml: valid")
 
 
+def test_no_message_moves_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Names of files and fields, and what others' servers say, are part of messages and of the log."""
+    assert "/[31mred.yaml: No such file" in refused("validate", tmp_path / "\x1b[31mred.yaml")
+    code = (
+        "import logging, pipelines.cli as cli\n"
+        "cli._log_to_stderr()\n"
+        "logging.warning('a \\x1b[2J%s', 'b\\u202e')\n"
+        "try: raise ValueError('c\\x9b1m')\n"
+        "except ValueError: logging.exception('d')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=PLAIN)
+    said = capfd.readouterr().err
+    assert "WARNING a [2Jb\n" in said
+    assert "ValueError: c1m\n" in said
+
+
 def test_every_mistake_of_a_recipe_is_a_line(tmp_path: Path, shards: Path) -> None:
     text = recipe_text(tmp_path / "out", shards, [{"name": "a", "rules": [{"text": "none"}, {"text": "neither"}]}])
     result = subprocess.run(

@@ -266,7 +266,8 @@ class Run:
             path = f"{folder}/mixture.json"
             if self.storage.size(path) is None:
                 return False
-            self._empty[folder] = read_json(self.storage, path, lambda value: not value["pairs"])
+            rows = read_json(self.storage, path, lambda value: sum(shard["rows"] for shard in value["shards"]))
+            self._empty[folder] = not rows
         return self._empty[folder]
 
     @cached_property

@@ -60,7 +60,7 @@ def keys_of(run: Run, name: str) -> list[str]:
     """
     grouped = groups(run)
     named = [key for key, node in run.nodes.items() if name in (key, node.spec.stage)]
-    keys = grouped.get(name) or named or [key for key in ingest_of(run) if name == key]
+    keys = grouped[name] if name in grouped else named or [key for key in ingest_of(run) if name == key]
     if not keys and name not in grouped:
         there = dict.fromkeys([*grouped, *ingest_of(run), *run.nodes])
         raise PermanentError(f"launch {name}: run {run.name} has {', '.join(there)}")

@@ -35,9 +35,8 @@ from tests.pools import encode, jpeg, sample, uid, write_shard, write_tar
 from tests.privileges import full_disk, open_to_all, without_root
 
 RAW = {"name": "raw", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": -1}]}]}
-PLAIN = {"name": "raw", "rules": [{"text": "raw"}]}
 BEST = {"name": "best", "rules": [{"text": "raw", "where": [{"score": "raw", "top": 0.5}]}]}
-SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip"}]}
+SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip", "where": [{"score": "blip", "atLeast": -1}]}]}
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +187,7 @@ def test_a_pool_without_a_usable_sample(tmp_path: Path) -> None:
     """Nothing to mix is said in a line; what was found is kept."""
     write_tar(tmp_path / "shards" / "00000000.tar", {})
     write_tar(tmp_path / "shards" / "00000001.tar", {"a": sample(0, jpg=b""), "b": sample(1, jpg=None)})
-    for mixtures, message in (([BEST], "top of raw"), ([PLAIN], "no mixture has a pair: raw: empty, so that")):
+    for mixtures, message in (([BEST], "top of raw"), ([RAW], "no mixture has a pair: raw: empty, so that")):
         with pytest.raises(PermanentError, match=message) as caught:
             run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=[]))
         assert "\n" not in str(caught.value)
@@ -298,7 +297,10 @@ def test_a_model_that_brings_python_is_one_line(tmp_path: Path, kind: str) -> No
     spec: dict[str, Any] = {
         "scorer": {"scorer": {"model": str(model)}, "columns": []},
         "captioner": {"columns": [{"name": "blip", "caption": {"model": str(model)}}]},
-        "screen": {"columns": [{"name": "x", "textNsfw": {"model": str(model), "label": "nsfw"}}]},
+        "screen": {
+            "columns": [{"name": "x", "textNsfw": {"model": str(model), "label": "nsfw"}}],
+            "drop": [{"score": "x", "atLeast": 0.5}],
+        },
     }[kind]
     mixtures = [SYNTHETIC] if kind == "captioner" else [RAW]
     (tmp_path / "recipe.yaml").write_text(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, **spec))

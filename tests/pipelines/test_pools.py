@@ -76,7 +76,7 @@ def test_a_pool_that_grew_computes_the_new_shards_only(tmp_path: Path, world: Pa
     after = files(out, "pools/pool/columns")
     assert columns.items() <= after.items()
     assert {Path(p).name.partition(".")[0] for p in after.keys() - columns.keys()} == {"00000002"}
-    assert len(after) - len(columns) == 5 * 2  # data and record of each of five columns
+    assert len(after) - len(columns) == 4 * 2  # data and record of each of four columns
     assert mixtures.items() <= files(out, "mixtures").items()
     for old, new in zip(first.spec.mixtures, second.spec.mixtures, strict=True):
         assert first.mixture_folder(old) != second.mixture_folder(new)

@@ -14,14 +14,18 @@ from typing import Any
 import pytest
 
 from components.base.errors import PermanentError, TemporaryError, Terminated
+from components.recipe.recipe import parse_recipe
 from components.stages.reshard.stage import ReshardStep
 from pipelines.execution import run_status
 from pipelines.kubernetes import launcher
 from pipelines.kubernetes.cleanup import cleanup
 from pipelines.kubernetes.diagnosis import workflow_ended
+from pipelines.planning.plan import plan_run
+from tests.pipelines.execution.test_local import recipe_text
 from tests.pipelines.kubernetes.api_server import kubeconfig
 from tests.pipelines.kubernetes.conftest import TASKS, Work, World, plan, uri
 from tests.pipelines.kubernetes.controller import DISRUPTED, Pod, controlled
+from tests.pools import write_shard
 
 BUSY = 30.0  # seconds for another process on a busy machine
 
@@ -312,6 +316,15 @@ def test_names_of_what_can_be_launched(world: World) -> None:
         launcher.keys_of(world.run, "blip")
     with pytest.raises(PermanentError, match="launch mix: mix has no tasks to share; use `recaption stage mix RUN`"):
         launcher.keys_of(world.run, "mix")
+
+
+def test_a_group_without_work_is_not_the_stage_of_its_name(tmp_path: Path) -> None:
+    """Cosines of captions are of the stage `score`, and wait for the captions in a group of their own."""
+    write_shard(tmp_path / "shards", 0, 1)
+    mixtures = [{"name": "close", "rules": [{"text": "blip", "where": [{"score": "blip", "atLeast": 0.2}]}]}]
+    run = plan_run(parse_recipe(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures)))
+    assert launcher.keys_of(run, "score") == []
+    assert launcher.keys_of(run, "score-captions") == launcher.keys_of(run, "score:blip") == ["score:blip"]
 
 
 def test_a_pool_that_isnt_there(world: World) -> None:

@@ -85,8 +85,7 @@ def test_tasks_are_disjoint_and_only_one_of_them_writes_what_is_missing(tmp_path
         assert {tar: tar.stat().st_mtime_ns for tar in back} == before
 
 
-def test_a_mixture_without_samples_is_refused_by_run_alone(tmp_path: Path) -> None:
-    """The others' tars are written all the same."""
+def test_a_task_writes_nothing_of_a_mixture_without_samples(tmp_path: Path) -> None:
     write_tar(tmp_path / "shards/a.tar", range(9))
     run = make_run(tmp_path)
     select(run, lambda shard, uids: [])

@@ -200,7 +200,7 @@ def test_an_edit_ends_the_run_and_starts_another(here: Place) -> None:
     here.play()
     here.look()
     assert here.status()["run"] != first
-    here.apply(mixtures=[{"name": "raw", "rules": [{"text": "raw"}]}])
+    here.apply(mixtures=here.spec()["mixtures"])
     for _ in range(3):
         here.look()
         here.play()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
+from components.base.addresses import without_login
 from components.base.errors import PermanentError, RecaptionError, Terminated, leave, stop_on_sigterm
 from components.base.version import version
 from components.recipe import recipe as schema
@@ -294,12 +295,19 @@ def _log_to_stderr() -> None:
         handler = RichHandler(
             console=console, show_path=False, log_time_format="%H:%M:%S", highlighter=NullHighlighter()
         )
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(_is_ours)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _Formatter(logging.Formatter):
+    """Leaves passwords out of addresses, whoever logs them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_login(super().format(record))
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -10,15 +10,16 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator
-from http.client import HTTPException, InvalidURL
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from collections.abc import Iterator, Sequence
 
+import requests
+from urllib3.exceptions import HTTPError
+
+from components.base.addresses import without_login
 from components.base.errors import PermanentError, TemporaryError
-from components.base.version import version
 from components.recipe.sources import INDEX
 from components.storage.claims import claimed_by
+from components.storage.http import mistake_of, open_session, reason_of
 from components.storage.interface import Storage
 from components.storage.opening import open_object
 
@@ -28,22 +29,24 @@ FILE = "collinfo.json"
 DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")  # the first three, CC-MAIN-2008-2009, 2009-2010 and 2012, are ARC files
 ATTEMPTS = 4
 PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
-TIMEOUT = 30.0  # seconds for a connection and for each read
-LIMIT = 8 << 20  # bytes; the real index has some 30 kB
+TIMEOUT = 10.0, 30.0  # seconds for a connection and for each read
+DEADLINE = 30.0  # seconds for one answer
+LIMIT = 1 << 20  # bytes; the real index has some 30 kB
 
 
-def list_dumps(index: str = INDEX) -> list[str]:
+def list_dumps(index: str = INDEX, allow_networks: Sequence[str] = ()) -> list[str]:
     """List the dumps of an index, newest first.
 
     Args:
         index: Base address (https://…, gs://… or a folder) of collinfo.json, or the file itself.
+        allow_networks: CIDRs of private networks in which an https:// address may lie.
 
     Raises:
         PermanentError: there is no such index, or it is none.
         TemporaryError: it can't be reached, after four attempts.
     """
     uri = index if index.endswith(".json") else f"{index.rstrip('/')}/{FILE}"
-    data = _fetch(uri) if uri.startswith(("https://", "http://")) else _read(uri)
+    data = _fetch(uri, allow_networks) if uri.startswith(("https://", "http://")) else _read(uri)
     try:
         found = {entry["id"] for entry in json.loads(data)}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -92,23 +95,39 @@ def _read(uri: str) -> bytes:
     return storage.read(path, 0, LIMIT)
 
 
-def _fetch(url: str) -> bytes:
-    headers = {"User-Agent": f"recaption/{version()}", "Accept": "application/json"}
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as answer:
-                data: bytes = answer.read(LIMIT)
-                return data
-        except HTTPError as error:
-            reason = f"{error.code} {error.reason}"
-            if error.code not in (408, 429) and error.code < 500:
-                raise PermanentError(f"dumps {url}: {reason}; give the base address of a {FILE}") from error
-        except (OSError, HTTPException, ValueError) as error:  # URLError, timeouts and broken connections are OSErrors
-            if isinstance(error, InvalidURL) or not isinstance(error, (OSError, HTTPException)):
-                raise PermanentError(f"dumps {url}: {error}; give the base address of a {FILE}") from error
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-        if attempt < ATTEMPTS:
-            pause = PAUSE * 2 ** (attempt - 1)
-            log.warning("dumps %s: attempt %d of %d: %s; again in %.0f s", url, attempt, ATTEMPTS, reason, pause)
-            time.sleep(pause)
+def _fetch(url: str, allow_networks: Sequence[str]) -> bytes:
+    advice = f"give the base address of a {FILE}"
+    with open_session(allow_networks, 1, "application/json", DEADLINE) as session:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _got(session, url)
+            except requests.HTTPError as error:
+                reason = f"{error.response.status_code} {error.response.reason}"
+                if error.response.status_code not in (408, 429) and error.response.status_code < 500:
+                    raise PermanentError(f"dumps {url}: {reason}; {advice}") from error
+            except (OSError, HTTPError, ValueError) as error:  # requests' errors are OSErrors
+                reason = reason_of(error)
+                mistake = mistake_of(error) or (reason if isinstance(error, requests.TooManyRedirects) else None)
+                if mistake:
+                    raise PermanentError(f"dumps {url}: {mistake}; {advice}") from None
+            if attempt < ATTEMPTS:
+                pause = PAUSE * 2 ** (attempt - 1)
+                said = f"dumps {without_login(url)}: attempt {attempt} of {ATTEMPTS}: {reason}"
+                log.warning("%s; again in %.0f s", said, pause)
+                time.sleep(pause)
     raise TemporaryError(f"dumps {url}: {reason}, after {ATTEMPTS} attempts")
+
+
+def _got(session: requests.Session, url: str) -> bytes:
+    """Return the first LIMIT bytes of an answer. Raises TimeoutError if it takes longer than DEADLINE."""
+    end, data = time.monotonic() + DEADLINE, bytearray()
+    with session.get(url, stream=True, timeout=TIMEOUT) as answer:
+        answer.raise_for_status()
+        while len(data) < LIMIT:
+            some = answer.raw.read1(LIMIT - len(data))
+            if time.monotonic() >= end:  # perhaps it was cut
+                raise TimeoutError(f"no end of its answer within {DEADLINE:.0f} s")
+            if not some:
+                break
+            data += some
+    return bytes(data)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from components.stages.discover import dumps
 from components.stages.discover.dumps import claim_path, list_dumps, unclaimed
 from components.storage.claims import claim
 from components.storage.local import LocalStorage
+from tests.components.storage.web_server import LOOPBACK
 
 # Ids as index.commoncrawl.org/collinfo.json has them, out of order, with the oldest kinds among them.
 IDS = ["CC-MAIN-2026-38", "CC-MAIN-2026-43", "CC-MAIN-2013-20", "CC-MAIN-2012", "CC-MAIN-2009-2010", "CC-MAIN-2025-51"]
@@ -25,7 +27,8 @@ INDEX = json.dumps([{"id": i, "name": i, "cdx-api": f"https://index.commoncrawl.
 
 @contextmanager
 def index(*answers: int | None) -> Iterator[tuple[str, list[str]]]:
-    """Answers each request with the next status (None: hangs up), then with the last one; and the requests' paths."""
+    """Answers each request with the next status (None: hangs up, 0 and 1: a byte of the body or of the head now and
+    then), then with the last one; and the requests' paths."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,14 +37,19 @@ def index(*answers: int | None) -> Iterator[tuple[str, list[str]]]:
             asked.append(self.path)
             if status is None:
                 return
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(INDEX.encode() if status == 200 else b"no")
+            self.send_response(status if status > 1 else 200)
+            self.flush_headers() if status == 1 else self.end_headers()
+            with suppress(ConnectionError):
+                while status <= 1:
+                    self.wfile.write(b" ")
+                    time.sleep(0.05)
+                self.wfile.write(INDEX.encode() if status == 200 else b"no")
 
         def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -64,14 +72,14 @@ def test_newest_first_from_a_folder_and_from_a_file(tmp_path: Path) -> None:
 
 def test_over_http_through_failures() -> None:
     with index(503, None, 429, 200) as (url, asked):
-        assert list_dumps(f"{url}/") == NEWEST_FIRST
+        assert list_dumps(f"{url}/", LOOPBACK) == NEWEST_FIRST
     assert asked == ["/collinfo.json"] * 4
 
 
 @pytest.mark.parametrize("answer", [500, None])
 def test_giving_up_is_temporary_and_bounded(answer: int | None) -> None:
     with index(answer) as (url, asked), pytest.raises(TemporaryError, match=r"after 4 attempts"):
-        list_dumps(url)
+        list_dumps(url, LOOPBACK)
     assert len(asked) == 4
 
 
@@ -79,12 +87,33 @@ def test_nobody_listening_is_temporary() -> None:
     with index(200) as (url, _):
         pass
     with pytest.raises(TemporaryError, match="refused"):
+        list_dumps(url, LOOPBACK)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_an_index_that_never_ends_its_answer_is_temporary(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dumps, "ATTEMPTS", 1)
+    monkeypatch.setattr(dumps, "DEADLINE", 0.5)
+    with index(part) as (url, _), pytest.raises(TemporaryError, match="no end of its answer within 0 s, after 1 att"):
+        list_dumps(url, LOOPBACK)
+
+
+def test_a_private_index_is_not_asked_unless_it_is_allowed() -> None:
+    with index(200) as (url, asked), pytest.raises(PermanentError, match=r"no public address; .*allowNetworks"):
         list_dumps(url)
+    assert asked == []
+
+
+def test_a_password_is_never_said(caplog: pytest.LogCaptureFixture) -> None:
+    with index(500) as (url, _), pytest.raises(TemporaryError) as told:
+        list_dumps(url.replace("://", "://user:s3cret@"), LOOPBACK)
+    assert "again in" in caplog.text
+    assert "s3cret" not in caplog.text + str(told.value)
 
 
 def test_a_wrong_address_is_permanent_and_asked_once() -> None:
     with index(404) as (url, asked), pytest.raises(PermanentError, match=r"404 .*; give the base address"):
-        list_dumps(url)
+        list_dumps(url, LOOPBACK)
     assert len(asked) == 1
 
 

@@ -57,7 +57,8 @@ def mistake_of(error: BaseException) -> str | None:
     root = _root_of(error)
     if isinstance(root, Refused):
         return f"{NOT_PUBLIC[root.reason]}; {LEAVE}"
-    return str(root) if isinstance(root, ValueError) else None
+    wrong = isinstance(root, ValueError) and not isinstance(root, OSError)  # as a certificate's errors are
+    return str(root) if wrong else None
 
 
 def _root_of(error: BaseException) -> BaseException:
@@ -127,7 +128,7 @@ def _addresses(guard: Guard, host: str, port: int) -> list[str]:
     return usable
 
 
-class _Adapter(HTTPAdapter):
+class _Adapter(HTTPAdapter):  # type: ignore[misc]  # requests has no types
     def __init__(self, given: dict[str, Any], **how: Any) -> None:
         self.given = given
         super().__init__(**how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 
 from components.base.errors import PermanentError, TemporaryError
 from components.storage import ranged_reader, retry
 from components.storage.web import open_source
+from tests.components.stages.download.web import Answer, Web
 from tests.components.storage.web_server import LOOPBACK, mirror
 
 DATA = random.Random(0).randbytes(1_000_000)
@@ -177,6 +180,19 @@ def test_of_several_addresses_of_a_host_the_one_that_answers_is_read(monkeypatch
             socket, "getaddrinfo", lambda host, *a, **k: found if host == "m.test" else look_up(host, *a, **k)
         )
         assert open_source(f"http://m.test:{port}", LOOPBACK).read("x") == DATA
+
+
+def test_by_tls_the_certificate_is_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "DEADLINE", 0.1)
+    ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    ca.issue_cert("localhost").configure_cert(context)
+    with Web(tls=context) as served:
+        served.pages["/x"] = Answer(DATA)
+        assert open_source(served.url(host="localhost"), [*LOOPBACK, "::1/128"]).read("x") == DATA
+        with pytest.raises(TemporaryError, match="CERTIFICATE_VERIFY_FAILED"):
+            open_source(served.url(), LOOPBACK).read("x")
 
 
 def test_a_password_is_used_and_never_said(caplog: pytest.LogCaptureFixture) -> None:

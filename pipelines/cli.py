@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
+from components.base.addresses import without_login
 from components.base.errors import PermanentError, RecaptionError, Terminated, leave, stop_on_sigterm
 from components.base.printable import printable_lines
 from components.base.version import version
@@ -309,19 +310,19 @@ def _log_to_stderr() -> None:
         handler = RichHandler(
             console=console, show_path=False, log_time_format="%H:%M:%S", highlighter=NullHighlighter()
         )
-        handler.setFormatter(_Printable("%(message)s"))
+        handler.setFormatter(_Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(_is_ours)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-class _Printable(logging.Formatter):
-    """Leaves out what a terminal would obey: messages quote names and texts of the web, of pools and of tenants."""
+class _Formatter(logging.Formatter):
+    """Leaves out what a terminal would obey, and passwords: messages quote names, texts and addresses of others."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
+        return without_login(printable_lines(super().format(record)))
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

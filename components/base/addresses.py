@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
+
 
 def parse_address(uri: str) -> tuple[str, str]:
     """Return the scheme (file for a folder) and what comes after it. Raises ValueError, which says what is wrong."""
@@ -15,3 +19,8 @@ def parse_address(uri: str) -> tuple[str, str]:
     if scheme != "file" and (not place or place.startswith("/")):
         raise ValueError(f"has no bucket; give {scheme}://bucket/path")
     return scheme, place
+
+
+def without_login(text: str) -> str:
+    """Return a text without the user and the password of any address in it: https://user:password@host."""
+    return _LOGIN.sub("", text)

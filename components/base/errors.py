@@ -13,15 +13,19 @@ import signal
 import sys
 from typing import NoReturn
 
+from components.base.addresses import without_login
 from components.base.printable import printable
 
 MISTAKE, BAD_LUCK = "mistake", "bad luck"
 
 
 class RecaptionError(Exception):
-    """Base of all failures that have a message for a person."""
+    """Base of all failures that have a message for a person, in which no address has its password."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_login(message))
 
 
 class PermanentError(RecaptionError):
@@ -53,7 +57,7 @@ def failure_of(error: BaseException) -> dict[str, str]:
     The kinds are `mistake` (somebody must change something), `bad luck` (worth another try), `stopped` (a signal) and
     `bug` (of ours).
     """
-    message = printable(" ".join(str(error).split()))
+    message = without_login(printable(" ".join(str(error).split())))
     if isinstance(error, TemporaryError):
         return {"kind": BAD_LUCK, "message": message}
     if isinstance(error, RecaptionError):

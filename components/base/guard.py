@@ -82,11 +82,6 @@ class Guard:
             return "private_address"
         return None if port in PORTS else "port"
 
-    def absolute(self, host: str) -> str:
-        """Return the name to look up for a host: a final dot keeps a pod's search domains from making a cluster's
-        service of it. A host of an allowed network may be one."""
-        return host if self.allowed or host.endswith(".") or numeric_host(host) or ":" in host else f"{host}."
-
     def open_socket(self, info: Any) -> socket.socket:
         """Open a socket for an entry of getaddrinfo's: called before each connection. Raises Refused."""
         family, kind, protocol, _, address = info

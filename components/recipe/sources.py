@@ -136,7 +136,8 @@ class Download(Model):
     """Rounds over what failed, each into shards of its own behind the others; add one, days later, to the same recipe.
     transient: failures that may have passed, such as a timeout; all: also the others, such as HTTP 404."""
     allow_networks: Annotated[list[Network], Field(max_length=64)] = []
-    """CIDRs of private networks that may be connected to, on any port: a local mirror's. Not in a cluster."""
+    """CIDRs of private networks that may be connected to, on any port: a local mirror's, of images or of Common Crawl.
+    Not in a cluster."""
 
     @property
     def user_agent(self) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 from google.api_core.exceptions import RetryError
 from google.api_core.retry import Retry
 
+from components.base.addresses import without_login
 from components.base.errors import TemporaryError
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def attempted(attempt: Callable[[], T], what: str, passing: Callable[[BaseExcept
         maximum=20.0,
         multiplier=2.0,
         timeout=DEADLINE,
-        on_error=lambda error: log.warning("%s: %s; trying again", what, short(error)),
+        on_error=lambda error: log.warning("%s: %s; trying again", without_login(what), short(error)),
     )
     try:
         return cast(T, retry(attempt)())
@@ -47,5 +48,5 @@ def attempted(attempt: Callable[[], T], what: str, passing: Callable[[BaseExcept
 
 
 def short(error: object) -> str:
-    """Return an error's text as one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Return an error's text as one line of at most 200 characters, without passwords of addresses."""
+    return without_login(" ".join(str(error).split()))[:200] or type(error).__name__

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import BinaryIO, Protocol, TypeVar, cast
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 from components.base.errors import PermanentError, TemporaryError
-from components.base.version import version
 from components.storage import ranged_reader
+from components.storage.http import mistake_of, open_session, reason_of
 from components.storage.opening import open_storage
 from components.storage.retry import PASSING_STATUS, TIMEOUT, attempted, short
 
@@ -23,6 +22,11 @@ T = TypeVar("T")
 CONNECTIONS = 16  # kept open per process: some readers with their requests ahead
 LONGEST_WAIT = 60  # seconds of a Retry-After that are waited; attempts end after retry.DEADLINE anyway
 CHUNK = 1 << 20
+NEVER = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,  # of a redirect
+    requests.exceptions.TooManyRedirects,
+)
 
 
 class Source(Protocol):
@@ -35,22 +39,23 @@ class Source(Protocol):
     def open(self, path: str) -> BinaryIO: ...
 
 
-def open_source(uri: str) -> Source:
-    """Return the source at https://…, or at any address that open_storage takes."""
+def open_source(uri: str, allow_networks: Sequence[str] = ()) -> Source:
+    """Return the source at https://…, or at any address that open_storage takes.
+
+    Args:
+        allow_networks: CIDRs of private networks in which an http(s):// address may lie.
+    """
     if uri.startswith(("https://", "http://")):
-        return WebSource(uri)
+        return WebSource(uri, allow_networks)
     return open_storage(uri)
 
 
 class WebSource:
     """Objects below one address. It raises the errors that a Storage raises."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, allow_networks: Sequence[str] = ()) -> None:
         self.uri = uri.rstrip("/")
-        self._session = requests.Session()
-        self._session.headers.update({"User-Agent": f"recaption/{version()}", "Accept-Encoding": "identity"})
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+        self._session = open_session(allow_networks, CONNECTIONS)
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -81,7 +86,7 @@ class WebSource:
             with self._got(path, f"bytes={start}-{start + length - 1}") as answer:
                 if answer.status_code != 206 or (answer.headers.get("ETag"), _total(answer)) != (etag, size):
                     raise TemporaryError(f"cannot read {self.uri}/{path}: it was replaced while it was read; run again")
-                data: bytes = answer.raw.read(decode_content=False)
+                data: bytes = answer.raw.read(length + 1, decode_content=False)
             if len(data) != length:
                 raise ConnectionError(f"got {len(data)} of {length} bytes")
             return data
@@ -100,11 +105,10 @@ class WebSource:
     def _get(self, path: str, some: str) -> requests.Response:
         try:
             return self._session.get(f"{self.uri}/{path}", headers={"Range": some}, stream=True, timeout=TIMEOUT)
-        except requests.ConnectionError as error:  # whose text is of its pools, before it comes to the reason
-            reason: BaseException = error
-            while inner := reason.__cause__ or reason.__context__:
-                reason = inner
-            raise ConnectionError(str(reason) or type(reason).__name__) from error
+        except requests.ConnectionError as error:
+            if mistake := mistake_of(error):
+                raise PermanentError(f"cannot read {self.uri}/{path}: {mistake}") from None
+            raise ConnectionError(reason_of(error)) from error
 
     def _tried(self, path: str, attempt: Callable[[], T]) -> T:
         name = f"{self.uri}/{path}"
@@ -155,6 +159,6 @@ def _passing(error: BaseException) -> bool:
     answer = getattr(error, "response", None)
     if answer is not None:
         return _passing_status(answer.status_code)
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.TooManyRedirects):
+    if isinstance(error, NEVER):
         return False
     return isinstance(error, OSError | HTTPError)  # requests' errors are OSErrors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.pool.run import Ingest
@@ -36,7 +38,7 @@ def plan_ingest(spec: Spec, storage: Storage) -> tuple[Pool, Ingest]:
 
 def _extraction(spec: Spec) -> Extraction:
     if spec.pool.common_crawl:
-        return _of_dump(spec.pool.common_crawl)
+        return _of_dump(spec.pool.common_crawl, spec.download.allow_networks if spec.download else ())
     assert spec.pool.urls is not None  # a pool has one source
     try:
         return find_tables(spec.pool.urls)
@@ -44,10 +46,10 @@ def _extraction(spec: Spec) -> Extraction:
         raise PermanentError(f"spec.pool.urls: {error}") from error
 
 
-def _of_dump(wanted: CommonCrawl) -> Extraction:
+def _of_dump(wanted: CommonCrawl, networks: Sequence[str]) -> Extraction:
     try:
-        dump = find_dump(wanted.dump, wanted.index)
-        files = list_files(dump, wanted.files, wanted.base, wanted.sample, wanted.seed)
+        dump = find_dump(wanted.dump, wanted.index, networks)
+        files = list_files(dump, wanted.files, wanted.base, wanted.sample, wanted.seed, networks)
     except PermanentError as error:
         raise PermanentError(f"spec.pool.commonCrawl: {error}") from error
     return Extraction(dump, open_source(wanted.base).uri, tuple(files), wanted.files, partitions_for(len(files)))

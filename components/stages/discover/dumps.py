@@ -6,21 +6,20 @@ CC-MAIN-2026-43 (year and week).
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
 import time
-from collections.abc import Iterator
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Sequence
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+import requests
+from urllib3.exceptions import HTTPError
 
+from components.base.addresses import without_login
 from components.base.errors import PermanentError, TemporaryError
-from components.base.printable import printable
-from components.base.version import version
 from components.recipe.sources import INDEX
 from components.storage.claims import claimed_by
+from components.storage.http import mistake_of, open_session, reason_of
 from components.storage.interface import Storage
 from components.storage.opening import open_object
 
@@ -30,23 +29,24 @@ FILE = "collinfo.json"
 DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")  # the first three, CC-MAIN-2008-2009, 2009-2010 and 2012, are ARC files
 ATTEMPTS = 4
 PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
-TIMEOUT = 20.0  # seconds of one attempt
-LONGEST = 60.0  # seconds of all attempts
+TIMEOUT = 10.0, 30.0  # seconds for a connection and for each read
+DEADLINE = 30.0  # seconds for one answer
 LIMIT = 512 << 10  # bytes; the real index has some 30 kB, and Python's objects take fifty times a file's bytes
 
 
-def list_dumps(index: str = INDEX) -> list[str]:
+def list_dumps(index: str = INDEX, allow_networks: Sequence[str] = ()) -> list[str]:
     """List the dumps of an index, newest first.
 
     Args:
         index: Base address (https://…, gs://… or a folder) of collinfo.json, or the file itself.
+        allow_networks: CIDRs of private networks in which an https:// address may lie.
 
     Raises:
         PermanentError: there is no such index, or it is none.
         TemporaryError: it can't be reached, after four attempts.
     """
     uri = index if index.endswith(".json") else f"{index.rstrip('/')}/{FILE}"
-    data = _fetch(uri) if uri.startswith(("https://", "http://")) else _read(uri)
+    data = _fetch(uri, allow_networks) if uri.startswith(("https://", "http://")) else _read(uri)
     if len(data) > LIMIT:
         raise PermanentError(f"dumps {uri}: found more than {LIMIT:,} bytes; expected a {FILE}, some 30 kB")
     try:
@@ -97,45 +97,39 @@ def _read(uri: str) -> bytes:
     return storage.read(path, 0, LIMIT + 1)
 
 
-def _fetch(url: str) -> bytes:
-    """Get a file of the web. It has LONGEST seconds in all, however slowly its server sends."""
-    end = time.monotonic() + LONGEST
-    try:
-        host, _ = (parts := urlsplit(url)).hostname or "", parts.port
-        if not host.encode("idna") or re.search(r"\s", url):
-            raise ValueError("no address of a server")
-    except ValueError as error:  # of a label that is too long, of a port that is no number
-        raise PermanentError(f"dumps {url}: {error}; give the base address of a {FILE}") from error
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return asyncio.run(_get(url, min(TIMEOUT, end - time.monotonic())))
-        except TimeoutError:
-            reason = f"no end of its answer within {TIMEOUT:.0f} s"
-        except (ClientError, OSError, ValueError) as error:
-            reason = str(error) or type(error).__name__
-        pause = PAUSE * 2 ** (attempt - 1)
-        if attempt == ATTEMPTS or time.monotonic() + pause >= end:
-            break
-        log.warning("dumps %s: attempt %d of %d: %s; again in %.0f s", url, attempt, ATTEMPTS, reason, pause)
-        time.sleep(pause)
-    raise TemporaryError(f"dumps {url}: {reason}, after {attempt} attempts")
+def _fetch(url: str, allow_networks: Sequence[str]) -> bytes:
+    advice = f"give the base address of a {FILE}"
+    with open_session(allow_networks, 1, "application/json", DEADLINE) as session:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _got(session, url)
+            except requests.HTTPError as error:
+                reason = f"{error.response.status_code} {error.response.reason}"
+                if error.response.status_code not in (408, 429) and error.response.status_code < 500:
+                    raise PermanentError(f"dumps {url}: {reason}; {advice}") from error
+            except (OSError, HTTPError, ValueError) as error:  # requests' errors are OSErrors
+                reason = reason_of(error)
+                mistake = mistake_of(error) or (reason if isinstance(error, requests.TooManyRedirects) else None)
+                if mistake:
+                    raise PermanentError(f"dumps {url}: {mistake}; {advice}") from None
+            if attempt < ATTEMPTS:
+                pause = PAUSE * 2 ** (attempt - 1)
+                said = f"dumps {without_login(url)}: attempt {attempt} of {ATTEMPTS}: {reason}"
+                log.warning("%s; again in %.0f s", said, pause)
+                time.sleep(pause)
+    raise TemporaryError(f"dumps {url}: {reason}, after {ATTEMPTS} attempts")
 
 
-async def _get(url: str, seconds: float) -> bytes:
-    """Make one request. Raises PermanentError for an answer that asking again doesn't mend."""
-    headers = {"User-Agent": f"recaption/{version()}", "Accept": "application/json"}
-    async with (
-        ClientSession(timeout=ClientTimeout(total=seconds), headers=headers, trust_env=True) as session,
-        session.get(url) as answer,
-    ):
-        reason = f"{answer.status} {printable(answer.reason or '', 80)}"
-        if answer.status in (408, 429) or answer.status >= 500:
-            raise ClientError(reason)
-        if answer.status >= 400:
-            raise PermanentError(f"dumps {url}: {reason}; give the base address of a {FILE}")
-        data = bytearray()
-        async for part in answer.content.iter_any():
-            data += part
-            if len(data) > LIMIT:
+def _got(session: requests.Session, url: str) -> bytes:
+    """Return an answer, or LIMIT bytes of it and more. Raises TimeoutError if it takes longer than DEADLINE."""
+    end, data = time.monotonic() + DEADLINE, bytearray()
+    with session.get(url, stream=True, timeout=TIMEOUT) as answer:
+        answer.raise_for_status()
+        while len(data) <= LIMIT:
+            some = answer.raw.read1(LIMIT + 1 - len(data))
+            if time.monotonic() >= end:  # perhaps it was cut
+                raise TimeoutError(f"no end of its answer within {DEADLINE:.0f} s")
+            if not some:
                 break
-        return bytes(data)
+            data += some
+    return bytes(data)

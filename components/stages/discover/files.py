@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
+from collections.abc import Sequence
 from typing import Literal
 
 from components.base.errors import PermanentError
@@ -16,10 +17,18 @@ from components.storage.web import open_source
 LATEST = "latest"
 LIMIT = 64 << 20  # bytes of a list; the real ones have some 10 MB
 
+# What a list that can't be read is; never some of its bytes, since its address may be anybody's
+UNREADABLE: dict[type[Exception], str] = {
+    EOFError: "a file that is cut off",
+    UnicodeDecodeError: "no text",
+    zlib.error: "a damaged file",
+    OSError: "no gzip, or a damaged file",
+}
+
 Kind = Literal["wat", "warc"]
 
 
-def find_dump(dump: str = LATEST, index: str = INDEX) -> str:
+def find_dump(dump: str = LATEST, index: str = INDEX, allow_networks: Sequence[str] = ()) -> str:
     """Return the dump that a recipe names: `latest`, or an id, which needn't be in the index.
 
     Raises:
@@ -31,13 +40,20 @@ def find_dump(dump: str = LATEST, index: str = INDEX) -> str:
         if not DUMP.fullmatch(dump):
             raise PermanentError(f"dump {dump}: expected {LATEST}, or an id such as CC-MAIN-2026-43")
         return dump
-    dumps = list_dumps(index)
+    dumps = list_dumps(index, allow_networks)
     if not dumps:
         raise PermanentError(f"dumps {index}: lists none; give a dump's id instead of {LATEST}")
     return dumps[0]
 
 
-def list_files(dump: str, kind: Kind = "wat", base: str = BASE, sample: int | None = None, seed: int = 0) -> list[str]:
+def list_files(
+    dump: str,
+    kind: Kind = "wat",
+    base: str = BASE,
+    sample: int | None = None,
+    seed: int = 0,
+    allow_networks: Sequence[str] = (),
+) -> list[str]:
     """List the paths of a dump's files below `base`, in the dump's order.
 
     Args:
@@ -48,12 +64,13 @@ def list_files(dump: str, kind: Kind = "wat", base: str = BASE, sample: int | No
         TemporaryError: it can't be reached.
     """
     path = f"crawl-data/{dump}/{kind}.paths.gz"
-    data = open_source(base).read(path)
+    data = open_source(base, allow_networks).read(path, 0, LIMIT + 1)
     try:
-        text = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LIMIT + 1).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:  # no gzip, cut off, altered, no text
-        raise PermanentError(f"{base}/{path}: expected gzipped lines, a path on each ({error})") from error
-    if len(text) > LIMIT:
+        text = "" if len(data) > LIMIT else gzip.GzipFile(fileobj=io.BytesIO(data)).read(LIMIT + 1).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        found = next(said for kind, said in UNREADABLE.items() if isinstance(error, kind))
+        raise PermanentError(f"{base}/{path}: found {found}; expected gzipped lines, a path on each") from error
+    if max(len(data), len(text)) > LIMIT:
         raise PermanentError(
             f"{base}/{path}: has more than {LIMIT:,} bytes unpacked, so it is no list of a dump's files"
         )

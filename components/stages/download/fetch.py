@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import ssl
-import zlib
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ from yarl import URL
 from components.base.guard import Guard, Refused
 from components.recipe.sources import AGENT, Download
 from components.stages.download.deadline import Deadline
+from components.stages.download.encoding import unpacked
 from components.stages.download.hosts import LONGEST_PAUSE, Host, Hosts
 from components.stages.download.optout import opted_out
 from components.stages.download.reasons import REASONS, Failed, of_status
@@ -40,6 +41,8 @@ REDIRECTS = 5
 PAUSE = 1.0  # seconds before the second attempt, doubled for each further one, evenly drawn from 0 up to it
 DRAINED = 16 << 10  # bytes of an answer without an image that are read, so that its connection can be used again
 DNS_KEPT = 300  # seconds
+LONGEST_HEADER = 32 << 10  # bytes, of 128 headers at most; servers send policies and cookies of more than 8 kB
+_NO_UTF8 = re.compile("[\udc80-\udcff]")  # a byte of a header that is no UTF-8, as Python decodes it
 HEADERS = {
     "Accept": "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, */*;q=0.1",
     "Accept-Encoding": "identity",
@@ -78,6 +81,8 @@ class Fetcher:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
             trace_configs=[trace],
         )
 
@@ -170,14 +175,15 @@ class Fetcher:
             raise Failed("opted_out", answer.status)
         if answer.status == 200:
             data = await self._body(answer, slot, limit, timer)
-            return Fetched(_unpacked(data, answer.headers.get("Content-Encoding", ""), limit), answer.status)
+            encodings = ",".join(answer.headers.getall("Content-Encoding", ()))
+            return Fetched(await unpacked(data, encodings, limit), answer.status)
         if answer.content_length is not None and answer.content_length <= DRAINED:
             await answer.read()
         if redirect:
             target = answer.headers.get("Location")
             if not target:
                 raise Failed("redirects", answer.status)
-            return parse_url(target, answer.url)
+            return parse_url(_NO_UTF8.sub(lambda byte: f"%{ord(byte[0]) & 0xFF:02X}", target), answer.url)
         reason = of_status(answer.status)
         pause = seconds_of(answer.headers.get("Retry-After", "")) if REASONS[reason].again else 0.0
         raise Failed(reason, answer.status, pause)
@@ -202,23 +208,6 @@ async def _connected(_session: object, context: SimpleNamespace, _params: object
     slot, host = context.trace_request_ctx
     slot.connect()
     host.connected()
-
-
-def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding that was not asked for; return at most `limit` bytes."""
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return data
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise Failed("encoding", 200)
-    unpacker = zlib.decompressobj(wbits=47 if encoding != "deflate" else 15)  # 47: gzip or zlib, by its header
-    try:
-        found = unpacker.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise Failed("encoding", 200) from error
-    if len(found) > limit:
-        raise Failed("too_large", 200)
-    return found
 
 
 def _reason_of(error: Exception, url: URL, connected: bool) -> str:

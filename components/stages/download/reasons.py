@@ -29,7 +29,7 @@ REASONS = {
     "timeout": Reason("connected, but too slow, with its redirects and further attempts", transient=True),
     "reset": Reason("the connection broke before the answer", transient=True, again=True),
     "incomplete": Reason("the connection broke within the image", transient=True, again=True),
-    "bad_response": Reason("an answer that is not HTTP"),
+    "bad_response": Reason("an answer that is not HTTP, or has a header of more than 32 KiB"),
     "redirects": Reason("more than 5 redirects, or one without a target"),
     "robots": Reason("robots.txt disallows it"),
     "robots_failed": Reason("robots.txt can't be had, so everything is disallowed (RFC 9309)", transient=True),

@@ -30,8 +30,10 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        # A final dot keeps a pod's search domains from making a cluster's service of it; a local mirror may be one.
+        name = host if self.guard.allowed or host.endswith(".") else f"{host}."
         try:
-            found = await self.names.resolve(self.guard.absolute(host), port, family)
+            found = await self.names.resolve(name, port, family)
         except OSError as error:
             raise Unresolved("dns" if _no_such_name(error) else "dns_failed", host) from error
         if not found:

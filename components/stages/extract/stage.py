@@ -71,7 +71,8 @@ class ExtractStep(Step):
         if not self.part:
             from components.stages.extract.task import extract_task
 
-            extract_task(run.storage, extraction, task, tasks, lambda files: self.progress(files, files))
+            networks = run.spec.download.allow_networks if run.spec.download else ()
+            extract_task(run.storage, extraction, task, tasks, lambda files: self.progress(files, files), networks)
             return
         from components.stages.extract.dedup import Dedup
 

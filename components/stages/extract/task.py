@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,11 +38,13 @@ def extract_task(
     task: int,
     tasks: int,
     progress: Callable[[int], None] = lambda files: None,
+    allow_networks: Sequence[str] = (),
 ) -> TaskRecord:
     """Extract a task's files, unless that is done. The same files give the same bytes, however often it is killed.
 
     Args:
         progress: called with the number of files that are through since the last call.
+        allow_networks: CIDRs of private networks in which a mirror may lie.
 
     Raises:
         PermanentError: a file that the dump lists is not there, or a table isn't what its name says.
@@ -54,7 +56,7 @@ def extract_task(
         return done
     began = time.monotonic()
     source, extractor = (
-        open_source(extraction.base),
+        open_source(extraction.base, allow_networks),
         Extractor(Spiller(storage, extraction.spills(task), extraction.partitions)),
     )
     for name in files:

@@ -131,11 +131,13 @@ def _join(page: Page, url: str) -> str:
     if _HOST.match(url):
         scheme, _, rest = url.partition(":")
         return f"{scheme.lower()}:{rest}"
-    rooted = url[0] == "/" and page.origin
-    start = page.origin if rooted else page.start if url[0] in "?;" else page.folder
+    rooted = url[0] == "/" and url[1:2] != "/" and bool(page.origin)
+    start = page.origin if rooted else page.start if url[0] in "/?;" else page.folder
+    if url[:2] == "//" and len(start) > MOST_URL:
+        start = page.origin  # for its scheme
     if len(start) > MOST_URL:
         return LONG_URL
-    if rooted and url[1:2] != "/" and not _DOT_SEGMENT.search(url.partition("?")[0]):
+    if rooted and not _DOT_SEGMENT.search(url.partition("?")[0]):
         return start + url
     try:
         return urljoin(start, url)

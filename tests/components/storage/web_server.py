@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 
 from tests.components.storage.faulty import serving
+
+LOOPBACK = ["127.0.0.0/8"]
+"""What a reader of it must be allowed to connect to."""
 
 
 @dataclass
@@ -69,3 +73,6 @@ def mirror(files: Mapping[str, bytes], **how: object) -> Iterator[Mirror]:
 
     with serving(Handler) as served.url:
         yield served
+        for thread in threading.enumerate():  # of a reader that was left: without the server, it would try for long
+            if thread.name == "ahead":
+                thread.join(60)

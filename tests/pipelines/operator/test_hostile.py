@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from components.base.guard import Guard
 from pipelines.kubernetes.cluster import RECAPTIONS
 from pipelines.operator.controller import DEEP, Controller
 from pipelines.operator.recaption import reconcile
@@ -21,7 +22,7 @@ from pipelines.operator.runtime.conditions import Object, condition, with_condit
 from pipelines.operator.runtime.dump_lists import MOST, DumpLists
 from pipelines.operator.runtime.last_resort import BOUND
 from pipelines.operator.runtime.lease import Lease
-from tests.components.stages.discover.test_dumps import NEWEST_FIRST, dripping, index
+from tests.components.stages.discover.test_dumps import NEWEST_FIRST, index
 from tests.pipelines.operator.place import Place, until
 from tests.pipelines.operator.process import here_as, running
 from tests.pipelines.operator.recaption.test_reconcile import start
@@ -194,10 +195,11 @@ def test_an_object_of_brackets_in_brackets_is_refused_and_the_others_go_on(here:
     assert len(said) < 200
 
 
-def test_slow_indexes_of_one_namespace_hold_no_other_up() -> None:
+def test_slow_indexes_of_one_namespace_hold_no_other_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guard, "refusal", lambda *_: None)  # an index on loopback stands for a public one
     lists = DumpLists(patience=0.05)
     with ExitStack() as opened:
-        slow = [opened.enter_context(dripping()) for _ in range(MOST)]
+        slow = [opened.enter_context(index(0))[0] for _ in range(MOST)]
         assert [lists.get(url, "crowd") for url in slow] == [None] * MOST
         with index(200) as (url, _):
             lists.patience = 20.0

@@ -288,7 +288,17 @@ def test_a_storage_among_the_tables_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("networks", [[], ["10.0.0.0/8"]])
 def test_a_private_network_is_reached_only_by_leave(tmp_path: Path, web: Crawl, networks: list[str]) -> None:
-    found = planned(recipe(tmp_path, web.source(), {"allowNetworks": networks}))
+    with pytest.raises(PermanentError, match=r"^spec.pool.commonCrawl: dumps http:.* no public address; .*allowNetwor"):
+        planned(recipe(tmp_path, web.source(), {"allowNetworks": networks}))
+    with pytest.raises(PermanentError, match=r"^spec.pool.commonCrawl: cannot read http:.* no public address"):
+        planned(recipe(tmp_path, web.source(dump=DUMP), {"allowNetworks": networks}))
+    assert web.mirror.requests == []
+    folder = tmp_path / "dump"
+    for path, data in web.mirror.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    here = web.source(base=str(folder), index=str(folder))
+    found = planned(recipe(tmp_path, here, {"allowNetworks": networks}))
     with pytest.raises(PermanentError, match=r"none of 72 images .* \(private_address 72\); for a private network"):
         run_group(found, "ingest")
     assert web.web.connections == 0
@@ -317,7 +327,7 @@ def test_how_it_is_fetched_names_no_other_pool(tmp_path: Path, web: Crawl) -> No
 
     same = names()
     assert names(contact="me@example.com", timeout=7.0, connections=9, perHostRate=3.0) == same
-    for other in ({"robots": True}, {"maxBytes": 4096}, {"allowNetworks": ["10.0.0.0/8"]}):
+    for other in ({"robots": True}, {"maxBytes": 4096}, {"allowNetworks": [*LOOPBACK, "10.0.0.0/8"]}):
         assert names(**other)[1] != same[1]
     assert plan_run(parse_recipe(recipe(tmp_path, web.source(sample=2)))).pool.name != same[1]
 

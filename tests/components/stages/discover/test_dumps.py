@@ -17,7 +17,7 @@ from components.stages.discover import dumps
 from components.stages.discover.dumps import claim_path, list_dumps, unclaimed
 from components.storage.claims import claim
 from components.storage.local import LocalStorage
-from tests.components.storage.faulty import serving
+from tests.components.storage.web_server import LOOPBACK
 
 # Ids as index.commoncrawl.org/collinfo.json has them, out of order, with the oldest kinds among them.
 IDS = ["CC-MAIN-2026-38", "CC-MAIN-2026-43", "CC-MAIN-2013-20", "CC-MAIN-2012", "CC-MAIN-2009-2010", "CC-MAIN-2025-51"]
@@ -27,7 +27,8 @@ INDEX = json.dumps([{"id": i, "name": i, "cdx-api": f"https://index.commoncrawl.
 
 @contextmanager
 def index(*answers: int | None) -> Iterator[tuple[str, list[str]]]:
-    """Answers each request with the next status (None: hangs up), then with the last one; and the requests' paths."""
+    """Answers each request with the next status (None: hangs up, 0 and 1: a byte of the body or of the head now and
+    then), then with the last one; and the requests' paths."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -36,14 +37,19 @@ def index(*answers: int | None) -> Iterator[tuple[str, list[str]]]:
             asked.append(self.path)
             if status is None:
                 return
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(INDEX.encode() if status == 200 else b"no")
+            self.send_response(status if status > 1 else 200)
+            self.flush_headers() if status == 1 else self.end_headers()
+            with suppress(ConnectionError):
+                while status <= 1:
+                    self.wfile.write(b" ")
+                    time.sleep(0.05)
+                self.wfile.write(INDEX.encode() if status == 200 else b"no")
 
         def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -66,46 +72,30 @@ def test_newest_first_from_a_folder_and_from_a_file(tmp_path: Path) -> None:
 
 def test_over_http_through_failures() -> None:
     with index(503, None, 429, 200) as (url, asked):
-        assert list_dumps(f"{url}/") == NEWEST_FIRST
+        assert list_dumps(f"{url}/", LOOPBACK) == NEWEST_FIRST
     assert asked == ["/collinfo.json"] * 4
 
 
 @pytest.mark.parametrize("answer", [500, None])
 def test_giving_up_is_temporary_and_bounded(answer: int | None) -> None:
     with index(answer) as (url, asked), pytest.raises(TemporaryError, match=r"after 4 attempts"):
-        list_dumps(url)
-    assert len(asked) == (4 if answer else 8), "aiohttp itself asks anew, once, whoever hangs up"
+        list_dumps(url, LOOPBACK)
+    assert len(asked) == 4
 
 
-class Drip(BaseHTTPRequestHandler):
-    """Sends a byte now and then, of its answer or already of its headers, and never comes to an end."""
-
-    where = "body"
-
-    def do_GET(self) -> None:
-        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
-        self.wfile.write(b"\r\n[" if self.where == "body" else b"X: ")
-        with suppress(OSError):
-            while True:  # until the client has gone
-                time.sleep(0.02)
-                self.wfile.write(b"1")
-
-    def log_message(self, *_: object) -> None:
+def test_nobody_listening_is_temporary() -> None:
+    with index(200) as (url, _):
         pass
+    with pytest.raises(TemporaryError, match="refused"):
+        list_dumps(url, LOOPBACK)
 
 
-@contextmanager
-def dripping(where: str = "body") -> Iterator[str]:
-    with serving(type("Bound", (Drip,), {"where": where})) as url:
-        yield url
-
-
-@pytest.mark.parametrize("where", ["body", "headers"])
-def test_an_answer_that_drips_without_an_end_is_given_up(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dumps, "TIMEOUT", 0.2)
-    monkeypatch.setattr(dumps, "LONGEST", 0.5)
-    with dripping(where) as url, pytest.raises(TemporaryError, match=r"no end of its answer within"):
-        list_dumps(url)
+@pytest.mark.parametrize("part", [0, 1])
+def test_an_index_that_never_ends_its_answer_is_temporary(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dumps, "ATTEMPTS", 1)
+    monkeypatch.setattr(dumps, "DEADLINE", 0.5)
+    with index(part) as (url, _), pytest.raises(TemporaryError, match="no end of its answer within 0 s, after 1 att"):
+        list_dumps(url, LOOPBACK)
 
 
 def test_a_large_index_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,19 +104,25 @@ def test_a_large_index_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with index(200) as (url, _):
         for uri in (url, str(tmp_path)):
             with pytest.raises(PermanentError, match="found more than 100 bytes"):
-                list_dumps(uri)
+                list_dumps(uri, LOOPBACK)
 
 
-def test_nobody_listening_is_temporary() -> None:
-    with index(200) as (url, _):
-        pass
-    with pytest.raises(TemporaryError, match="Connect call failed"):
+def test_a_private_index_is_not_asked_unless_it_is_allowed() -> None:
+    with index(200) as (url, asked), pytest.raises(PermanentError, match=r"no public address; .*allowNetworks"):
         list_dumps(url)
+    assert asked == []
+
+
+def test_a_password_is_never_said(caplog: pytest.LogCaptureFixture) -> None:
+    with index(500) as (url, _), pytest.raises(TemporaryError) as told:
+        list_dumps(url.replace("://", "://user:s3cret@"), LOOPBACK)
+    assert "again in" in caplog.text
+    assert "s3cret" not in caplog.text + str(told.value)
 
 
 def test_a_wrong_address_is_permanent_and_asked_once() -> None:
     with index(404) as (url, asked), pytest.raises(PermanentError, match=r"404 .*; give the base address"):
-        list_dumps(url)
+        list_dumps(url, LOOPBACK)
     assert len(asked) == 1
 
 

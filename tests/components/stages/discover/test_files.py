@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from components.base.errors import PermanentError
 from components.stages.discover import files
 from components.stages.discover.files import find_dump, list_files
-from tests.components.storage.web_server import mirror
+from tests.components.storage.web_server import LOOPBACK, mirror
 
 DUMP = "CC-MAIN-2026-43"
 LIST = f"crawl-data/{DUMP}/wat.paths.gz"
@@ -39,7 +39,7 @@ def test_all_files_in_the_dumps_order(base: str) -> None:
 def test_over_http() -> None:
     data = gzip.compress("\r\n".join([*FILES, FILES[0], ""]).encode())
     with mirror({LIST: data}, faults=[503]) as served:
-        assert list_files(DUMP, base=served.url) == FILES
+        assert list_files(DUMP, base=served.url, allow_networks=LOOPBACK) == FILES
 
 
 def test_a_list_in_several_members(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_lists_that_are_none(tmp_path: Path, base: str) -> None:
         with pytest.raises(PermanentError, match="expected gzipped lines"):
             list_files(DUMP, base=str(tmp_path))
     write(tmp_path, LIST, gzip.compress(b"a.gz\nb.gz\n")[:-9])  # files that it doesn't list would never be missed
-    with pytest.raises(PermanentError, match=r"expected gzipped lines, a path on each .*ended before"):
+    with pytest.raises(PermanentError, match=r"found a file that is cut off; expected gzipped lines, a path on each"):
         list_files(DUMP, base=str(tmp_path))
     write(tmp_path, LIST, gzip.compress(b"\n"))
     with pytest.raises(PermanentError, match="lists no file"):

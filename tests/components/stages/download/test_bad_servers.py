@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import ssl
@@ -49,6 +50,16 @@ PAGES = {
     "gzip-broken": (Answer(b"\x1f\x8bnot gzip", headers={"Content-Encoding": "gzip"}), "encoding"),
     "brotli": (Answer(jpeg(), headers={"Content-Encoding": "br"}), "encoding"),
     "gzip": (Answer(gzip.compress(jpeg()), headers={"Content-Encoding": "gzip"}), None),
+    "twice": (Answer(gzip.compress(zlib.compress(jpeg())), headers={"Content-Encoding": "deflate, gzip"}), None),
+    "thrice": (Answer(jpeg(), headers={"Content-Encoding": "gzip, gzip, gzip"}), "encoding"),
+    **{  # no encodings: browsers take the answer as it is
+        f"encoding-{i}": (Answer(jpeg(), headers={"Content-Encoding": name}), None)
+        for i, name in enumerate(("UTF-8", "none", "binary", "identity", "utf-8, Identity", "\xff", "image/jpeg"))
+    },
+    "brotli-and-more": (Answer(jpeg(), headers={"Content-Encoding": "br, utf-8"}), "encoding"),
+    "long-header": (Answer(jpeg(), headers={"Content-Security-Policy": "x" * 30_000}), None),
+    "too-long-header": (Answer(jpeg(), headers={"Content-Security-Policy": "x" * 40_000}), "bad_response"),
+    "many-headers": (Answer(jpeg(), headers={f"X-{i}": "x" * 500 for i in range(100)}), None),
     "deflate": (Answer(zlib.compress(jpeg()), headers={"Content-Encoding": "deflate"}), None),
     "html": (Answer(b"<html>not an image</html>"), "not_image"),
     "svg": (Answer(SVG, headers={"Content-Type": "image/svg+xml"}), "not_image"),
@@ -85,6 +96,28 @@ def test_every_misbehaviour_has_its_reason(web: Web, pool: Pool) -> None:
         failed = "failed_to_resize" if reason and REASONS[reason].resize else "failed_to_download"
         assert row["status"] == (failed if reason else "success")
         assert (row["sha256"] is None) == (reason is not None)
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        (b"/caf\xe9.jpg?\xfc", "/caf%E9.jpg?%FC"),
+        ("/café.jpg".encode(), "/caf%C3%A9.jpg"),
+        ("/é".encode() + b"\xe9%41%e9", "/%C3%A9%E9A%E9"),
+        (b"/a b.jpg", "/a%20b.jpg"),
+    ],
+)
+def test_bytes_in_a_redirect_are_encoded_as_they_are(web: Web, pool: Pool, location: bytes, path: str) -> None:
+    """As browsers do."""
+
+    async def redirect(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
+        await writer.drain()
+
+    web.pages = {"/": redirect, path: Answer(jpeg())}
+    (record,) = pool.download([web.url()])
+    assert [request.path for request in web.requests] == ["/", path]
+    assert record.samples == 1
 
 
 def test_a_host_that_does_not_answer(pool: Pool, tried: list[Any]) -> None:

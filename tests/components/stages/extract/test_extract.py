@@ -33,7 +33,7 @@ from components.stages.extract.text_rules import Image, Page, candidate, uid_of
 from components.storage.commit import commit
 from components.storage.local import LocalStorage
 from tests.components.stages.extract.archives import img, warc_page, warcinfo, wat_file, wat_members, wat_page
-from tests.components.storage.web_server import mirror
+from tests.components.storage.web_server import LOOPBACK, mirror
 
 Pages = list[tuple[str, list[dict[str, str]]]]
 NAMES = [f"crawl-data/CC-MAIN-2026-43/segments/1/wat/CC-MAIN-20261012-{n:05d}.warc.wat.gz" for n in range(5)]
@@ -88,7 +88,7 @@ def work_on(base: str, partitions: int = 3, **more: Any) -> Extraction:
 def run(storage: LocalStorage, job: Extraction, tasks: int) -> dict[str, Any]:
     storage.create(f"{job.folder}/plan.json", job.to_json())
     for task in range(tasks):
-        extract_task(storage, job, task, tasks)
+        extract_task(storage, job, task, tasks, allow_networks=LOOPBACK)
     dedup = Dedup(storage, job, tasks)
     for partition in range(job.partitions):
         dedup.run(partition)

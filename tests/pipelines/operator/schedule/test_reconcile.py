@@ -14,6 +14,7 @@ import pytest
 from kubernetes import client
 
 from components.base.errors import PermanentError, TemporaryError
+from components.base.guard import Guard
 from components.pool import shards
 from components.stages.discover import dumps
 from components.storage.interface import Entry
@@ -36,6 +37,12 @@ NAMESPACE = "research"
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dumps, "PAUSE", 0.01)
+
+
+@pytest.fixture
+def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator reads no index at a private address; here an index on loopback stands for a public one."""
+    monkeypatch.setattr(Guard, "refusal", lambda *_: None)
 
 
 @pytest.fixture
@@ -308,6 +315,16 @@ def test_a_recurring_run_of_kfp_of_the_same_name_shares_the_dumps(here: Schedule
     assert (started(here), here.reason(), here.status()["behind"]) == ([MARCH], "UpToDate", 0)
 
 
+def test_an_index_at_a_private_address_is_not_asked(here: Scheduled) -> None:
+    with index(200) as (url, asked):
+        here.apply(index=url)
+        here.wait(hours=1, seconds=1)
+        here.look()
+        assert "no public address" in here.message("DumpsListed")
+    assert asked == []
+
+
+@pytest.mark.usefixtures("loopback_is_public")
 def test_an_outage_of_the_index_is_a_condition(here: Scheduled) -> None:
     with index(503) as (url, asked):
         here.apply(index=url)
@@ -389,6 +406,7 @@ def test_an_invalid_one_says_why_and_is_left_alone(here: Scheduled) -> None:
     assert started(here) == [MARCH]
 
 
+@pytest.mark.usefixtures("loopback_is_public")
 def test_looks_between_the_ticks_are_cheap(here: Scheduled) -> None:
     """One list of its Recaptions; neither index nor storage is asked."""
     with index(200) as (url, asked):
@@ -402,6 +420,7 @@ def test_looks_between_the_ticks_are_cheap(here: Scheduled) -> None:
         assert here.api.requests - requests == {"list recaptions": 5}
 
 
+@pytest.mark.usefixtures("loopback_is_public")
 def test_an_answer_serves_all_who_ask_within_a_minute() -> None:
     with index(200) as (url, asked):
         lists = DumpLists()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property, partial
@@ -14,7 +12,7 @@ from typing import Any, TypeVar
 
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
-from components.base.printable import printable
+from components.pool.unread import LIKE_SHARDS, say_unread
 from components.recipe import sources
 from components.recipe.sources import Subset, is_hidden, is_table
 from components.storage.interface import Storage
@@ -26,7 +24,6 @@ T = TypeVar("T")
 SHARD = ".tar"
 """End of a shard's name, in capitals as well."""
 BESIDE = (".parquet", ".PARQUET", ".parq")  # ends of the name of a shard's metadata, the first that is there
-PACKED = re.compile(r"\.(tar\.\w{1,5}|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)  # what other tools read as shards
 LOOKED = 100_000  # objects searched for a tar: the address may be that of any bucket
 
 
@@ -129,12 +126,12 @@ def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
         state = content_hash([source.uri, *(astuple(entry) for entry in (tar, *beside))])
         parquet = beside[0].path if beside else None
         shards.append(Shard(stem.replace("/", "-"), path, tar.size, parquet, state, tar.version))
-    unread = _unread(sorted(found))
+    unread = say_unread(found, LIKE_SHARDS, "shard", "a shard is a plain .tar, so unpack them to that")
     if not shards:
-        there = unread.format(place="there") or "give the folder that holds the shards"
+        there = unread or "give the folder that holds the shards"
         raise PermanentError(f"pool {name}: no .tar in {source.uri}; {there}")
     if unread:
-        log.warning("pool %s: %s", name, unread.format(place=f"in {source.uri}"))
+        log.warning("pool %s in %s: %s", name, source.uri, unread)
     if len({s.name for s in shards}) < len(shards):
         raise PermanentError(f"pool {name}: two tars in {source.uri} have one name once / becomes -; rename one")
     return pool_of(name, source, _subset(shards, subset) if subset else shards)
@@ -143,21 +140,6 @@ def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
 def is_shard(path: str) -> bool:
     """Return whether a file of this name is a shard: hidden files, and those in hidden folders, are not."""
     return path.lower().endswith(SHARD) and not is_hidden(path)
-
-
-def _unread(paths: Sequence[str]) -> str:
-    """Say which files look like shards and are not read, with `{place}` for where; empty where there are none."""
-    packed = [(path, end[0].lower()) for path in paths if (end := PACKED.search(path)) and not is_hidden(path)]
-    if not packed:
-        return ""
-    kinds = ", ".join(f"{end} {count}" for end, count in sorted(Counter(end for _, end in packed).items()))
-    files = (
-        "1 file {place} looks like a shard and is"
-        if len(packed) == 1
-        else f"{len(packed)} files {{place}} look like shards and are"
-    )
-    first = printable(packed[0][0]).replace("{", "{{").replace("}", "}}")
-    return f"{files} not read: {kinds}; the first is {first}; a shard is a plain .tar, so unpack them to that"
 
 
 def pool_of(name: str, source: Storage, shards: Sequence[Shard]) -> Pool:
@@ -171,7 +153,7 @@ def has_begun(pool: sources.Pool) -> bool:
     place, counts = (pool.shards, is_shard) if pool.shards is not None else (pool.urls, is_table)
     if place is None:
         return True
-    if is_table(place.rpartition("/")[2]):
+    if pool.urls is not None and is_table(place.rpartition("/")[2]):
         storage, name = open_object(place)
         return storage.size(name) is not None
     return any(counts(entry.path) for entry in islice(open_storage(place).list(), LOOKED))

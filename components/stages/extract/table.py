@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.pool.uids import canonical_uids
+from components.pool.unread import LIKE_TABLES, say_unread
 from components.recipe.sources import TABLES, is_table
 from components.stages.extract.extraction import Extraction, partitions_of_tables
 from components.stages.extract.pairs import SCHEMA
@@ -21,6 +23,8 @@ from components.stages.extract.text_rules import LONG_TEXT, LONG_URL, MOST_TEXT,
 from components.storage.interface import Entry
 from components.storage.opening import open_object, open_storage
 from components.storage.tables import explained, open_table
+
+log = logging.getLogger(__name__)
 
 ROWS = 1 << 14  # rows looked at together: few, as a text may be long; with fewer the calls begin to cost
 URL, TEXT, UID = ("url",), ("text", "caption"), ("uid",)  # names of the fields, in any case; the first that is there
@@ -49,10 +53,15 @@ def find_tables(urls: str) -> Extraction:
         if size is not None:
             return _found(storage.uri, [Entry(name, size)])
     storage = open_storage(urls)
-    entries = [entry for entry in storage.list() if is_table(entry.path)]
-    if not entries:
-        raise PermanentError(f"{urls}: no {', '.join(TABLES[:-1])} or {TABLES[-1]} there")
-    return _found(storage.uri, entries)
+    entries = list(storage.list())
+    found = [entry for entry in entries if is_table(entry.path)]
+    unread = say_unread((entry.path for entry in entries), LIKE_TABLES, "table", "make them .parquet or .csv")
+    if not found:
+        there = f"no {', '.join(TABLES[:-1])} or {TABLES[-1]} there"
+        raise PermanentError(f"{urls}: {there}{unread and '; '}{unread}")
+    if unread:
+        log.warning("%s: %s", urls, unread)
+    return _found(storage.uri, found)
 
 
 def candidates_of(file: BinaryIO, path: str) -> Iterator[TableRows]:

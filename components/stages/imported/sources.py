@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -12,10 +13,13 @@ import pyarrow.compute as pc
 
 from components.base.errors import PermanentError
 from components.pool.identities import By, names_of
+from components.pool.unread import LIKE_TABLES, say_unread
 from components.recipe.sources import is_table
 from components.storage.interface import Entry, Storage
 from components.storage.opening import open_object, open_storage
 from components.storage.tables import explained, open_table
+
+log = logging.getLogger(__name__)
 
 SUBSET = ".npy"
 ROWS = 1 << 18  # rows looked at together: with fewer, finding the wanted ones costs more than reading
@@ -48,9 +52,13 @@ def find_source(source: str) -> ImportSource:
         if size is not None:
             return ImportSource(f"{storage.uri}/{name}", storage, [Entry(name, size)])
     storage = open_storage(source)
-    found = [entry for entry in storage.list() if is_table(entry.path)]
+    entries = list(storage.list())
+    found = [entry for entry in entries if is_table(entry.path)]
+    unread = say_unread((entry.path for entry in entries), LIKE_TABLES, "table", "make them .parquet or .csv")
     if not found:
-        raise PermanentError(f"import {source}: no .parquet, .csv or .npy there")
+        raise PermanentError(f"import {source}: no .parquet, .csv or .npy there{unread and '; '}{unread}")
+    if unread:
+        log.warning("import %s: %s", source, unread)
     return ImportSource(storage.uri, storage, found)
 
 

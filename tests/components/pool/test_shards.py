@@ -48,7 +48,7 @@ def test_what_looks_like_a_shard_is_counted(tmp_path: Path, caplog: pytest.LogCa
     assert found(tmp_path) == ["a.tar"]
     [line] = [record.getMessage() for record in caplog.records]
     assert line == (
-        f"pool p: 4 files in {tmp_path} look like shards and are not read: .tar.gz 2, .tar.zst 1, .tgz 1; the first is "
+        f"pool p in {tmp_path}: 4 files look like shards and are not read: .tar.gz 2, .tar.zst 1, .tgz 1; the first is "
         "b.tar.gz; a shard is a plain .tar, so unpack them to that"
     )
 

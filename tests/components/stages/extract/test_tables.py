@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,6 +99,18 @@ def test_a_uid_that_is_none_or_another_kind(tmp_path: Path) -> None:
     found, _ = extracted(datacomp(tmp_path / "m" / "0.parquet", rows).parent)
     made = [uid_of(f"{url}?{n}", "a").hex() for n in range(3)] + [canonical_uid(str(uid)) for uid in fields[3:]]
     assert {uid: (at, text) for uid, at, text in found} == {u: (f"{url}?{n}", "a") for n, u in enumerate(made)}
+
+
+def test_uids_in_other_forms_are_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a uid of its own, or by a U+FFFD for each of its bytes, an image would meet no published column."""
+    name = "0123456789abcdef0123456789abcdef"
+    for number, uids in enumerate((pa.array([UUID(name).bytes], pa.binary(16)), pa.array([str(UUID(name)).upper()]))):
+        path = tmp_path / str(number) / "m" / "0.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"uid": uids, "url": ["https://a.example/"], "text": ["a"]}), path)
+        (path.parent / "1.jsonl").write_text("{}")
+        assert extracted(path.parent)[0] == [(name, "https://a.example/", "a")]
+    assert "1 file looks like a table and is not read: .jsonl 1" in caplog.text
 
 
 def test_a_uid_that_is_a_number(tmp_path: Path) -> None:

@@ -277,6 +277,16 @@ def test_names_of_tables(tmp_path: Path, shards: Path, name: str) -> None:
     assert join(shards, path)["value"] == join(shards, path.parent)["value"] == [1.0, *[None] * 6, 2.0]
 
 
+def test_what_looks_like_a_table_is_counted(tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parquet(tmp_path / "made" / "a.parquet", [uid(0)], [1.0])
+    for name in ("b.csv.zst", "c.jsonl", "d.parquet.gz", "e.npz", "_SUCCESS", "f_stats.json", ".g.jsonl"):
+        (tmp_path / "made" / name).write_bytes(b"x")
+    assert join(shards, tmp_path / "made")["value"][0] == 1.0
+    assert "3 files look like tables and are not read: .csv.zst 1, .jsonl 1, .parquet.gz 1; the first is" in caplog.text
+    (tmp_path / "made" / "a.parquet").unlink()
+    one_line(shards, tmp_path / "made", r"no \.parquet, \.csv or \.npy there; 3 files look like tables")
+
+
 def test_imported_texts_are_cleaned_as_raw_texts_are(tmp_path: Path, shards: Path) -> None:
     values = ["\ufeffa\0 cat ", "x" * 8193, "é" * 4097, " \0\ufeff ", "", None, "two\nlines", "x" * 8192]
     found = join(shards, parquet(tmp_path / "a.parquet", [uid(i) for i in range(8)], values), "text")

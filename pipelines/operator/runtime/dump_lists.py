@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from components.base.errors import PermanentError, RecaptionError, TemporaryError
 from components.stages.discover.dumps import list_dumps
 
-LONGEST = 300.0  # seconds: twice four attempts of 30 s and their pauses; an index may send without an end
+LONGEST = 300.0  # seconds: four attempts, each 40 s to connect and 30 s for the answer, and their pauses
 MOST = 16  # indexes that are asked at once, each by a thread
 
 
@@ -90,6 +90,4 @@ def _listed(index: str) -> _Listing:
             raise PermanentError(f"dumps {index}: found none; expected ids such as CC-MAIN-2026-43")
     except RecaptionError as error:
         return _Listing(time.monotonic(), refusal=(type(error), str(error)))
-    except ValueError as error:  # of urllib, for an address such as http://[x
-        return _Listing(time.monotonic(), refusal=(PermanentError, f"dumps {index}: {error}"))
     return _Listing(time.monotonic(), dumps)

@@ -11,13 +11,34 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
+
+from components.engine.containers import Bare, bare, orientation
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a decoding process has one core
 
 MAX_PIXELS = 1 << 26  # 8192 × 8192; more is a decompression bomb, not a photo
+MAX_BYTES = 1 << 29  # of memory that decoding may take: a pod has room for so much per decoder
+MAX_SCANNED = 1 << 30  # pixels of a JPEG's scans together: 16 scans of the largest image; a photo has about ten
+TOO_MANY_SCANS = f"JPEG whose scans have more than {MAX_SCANNED:,} pixels together"
 MIN_SIDE = 2  # a 1 × 1 image is a tracking pixel
 MAX_ASPECT = 32  # beyond it, resizing the short side first would make a huge intermediate image
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+BAND = 1 << 17  # pixels that are converted at once, so that converting takes no memory to speak of
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_RGB = 4  # bytes of a pixel in Pillow's memory, as of every mode that is not listed here
+_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+_CODECS = {"WEBP": 16, "AVIF": 16, "TIFF": 8, "GIF": 4, "BMP": 4}  # bytes of a pixel that a format's decoder takes
+_COEFFICIENTS = 2  # bytes; of a JPEG in scans all are kept
 
 Pixels = NDArray[np.uint8]
 
@@ -59,23 +80,32 @@ def open_rgb(data: bytes) -> Image.Image:
     """
     with opened(data) as image:
         image.load()
-        return to_rgb(ImageOps.exif_transpose(image) if "exif" in image.info else image)
+        return upright(to_rgb(image), image.info["orientation"])
 
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
     """Open an image of a size that may be decoded: its header is read, its pixels are not decoded yet.
 
+    Its metadata never reach Pillow. Instead of them, `info` has `orientation`, EXIF's number from 1 to 8, and `tiff`,
+    the bytes of the EXIF as they were found.
+
     Raises:
         ImageError: as `decode`; also in place of what Pillow raises in the body.
     """
     if not data:
         raise ImageError("empty image")
+    found = bare(data)
+    _check_early(found)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about what we refuse or repair below
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(found.data), formats=FORMATS) as image:
+                turn = image.getexif().get(0x112, 1) if image.format == "AVIF" else orientation(found)
+                image.info = {**image.info, "orientation": turn, "tiff": found.exif}
                 _check_size(image.size)
+                if decoding_bytes(image) > MAX_BYTES:
+                    raise ImageError("image of too many pixels")
                 yield image
         except ImageError:
             raise
@@ -88,6 +118,14 @@ def opened(data: bytes) -> Iterator[Image.Image]:
             raise ImageError(f"{kind} image") from None
 
 
+def _check_early(found: Bare) -> None:
+    """Refuse what takes long, or what takes much memory before Pillow says its size."""
+    if found.scanned > MAX_SCANNED:
+        raise ImageError(TOO_MANY_SCANS)
+    if found.canvas and found.canvas[0] * found.canvas[1] * (_RGB + _CODECS["WEBP"]) > MAX_BYTES:
+        raise ImageError("image of too many pixels")
+
+
 def _check_size(size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         raise ImageError("image of too many pixels")
@@ -95,10 +133,39 @@ def _check_size(size: tuple[int, int]) -> None:
         raise ImageError("image of one pixel's width")
 
 
+def decoding_bytes(image: Image.Image) -> int:
+    """Return the memory in bytes that decoding to RGB takes at most, by the header of an image that `opened` gave."""
+    each = _BYTES.get(image.mode, _RGB) + _CODECS.get(image.format or "", 0)
+    each += 0 if is_rgb(image) else _RGB  # converted
+    each += _RGB if image.info["orientation"] != 1 else 0  # turned
+    if "progressive" in image.info:
+        each += _COEFFICIENTS * len(image.getbands())
+    return each * image.width * image.height
+
+
+def is_rgb(image: Image.Image) -> bool:
+    """Say whether the pixels are RGB without a transparent colour."""
+    return image.mode == "RGB" and "transparency" not in image.info
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """Turn an image as EXIF's orientation says."""
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB: alpha over white, 16 bits scaled to 8."""
-    if image.mode == "RGB" and "transparency" not in image.info:
+    """Convert an image to RGB, band by band: alpha over white, 16 bits scaled to 8."""
+    if is_rgb(image):
         return image
+    found = Image.new("RGB", image.size)
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        found.paste(_rgb(band), (0, top))
+    return found
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))

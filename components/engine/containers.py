@@ -20,6 +20,24 @@ PROFILE = 1 << 16  # bytes of a PNG's EXIF that ImageMagick wrote as compressed 
 
 
 @dataclass(frozen=True)
+class Frame:
+    """What a JPEG says of its picture."""
+
+    width: int
+    height: int
+    """In pixels."""
+    bands: int
+    bits: int
+    """Of each band's value."""
+    progressive: bool
+
+    @property
+    def blocks(self) -> int:
+        """Pixels that are decoded at least: JPEG has no smaller part than a block."""
+        return -(-self.width // 16) * -(-self.height // 16) * 256
+
+
+@dataclass(frozen=True)
 class Bare:
     """An image file without metadata, and what was read on the way."""
 
@@ -29,6 +47,8 @@ class Bare:
     xmp: bytes = b""
     canvas: tuple[int, int] | None = None
     """Width and height in pixels of a WebP, whose decoder takes memory for them as soon as it is made."""
+    frame: Frame | None = None
+    """Of a JPEG; None of other formats."""
     scanned: int = 0
     """Pixels that a JPEG's decoder passes over, in all scans together."""
 
@@ -58,11 +78,13 @@ XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
 # JPEG: segments. A marker is none of the bytes that may follow 0xFF within a scan.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\x01\xd0-\xd8])")
 _SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start of a frame
+_ONE_PASS = (0xC0, 0xC1)
 _SCAN, _END, _COMMENT = 0xDA, 0xD9, 0xFE
 
 
 def _jpeg(data: bytes) -> Bare:
-    kept, exif, xmp, pixels, scans, at = [data[:2]], b"", b"", 0, 0, 2
+    kept, exif, xmp, scans, at = [data[:2]], b"", b"", 0, 2
+    frame: Frame | None = None
     while found := _MARKER.search(data, at):
         marker, begin = found[1][0], found.end() - 2
         if scans:
@@ -81,14 +103,14 @@ def _jpeg(data: bytes) -> Bare:
                 marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12
             ):
                 continue  # the colours depend on JFIF's and Adobe's segments alone
-        elif marker in _SIZES:
-            height, width = (-(-int.from_bytes(body[i : i + 2], "big") // 16) * 16 for i in (1, 3))  # whole blocks
-            pixels = max(pixels, width * height)
+        elif marker in _SIZES and frame is None and len(body) > 5:
+            height, width = (int.from_bytes(body[i : i + 2], "big") for i in (1, 3))
+            frame = Frame(width, height, body[5], body[0], marker not in _ONE_PASS)
         scans += marker == _SCAN
         kept.append(data[begin:at])
     else:
         kept.append(data[at:])
-    return Bare(b"".join(kept), exif, xmp, scanned=scans * pixels)
+    return Bare(b"".join(kept), exif, xmp, frame=frame, scanned=scans * frame.blocks if frame else 0)
 
 
 def _png(data: bytes) -> Bare:

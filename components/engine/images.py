@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import simplejpeg
+from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
@@ -25,7 +28,11 @@ MIN_SIDE = 2  # a 1 × 1 image is a tracking pixel
 MAX_ASPECT = 32  # beyond it, resizing the short side first would make a huge intermediate image
 BAND = 1 << 17  # pixels that are converted at once, so that converting takes no memory to speak of
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_RESIZER = Resizer()
+_FILTERS = {  # by Pillow's names
+    "bicubic": ResizeAlg.convolution(FilterType.catmull_rom),
+    "bilinear": ResizeAlg.convolution(FilterType.bilinear),
+}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,8 +74,35 @@ def decode(data: bytes, geometry: Geometry) -> Pixels:
     Raises:
         ImageError: with a short reason, the same for every image of its kind.
     """
-    image = _fit(open_rgb(data), geometry)
-    return np.asarray(image, dtype=np.uint8)
+    found = _clean_jpeg(data)
+    return _fit(open_rgb(data) if found is None else found, geometry)
+
+
+def _clean_jpeg(data: bytes) -> Pixels | None:
+    """Decode a JPEG without fault, in half of Pillow's time and to the same pixels; None for anything else."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    found = bare(data)
+    _check_early(found)
+    frame = found.frame
+    if frame is None or frame.bits != 8 or frame.bands not in (1, 3) or min(frame.width, frame.height) < MIN_SIDE:
+        return None
+    each = _RGB + (_COEFFICIENTS * frame.bands if frame.progressive else 0)
+    if max(frame.blocks, each * frame.blocks * MAX_PIXELS // MAX_BYTES) > MAX_PIXELS:
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(found.data, "RGB")
+    except ValueError:  # of a warning, too
+        return None
+    return _turned_pixels(pixels, orientation(found))
+
+
+def _turned_pixels(pixels: Pixels, turn: int) -> Pixels:
+    """Turn (H, W, 3) pixels as EXIF's orientation says, without a copy."""
+    if turn in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    across, down = turn in (2, 3, 6, 7), turn in (3, 4, 7, 8)
+    return pixels[:: -1 if down else 1, :: -1 if across else 1]
 
 
 def open_rgb(data: bytes) -> Image.Image:
@@ -176,29 +210,81 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, geometry: Geometry) -> Image.Image:
-    (height, width), resample = geometry.size, _FILTERS[geometry.interpolation]
-    w, h = image.size
+Source = Image.Image | Pixels
+"""An image in RGB, as Pillow's or as (H, W, 3) uint8."""
+
+
+def _fit(source: Source, geometry: Geometry) -> Pixels:
+    (height, width), kind = geometry.size, geometry.interpolation
+    w, h = _size(source)
+    whole = (0.0, 0.0, float(w), float(h))
     if geometry.mode == "squash":
-        return image.resize((width, height), resample)
-    if geometry.mode == "inside":
-        scale = min(1, width / w, height / h)
-        return image.resize((max(1, round(w * scale)), max(1, round(h * scale))), resample) if scale < 1 else image
-    if geometry.mode == "longest":
+        return resized(source, (width, height), kind, whole)
+    if geometry.mode in ("inside", "longest"):
         scale = min(width / w, height / h)
-        inner = image.resize((max(1, round(w * scale)), max(1, round(h * scale))), resample)
-        canvas = Image.new("RGB", (width, height), (geometry.fill,) * 3)
-        canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+        if geometry.mode == "inside" and scale >= 1:
+            return np.asarray(source)
+        inner = resized(source, (max(1, round(w * scale)), max(1, round(h * scale))), kind, whole)
+        if geometry.mode == "inside":
+            return inner
+        canvas = np.full((height, width, 3), geometry.fill, np.uint8)
+        top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
+        canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
         return canvas
+    return resized(source, (width, height), kind, _cropped((w, h), (width, height)))
+
+
+def _size(source: Source) -> tuple[int, int]:
+    return source.size if isinstance(source, Image.Image) else (source.shape[1], source.shape[0])
+
+
+def _cropped(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return the part of an image that is left of it when its short side is resized and its centre cut out."""
+    (w, h), (width, height) = size, wanted
     if max(w, h) > MAX_ASPECT * min(w, h):
         side = min(w, h)
-        image = image.crop(((w - side) // 2, (h - side) // 2, (w + side) // 2, (h + side) // 2))
-        w = h = side
+        return (left := (w - side) // 2), (top := (h - side) // 2), left + side, top + side
     # torchvision's Resize(int) then CenterCrop: the long side is floored, the crop's corner rounded.
     short = max(height, width)
-    if w <= h:
-        image = image.resize((short, int(short * h / w)), resample)
-    else:
-        image = image.resize((int(short * w / h), short), resample)
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
+    across, down = (short, int(short * h / w)) if w <= h else (int(short * w / h), short)
+    left, top = round((across - width) / 2), round((down - height) / 2)
+    return left * w / across, top * h / down, (left + width) * w / across, (top + height) * h / down
+
+
+def resized(source: Source, size: tuple[int, int], kind: str, box: tuple[float, float, float, float]) -> Pixels:
+    """Resize a part of an image to (width, height): Pillow's `resize(size, box=box)`, to one level, with SIMD.
+
+    Rows first, then columns, as Pillow does: the other way round a fifth of the pixels would differ. Rows are resized
+    band by band, since the resizer wants a copy.
+
+    Args:
+        source: the image.
+        size: width and height in pixels of what is returned.
+        kind: one of `Geometry.interpolation`.
+        box: left, top, right, bottom of the part in pixels of the image.
+    """
+    (width, height), (w, h), (left, top, right, bottom) = size, _size(source), box
+    reach = 2 + math.ceil(2 * max(1.0, (bottom - top) / height))  # rows that the filter sees beyond the part
+    first, last = max(0, math.floor(top) - reach), min(h, math.ceil(bottom) + reach)
+    narrow = np.empty((last - first, width, 3), np.uint8)
+    rows = max(1, BAND // w)
+    for start in range(first, last, rows):
+        stop = min(start + rows, last)
+        if isinstance(source, Image.Image):
+            band = np.asarray(source.crop((0, start, w, stop)))
+        else:
+            band = source[start:stop]
+        narrow[start - first : stop - first] = _convolved(
+            band, (width, stop - start), kind, (left, 0.0, right, float(stop - start))
+        )
+    return _convolved(narrow, (width, height), kind, (0.0, top - first, float(width), bottom - first))
+
+
+def _convolved(pixels: Pixels, size: tuple[int, int], kind: str, box: tuple[float, float, float, float]) -> Pixels:
+    height, width = pixels.shape[:2]
+    left, top = max(0.0, box[0]), max(0.0, box[1])
+    crop = CropBox(left, top, min(box[2], width) - left, min(box[3], height) - top)
+    found = ImageData(*size, PixelType.U8x3)
+    options = ResizeOptions(resize_alg=_FILTERS[kind], crop_box=crop)
+    _RESIZER.resize(ImageData(width, height, PixelType.U8x3, pixels.tobytes()), found, options)
+    return np.frombuffer(found.get_buffer(), np.uint8).reshape(size[1], size[0], 3)

@@ -108,6 +108,9 @@ def _jpeg(data: bytes) -> Bare:
             frame = Frame(width, height, body[5], body[0], marker not in _ONE_PASS)
         scans += marker == _SCAN
         kept.append(data[begin:at])
+        if marker == _SCAN and data.find(b"\xff\xda", at) < 0:  # most have one scan, and this is faster
+            kept.append(data[at:])
+            break
     else:
         kept.append(data[at:])
     return Bare(b"".join(kept), exif, xmp, frame=frame, scanned=scans * frame.blocks if frame else 0)

@@ -32,6 +32,11 @@ CHUNK = 16  # images handed over at once: with fewer, handing over costs more th
 DEADLY = 1  # images of one chunk that may kill a decoder each; where more do, the images aren't the cause
 
 Decoded = Sequence[Pixels | str]
+_SETTINGS = {  # of a process: no threads that it doesn't use, and memory that is used again for the next image
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
 _DIED = (EOFError, OSError)  # what a pipe to a process that is gone raises
 
 
@@ -166,7 +171,7 @@ class _Decoder:
             self._shared = np.frombuffer(mmap.mmap(memory.fileno(), room), np.uint8)
             numbers = (theirs.fileno(), memory.fileno())
             command = [sys.executable, "-m", "components.engine.decoder", *map(str, numbers)]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
+            environment = {**os.environ, **_SETTINGS, "PYTHONPATH": os.pathsep.join(sys.path)}
             # a process group of its own: what stops the worker stops this process too, but not in mid-sentence
             self._process = subprocess.Popen(command, pass_fds=numbers, env=environment, process_group=0)
         self._pipe, self._room = Connection(ours.detach()), room

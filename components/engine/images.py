@@ -26,7 +26,7 @@ MAX_SCANNED = 1 << 30  # pixels of a JPEG's scans together: 16 scans of the larg
 TOO_MANY_SCANS = f"JPEG whose scans have more than {MAX_SCANNED:,} pixels together"
 MIN_SIDE = 2  # a 1 × 1 image is a tracking pixel
 MAX_ASPECT = 32  # beyond it, resizing the short side first would make a huge intermediate image
-BAND = 1 << 17  # pixels that are converted at once, so that converting takes no memory to speak of
+BAND = 1 << 18  # pixels that are converted or resized at once, so that a copy of them takes no memory to speak of
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _RESIZER = Resizer()
 _FILTERS = {  # by Pillow's names
@@ -192,7 +192,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if is_rgb(image):
         return image
     found = Image.new("RGB", image.size)
-    rows = max(1, BAND // image.width)
+    rows = max(1, BAND // 2 // image.width)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         found.paste(_rgb(band), (0, top))
@@ -252,10 +252,11 @@ def _cropped(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, flo
 
 
 def resized(source: Source, size: tuple[int, int], kind: str, box: tuple[float, float, float, float]) -> Pixels:
-    """Resize a part of an image to (width, height): Pillow's `resize(size, box=box)`, to one level, with SIMD.
+    """Resize a part of an image to (width, height): what Pillow's `resize(size, box=box)` gives, to one level (seldom two), with
+    SIMD.
 
-    Rows first, then columns, as Pillow does: the other way round a fifth of the pixels would differ. Rows are resized
-    band by band, since the resizer wants a copy.
+    Rows first, then columns, as torchvision does: the other way round a fifth of the pixels differ by a level. It goes
+    band by band, since the resizer wants a copy of the pixels.
 
     Args:
         source: the image.
@@ -266,25 +267,25 @@ def resized(source: Source, size: tuple[int, int], kind: str, box: tuple[float, 
     (width, height), (w, h), (left, top, right, bottom) = size, _size(source), box
     reach = 2 + math.ceil(2 * max(1.0, (bottom - top) / height))  # rows that the filter sees beyond the part
     first, last = max(0, math.floor(top) - reach), min(h, math.ceil(bottom) + reach)
-    narrow = np.empty((last - first, width, 3), np.uint8)
     rows = max(1, BAND // w)
+    bands = []
     for start in range(first, last, rows):
         stop = min(start + rows, last)
-        if isinstance(source, Image.Image):
-            band = np.asarray(source.crop((0, start, w, stop)))
-        else:
-            band = source[start:stop]
-        narrow[start - first : stop - first] = _convolved(
-            band, (width, stop - start), kind, (left, 0.0, right, float(stop - start))
-        )
-    return _convolved(narrow, (width, height), kind, (0.0, top - first, float(width), bottom - first))
+        band = np.asarray(source.crop((0, start, w, stop))) if isinstance(source, Image.Image) else source[start:stop]
+        whole = ImageData(w, stop - start, PixelType.U8x3, band.tobytes())
+        bands.append(_convolved(whole, (width, stop - start), kind, (left, 0.0, right, float(stop - start))))
+    narrow = bands[0]
+    if len(bands) > 1:
+        narrow = ImageData(width, last - first, PixelType.U8x3, b"".join(band.get_buffer() for band in bands))
+    found = _convolved(narrow, (width, height), kind, (0.0, top - first, float(width), bottom - first))
+    return np.frombuffer(found.get_buffer(), np.uint8).reshape(height, width, 3)
 
 
-def _convolved(pixels: Pixels, size: tuple[int, int], kind: str, box: tuple[float, float, float, float]) -> Pixels:
-    height, width = pixels.shape[:2]
+def _convolved(
+    pixels: ImageData, size: tuple[int, int], kind: str, box: tuple[float, float, float, float]
+) -> ImageData:
     left, top = max(0.0, box[0]), max(0.0, box[1])
-    crop = CropBox(left, top, min(box[2], width) - left, min(box[3], height) - top)
+    crop = CropBox(left, top, min(box[2], pixels.width) - left, min(box[3], pixels.height) - top)
     found = ImageData(*size, PixelType.U8x3)
-    options = ResizeOptions(resize_alg=_FILTERS[kind], crop_box=crop)
-    _RESIZER.resize(ImageData(width, height, PixelType.U8x3, pixels.tobytes()), found, options)
-    return np.frombuffer(found.get_buffer(), np.uint8).reshape(size[1], size[0], 3)
+    _RESIZER.resize(pixels, found, ResizeOptions(resize_alg=_FILTERS[kind], crop_box=crop))
+    return found

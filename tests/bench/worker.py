@@ -102,7 +102,8 @@ def main() -> None:
         torchvision_in_a_thread_per_core=f"{count / torchvision:,.0f} images/s per core",
         worker_loop_decoding_inline=f"{cores * count / inline:,.0f} images/s",
         worker_loop_with_a_process_per_core=(
-            f"{count / ours:,.0f} images/s per core, {pillow / ours:.2f} × Pillow, {torchvision / ours:.2f} × torchvision"
+            f"{count / ours:,.0f} images/s per core, "
+            f"{pillow / ours:.2f} × Pillow, {torchvision / ours:.2f} × torchvision"
         ),
     )
     shutil.rmtree(folder)

@@ -1,34 +1,49 @@
 """The decoding processes: image bytes in, pixels or reasons out, beside the process that computes.
 
-Imports little: a spawned process starts by importing this module.
+A thread for each process hands it some images, waits, and copies their pixels out of the memory that both share.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import json
+import math
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
+
+import numpy as np
 
 from components.base.cores import cores
 from components.base.errors import TemporaryError
-from components.base.processes import UndisturbedContext
-from components.engine.images import Geometry, ImageError, Pixels, decode
+from components.engine.decoder import Answer, decode_into, rows
+from components.engine.images import Geometry, Pixels
 
 CHUNK = 16  # images handed over at once: with fewer, handing over costs more than decoding
 DEADLY = 1  # images of one chunk that may kill a decoder each; where more do, the images aren't the cause
 
-Decoded = list[Pixels | str]
+Decoded = Sequence[Pixels | str]
+_SETTINGS = {  # of a process: no threads that it doesn't use, and memory that is used again for the next image
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
+_DIED = (EOFError, OSError)  # what a pipe to a process that is gone raises
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Images on their way through a decoding process."""
 
-    images: list[bytes]
-    geometry: Geometry
     pixels: Future[Decoded]
 
 
@@ -39,31 +54,42 @@ class Decoders:
         self.count = cores() if count is None else count
 
     def __enter__(self) -> Self:
-        self.pool = _processes(self.count) if self.count else None
+        self._idle: SimpleQueue[_Decoder] = SimpleQueue()
+        for _ in range(self.count):
+            self._idle.put(_Decoder())
+        self._threads = ThreadPoolExecutor(self.count, "decoder") if self.count else None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
+        if self._threads:
+            self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().close()
 
     def submit(self, images: list[bytes], geometry: Geometry) -> list[Chunk]:
-        """Start decoding images; the results of the returned chunks, joined, are in the order of `images`."""
-        pieces = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
-        chunks = [Chunk(piece, geometry, self._start(piece, geometry)) for piece in pieces]
-        for chunk in chunks:  # not by a method of the chunk: a future in a cycle keeps its pixels until gc comes
-            chunk.pixels.add_done_callback(partial(_forget, chunk.images))
-        return chunks
+        """Start decoding images; the results of the returned chunks, joined, are in the order of `images`.
 
-    def _start(self, images: list[bytes], geometry: Geometry) -> Future[Decoded]:
-        if not self.pool:
-            finished: Future[Decoded] = Future()
-            finished.set_result(_decode_all(images, geometry))
-            return finished
+        Those that have pixels are rows of one array, (N, H, W, 3), where the geometry gives all of them one shape.
+        """
+        room = np.empty((len(images), math.prod(geometry.size) * 3), np.uint8)
+        pieces = [(images[i : i + CHUNK], room[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
+        return [Chunk(self._start(piece, geometry, part)) for piece, part in pieces]
+
+    def _start(self, images: list[bytes], geometry: Geometry, room: Pixels) -> Future[Decoded]:
+        if self._threads:
+            return self._threads.submit(self._decode, images, geometry, room)
+        finished: Future[Decoded] = Future()
+        finished.set_result(_shaped(room, decode_into(room, images, geometry)))
+        return finished
+
+    def _decode(self, images: list[bytes], geometry: Geometry, room: Pixels) -> Decoded:
+        decoder = self._idle.get()
         try:
-            return self.pool.submit(_decode_all, images, geometry)
-        except BrokenProcessPool:  # a process died; pixels_of decodes what it left undone
-            self.pool = _processes(self.count)
-            return self.pool.submit(_decode_all, images, geometry)
+            return _shaped(room, decoder.decode(images, geometry, room))
+        except _DIED:
+            return _shaped(room, decoder.one_by_one(images, geometry, room))
+        finally:
+            self._idle.put(decoder)
 
 
 def pixels_of(chunk: Chunk) -> Decoded:
@@ -72,21 +98,63 @@ def pixels_of(chunk: Chunk) -> Decoded:
     Raises:
         TemporaryError: decoding processes die, whatever the image.
     """
-    try:
-        return chunk.pixels.result()
-    except BrokenProcessPool:
-        return _one_by_one(chunk)
+    return chunk.pixels.result()
 
 
-def _one_by_one(chunk: Chunk) -> Decoded:
-    """Decode a chunk again, one image at a time, to tell the image that killed its process from the others."""
-    found: Decoded = []
-    pool, deadly = _processes(1), 0
-    try:
-        for image in chunk.images:
+def joined(pictures: Sequence[Pixels]) -> Pixels:
+    """Return pictures of one shape as (N, H, W, 3), without a copy where they are all that `submit` was given."""
+    whole = pictures[0].base
+    if whole is not None and whole.size == pictures[0].size * len(pictures) and all(p.base is whole for p in pictures):
+        return whole.reshape(len(pictures), *pictures[0].shape)
+    return np.stack(pictures)
+
+
+def _shaped(room: Pixels, answers: Sequence[Answer]) -> Decoded:
+    return [
+        answer if isinstance(answer, str) else row[: math.prod(answer)].reshape(answer)
+        for row, answer in zip(room, answers, strict=True)
+    ]
+
+
+class _Decoder:
+    """One decoding process, started when it is needed, and again when it has died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._room = 0
+
+    def decode(self, images: list[bytes], geometry: Geometry, room: Pixels) -> list[Answer]:
+        """Decode images into the rows of `room`.
+
+        Raises:
+            EOFError, OSError: the process has died.
+        """
+        if self._process is None or self._room < room.size:
+            self.close()
+            self._begin(max(room.size, CHUNK * room.shape[1]))
+        try:
+            self._pipe.send((images, geometry))
+            answers: list[Answer] = json.loads(self._pipe.recv_bytes())  # and no pickle, which can be code
+        except _DIED:
+            self.close()
+            raise
+        for into, pixels, answer in zip(room, rows(self._shared, len(images)), answers, strict=True):
+            if not isinstance(answer, str):
+                into[: math.prod(answer)] = pixels[: math.prod(answer)]
+        return answers
+
+    def one_by_one(self, images: list[bytes], geometry: Geometry, room: Pixels) -> list[Answer]:
+        """Decode images again, each alone, to tell the image that killed the process from the others.
+
+        Raises:
+            TemporaryError: more than one kills it.
+        """
+        found: list[Answer] = []
+        deadly = 0
+        for row, image in enumerate(images):
             try:
-                found += pool.submit(_decode_all, [image], chunk.geometry).result()
-            except BrokenProcessPool as error:
+                found += self.decode([image], geometry, room[row : row + 1])
+            except _DIED as error:
                 deadly += 1
                 if deadly > DEADLY:
                     raise TemporaryError(
@@ -94,28 +162,31 @@ def _one_by_one(chunk: Chunk) -> Decoded:
                         "happens again"
                     ) from error
                 found.append("image that crashes the decoder")
-                pool.shutdown()
-                pool = _processes(1)
-    finally:
-        pool.shutdown()
-    return found
+        return found
+
+    def _begin(self, room: int) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs, _memory() as memory:
+            os.ftruncate(memory.fileno(), room)
+            self._shared = np.frombuffer(mmap.mmap(memory.fileno(), room), np.uint8)
+            numbers = (theirs.fileno(), memory.fileno())
+            command = [sys.executable, "-m", "components.engine.decoder", *map(str, numbers)]
+            environment = {**os.environ, **_SETTINGS, "PYTHONPATH": os.pathsep.join(sys.path)}
+            # a process group of its own: what stops the worker stops this process too, but not in mid-sentence
+            self._process = subprocess.Popen(command, pass_fds=numbers, env=environment, process_group=0)
+        self._pipe, self._room = Connection(ours.detach()), room
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process:
+            self._pipe.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
-def _forget(images: list[bytes], done: Future[Decoded]) -> None:
-    """Drop the encoded images as soon as they are decoded: they are most of a worker's memory."""
-    if not done.cancelled() and done.exception() is None:
-        images.clear()
-
-
-def _processes(count: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(count, mp_context=UndisturbedContext())
-
-
-def _decode_all(images: list[bytes], geometry: Geometry) -> Decoded:
-    found: Decoded = []
-    for data in images:
-        try:
-            found.append(decode(data, geometry))
-        except ImageError as error:
-            found.append(str(error))
-    return found
+def _memory() -> IO[bytes]:
+    """Open a file that is memory: not in /dev/shm, of which a container may have too little."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("pixels"), "r+b")
+    return tempfile.TemporaryFile()  # macOS

@@ -123,6 +123,9 @@ class Rate:
 FREE = Rate(math.inf, math.inf)  # what costs next to nothing beside a model
 
 
+DECODER_GIB = 0.625  # of a process that decodes images: images.MAX_BYTES, and Python with its libraries
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line that a plan says of a recipe before anything is computed."""
@@ -138,7 +141,14 @@ class Needs:
     """What one worker of a stage wants from its node."""
 
     memory_gib: float
+    """Without the processes that decode images."""
     gpu: bool = False
+    decoders: int | None = 0
+    """Processes that decode images; None: one per core, or as many as `compute.decoders` says."""
+
+    def gib(self, cores: int) -> float:
+        """Return the memory of a worker with so many cores, in GiB."""
+        return self.memory_gib + (cores if self.decoders is None else self.decoders) * DECODER_GIB
 
 
 @dataclass

@@ -15,11 +15,10 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.engine.decoding import Chunk, Decoders, pixels_of
+from components.engine.decoding import Chunk, Decoders, joined, pixels_of
 from components.engine.images import Pixels
 from components.engine.stage import Batch, ColumnStage
 from components.pool.columns import ALL, Columns, align
@@ -28,7 +27,7 @@ from components.pool.shards import Pool, Shard
 from components.selection.demand import Demand
 from components.storage.interface import Storage
 
-AHEAD = 4  # batches that wait decoded: enough to ride out a slow read, 4 × 256 × 224 × 224 × 3 bytes = 154 MB
+AHEAD = 2  # batches that wait decoded, to ride out a slow read: 2 × 256 × 224 × 224 × 3 bytes = 77 MB
 
 
 @dataclass
@@ -158,7 +157,7 @@ def _computed_batch(stage: ColumnStage, batch: Batch, pixels: list[Pixels | str]
     if len(good) < len(batch.uids) or pixels:
         pictures = [p for p in pixels if not isinstance(p, str)]
         shaped = stage.geometry is not None and stage.geometry.mode == "inside"
-        images = np.stack(pictures) if pictures and not shaped else None
+        images = joined(pictures) if pictures and not shaped else None
         inputs = {role: table.take(pa.array(good, pa.int64())) for role, table in batch.inputs.items()}
         uids = [batch.uids[i] for i in good]
         readable = Batch(batch.shard, uids, images, pictures if shaped else (), inputs, counts=batch.counts)

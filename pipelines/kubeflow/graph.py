@@ -69,9 +69,9 @@ def _nodes(planned: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str
             pods = {"image": image, "account": given["job_service_account"], "secret": given["job_secret"]}
             yield name, _launch(name)(**planned, **pods), given["operator_image"], LAUNCHER_GIB
         if name == "report":
-            yield name, _report()(**planned), image, stage.needs.memory_gib
+            yield name, _report()(**planned), image, stage.needs.gib(1)
         elif name not in FANNED_OUT:
-            yield name, _step(name)(**planned), image, stage.needs.memory_gib
+            yield name, _step(name)(**planned), image, stage.needs.gib(1)
 
 
 def _plan(inputs: Sequence[Parameter]) -> Component:

@@ -29,7 +29,7 @@ CONTAINER = "stage"
 USER = 65532  # the images' user: distroless' "nonroot"
 SCRATCH = "/scratch"  # the images' HOME and TMPDIR
 SCRATCH_SIZE = "100Gi"  # downloaded models (BLIP-2: 15 GB) and a shard or two (some GB) with room to spare
-SHARED_MEMORY = "2Gi"  # decoded batches on their way between processes (154 MB), NCCL's and torch's own
+SHARED_MEMORY = "2Gi"  # NCCL's and torch's own
 RETRIES = 3  # of one index, after its first attempt; disruptions don't count
 FAILED_SHARE = 0.01  # of a Job's indexes that may fail before all is given up: one bad shard doesn't stop the rest
 GRACE = 30  # seconds: a worker drops its unfinished shard at once; spot nodes give 15 to 30
@@ -198,10 +198,18 @@ def _pod(launched: LaunchedStage, pool: NodePool, target: Target, tasks: str) ->
     return pod
 
 
+def whole_cores(cpu: str) -> int:
+    """Return a quantity of cores, rounded up as the pod's environment variable is."""
+    number = cpu.rstrip("mkMGTi")
+    scale = {"m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(cpu[len(number) :], 1)
+    return math.ceil(float(number) * scale)
+
+
 def _container(launched: LaunchedStage, pool: NodePool, target: Target, tasks: str) -> dict[str, Any]:
-    memory = pool.memory or f"{math.ceil(launched.needs.memory_gib)}Gi"
     devices = {pool.device: str(pool.accelerator.count)} if pool.accelerator and pool.device else {}
-    requests = {"cpu": pool.cpu or DEFAULT_CPU[bool(devices)], "memory": memory, **devices}
+    cpu = pool.cpu or DEFAULT_CPU[bool(devices)]
+    memory = pool.memory or f"{math.ceil(launched.needs.gib(whole_cores(cpu)))}Gi"
+    requests = {"cpu": cpu, "memory": memory, **devices}
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": target.image,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -103,6 +104,8 @@ def _fan_out(
 ) -> None:
     """Run these tasks of the stage's `count` as Jobs."""
     needs = _needs(run, key)
+    if needs.decoders is None and key in run.nodes and run.spec.compute.decoders is not None:
+        needs = replace(needs, decoders=max(1, run.spec.compute.decoders))  # none: the worker itself decodes
     launched = LaunchedStage(f"{run.storage.uri}/{run.folder}", key, needs)
     compute, deadline = run.spec.compute, run.spec.compute.deadline_hours * 3600
     pools = pools_for(compute, needs.gpu, only)

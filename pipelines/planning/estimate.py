@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from components.engine.registry import column_stage, stages
-from components.engine.stage import Batch, ColumnStage
+from components.engine.stage import DECODER_GIB, Batch, ColumnStage
 from components.pool.columns import ALL, Columns
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
@@ -280,7 +280,8 @@ def _writes(stage: Any) -> str:
 
 
 def _needs(stage: Any) -> str:
-    return f"{stage.needs.memory_gib:g} GiB" + (", GPU" if stage.needs.gpu else "")
+    per_core = f" + {DECODER_GIB:g} per core" if stage.needs.decoders is None else ""
+    return f"{stage.needs.gib(0):g} GiB{per_core}" + (", GPU" if stage.needs.gpu else "")
 
 
 def result_view(run: Run) -> Group | Table | str:

@@ -27,7 +27,7 @@ MEANINGS = {
     "private_address": "the host is, or its name resolves to, an address that is not public",
     "http_404": "HTTP 404 or 410: gone",
     "http_5xx": "HTTP status of 500 and more",
-    "not_image": "no JPEG, PNG, WebP, GIF, BMP or TIFF",
+    "not_image": "no JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF",
 }
 FAILED = {"private_address": 12, "http_404": 6, "http_5xx": 6, "not_image": 6}
 

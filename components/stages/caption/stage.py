@@ -57,8 +57,10 @@ class CaptionStage(ColumnStage):
     summary = "captions of one captioner at one temperature"
     reads = ("image",)
     writes = "text"
-    needs = Needs(memory_gib=24, gpu=True)  # BLIP-2 OPT-2.7B in half precision is 7.5 GiB, read from 15 GiB of files
-    version = 1
+    needs = Needs(
+        memory_gib=24, gpu=True, decoders=None
+    )  # BLIP-2 OPT-2.7B in half precision is 7.5 GiB, read from 15 GiB of files
+    version = 2
     fields: tuple[Field, ...] = (
         Field("text", "string", "caption; null: the image can't be read, or nothing but special tokens was drawn"),
     )

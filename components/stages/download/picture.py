@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
-from PIL.ExifTags import TAGS, Base
+from PIL import Image
+from PIL.ExifTags import TAGS
 
-from components.engine.images import ImageError, opened, to_rgb
+from components.engine.images import TOO_MANY_SCANS, ImageError, opened, to_rgb, upright
 
 SIDE = 512  # pixels; DataComp's image_size
 QUALITY = 95  # img2dataset's encode_quality
@@ -34,6 +36,7 @@ REASONS = {
     "truncated image": "truncated",
     "image of too many pixels": "too_many_pixels",
     "image of one pixel's width": "too_small",
+    TOO_MANY_SCANS: "too_many_scans",
 }
 
 
@@ -57,20 +60,17 @@ def make_picture(data: bytes) -> Picture | str:
     """Shrink an image to a JPEG for the shard; return the reason where that can't be done."""
     try:
         with opened(data) as image:
-            tags = image.getexif()
+            turn, exif = image.info["orientation"], image.info["tiff"]
             width, height = original = image.size
-            if tags.get(Base.Orientation) in TURNED and image.format != "TIFF":  # Pillow turns those itself
+            if turn in TURNED:
                 original = (height, width)
-            small = _shrunk(image)
-            turned = ImageOps.exif_transpose(small) if tags else small
-            rgb = to_rgb(turned)
-            exif = _text_of(tags)
+            rgb = upright(to_rgb(_shrunk(image)), turn)
     except ImageError as error:
         return REASONS.get(str(error), "corrupt")
     sink = io.BytesIO()
     rgb.info = {}  # no EXIF, no profile, no comment
     rgb.save(sink, "JPEG", quality=QUALITY, subsampling="4:2:0", optimize=False, progressive=False)
-    return Picture(sink.getvalue(), *rgb.size, *original, exif, hashlib.sha256(data).hexdigest())
+    return Picture(sink.getvalue(), *rgb.size, *original, _text_of(exif), hashlib.sha256(data).hexdigest())
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -83,15 +83,19 @@ def _shrunk(image: Image.Image) -> Image.Image:
     image.draft(None, (width, height))  # where it is a JPEG
     image.load()
     if image.mode not in RESIZABLE or "transparency" in image.info:
-        exif = image.info.get("exif")
         image = to_rgb(image)
-        if exif:
-            image.info["exif"] = exif
     return image.resize((width, height), Image.Resampling.HAMMING)
 
 
-def _text_of(tags: Image.Exif) -> str | None:
-    found = {TAGS[tag]: str(value)[:LONGEST_EXIF] for tag, value in sorted(tags.items()) if tag in TAGS}
+def _text_of(exif: bytes) -> str | None:
+    """Return the main directory's tags as text, those that can be read."""
+    tags, found = Image.Exif(), {}
+    with suppress(Exception), warnings.catch_warnings():  # whatever Pillow stumbles over: the picture is good
+        warnings.simplefilter("ignore")
+        tags.load(exif)
+    for tag in sorted(TAGS.keys() & tags.keys()):
+        with suppress(Exception):
+            found[TAGS[tag]] = str(tags[tag])[:LONGEST_EXIF]
     for pointer in ("ExifOffset", "GPSInfo", "Interop"):  # where another directory begins
         found.pop(pointer, None)
     return json.dumps(found) if found else None

@@ -46,10 +46,11 @@ REASONS = {
     "encoding": Reason("a Content-Encoding that was not asked for and can't be undone"),
     "error": Reason("an error in recaption; the log has its traceback", transient=True),
     "empty": Reason("an answer of no bytes", resize=True),
-    "not_image": Reason("no JPEG, PNG, WebP, GIF, BMP or TIFF", resize=True),
+    "not_image": Reason("no JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF", resize=True),
     "corrupt": Reason("an image that can't be decoded", resize=True),
     "truncated": Reason("an image that ends too early", resize=True),
-    "too_many_pixels": Reason("an image of more than 2²⁶ pixels", resize=True),
+    "too_many_pixels": Reason("more than 2²⁶ pixels, or more than decode in 512 MiB", resize=True),
+    "too_many_scans": Reason("a JPEG whose scans have more than 2³⁰ pixels together", resize=True),
     "too_small": Reason("an image one pixel wide or high", resize=True),
     "crashes_decoder": Reason("an image that kills the process that decodes it", resize=True),
 }

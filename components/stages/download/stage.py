@@ -28,7 +28,7 @@ class DownloadStep(Step):
     summary = "fetch the images, never from a private address, and shrink them as DataComp does"
     reads = ("candidates",)
     writes = "pools/<pool>/{shards,retries}: tars, and parquets with the reason of every failure; the manifest"
-    needs = Needs(memory_gib=4)
+    needs = Needs(memory_gib=3, decoders=None)
     divisible = True
     unit = "shards"
     counts = "candidates"

@@ -23,8 +23,8 @@ class EmbedStage(ColumnStage):
     summary = "CLIP embedding of every image"
     reads = ("image",)
     writes = "embedding"
-    needs = Needs(memory_gib=8, gpu=True)
-    version = 1
+    needs = Needs(memory_gib=8, gpu=True, decoders=None)
+    version = 2
     fields: tuple[Field, ...] = (
         Field("embedding", "float16[D]", "L2-normalised before rounding; null: the image can't be read"),
     )

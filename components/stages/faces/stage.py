@@ -30,8 +30,8 @@ class FacesStage(ColumnStage):
     summary = "boxes of faces, to be blurred or counted"
     reads = ("image",)
     writes = "boxes"
-    needs = Needs(memory_gib=4)
-    version = 1
+    needs = Needs(memory_gib=2, decoders=None)
+    version = 2
     fields: tuple[Field, ...] = (
         Field("score", "float32", "how many faces; null: the image can't be read"),
         Field("boxes", "boxes", "of the upright image, as DataComp's face_bboxes; null: the image can't be read"),

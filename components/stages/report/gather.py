@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from components.engine.images import ImageError, open_rgb
+from components.engine.decoding import Decoders, pixels_of
+from components.engine.images import Geometry
 from components.pool.columns import Columns, align
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
@@ -25,7 +26,7 @@ from components.stages.report.table import read, read_of
 PICTURES = 12
 LOOKED_AT = 20  # shards, until there are enough pictures
 LONGEST = 220  # characters of a text shown
-THUMBNAIL = 192  # pixels of the longest side
+THUMBNAIL = Geometry((192, 192), "inside")
 
 
 def columns_done(run: Run, columns: Columns) -> list[dict[str, Any]]:
@@ -101,13 +102,14 @@ def circles(run: Run) -> list[Circle]:
 def gallery(run: Run, columns: Columns) -> list[dict[str, Any]]:
     """Pick a few images with all their texts and cosines: first those whose raw text no rule of ours took."""
     found: list[dict[str, Any]] = []
-    for shard in run.pool.shards[:LOOKED_AT]:
-        if len(found) < PICTURES and columns.parts(run.index, shard):
-            found += _pictures(run, columns, shard, PICTURES - len(found))
+    with Decoders(1) as decoders:  # an image may take more memory than this process has, or crash its decoder
+        for shard in run.pool.shards[:LOOKED_AT]:
+            if len(found) < PICTURES and columns.parts(run.index, shard):
+                found += _pictures(run, columns, shard, PICTURES - len(found), decoders)
     return found
 
 
-def _pictures(run: Run, columns: Columns, shard: Shard, count: int) -> list[dict[str, Any]]:
+def _pictures(run: Run, columns: Columns, shard: Shard, count: int, decoders: Decoders) -> list[dict[str, Any]]:
     index = columns.read(run.index, shard)
     index = index.filter(pc.is_null(index.column("error")))
     uids = index.column("uid").combine_chunks()
@@ -124,7 +126,7 @@ def _pictures(run: Run, columns: Columns, shard: Shard, count: int) -> list[dict
             if len(found) == count:
                 break
             tar.seek(index.column("offset")[row].as_py())
-            picture = _thumbnail(tar.read(index.column("size")[row].as_py()))
+            picture = _thumbnail(tar.read(index.column("size")[row].as_py()), decoders)
             said = [
                 {"name": name, "text": _short(text[row].as_py()), "cosine": None if s is None else s[row].as_py()}
                 for name, text, s in ((name, texts[name], scores[name]) for name in texts)
@@ -161,13 +163,12 @@ def _short(text: str | None) -> str | None:
     return text if text is None or len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
-def _thumbnail(data: bytes) -> str | None:
+def _thumbnail(data: bytes, decoders: Decoders) -> str | None:
     """Make a data URI of an image; None for an image that can't be read."""
-    try:
-        image = open_rgb(data)
-    except ImageError:
+    [chunk] = decoders.submit([data], THUMBNAIL)
+    [pixels] = pixels_of(chunk)
+    if isinstance(pixels, str):
         return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     sink = io.BytesIO()
-    image.save(sink, "JPEG", quality=85)
+    Image.fromarray(pixels).save(sink, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"

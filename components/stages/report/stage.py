@@ -49,7 +49,7 @@ class ReportStep(Step):
     summary = "write one HTML page with every number and reason"
     reads = ("everything's numbers",)
     writes = "runs/<run>/{report.html,results.json}"
-    needs = Needs(memory_gib=1)
+    needs = Needs(memory_gib=1, decoders=1)
 
     def run(self, run: Run) -> None:
         environment = Environment(

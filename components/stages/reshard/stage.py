@@ -42,7 +42,7 @@ class ReshardStep(Step):
     summary = "write the training set of each mixture: webdataset tars with the chosen text"
     reads = ("mixtures", "index", "shards")
     writes = "datasets/<mixture>: tars, meta.json, sample_ids.npy, sizes.json, README.md, dataset.json"
-    needs = Needs(memory_gib=2)
+    needs = Needs(memory_gib=2, decoders=None)
     divisible = True
 
     def run(self, run: Run) -> None:

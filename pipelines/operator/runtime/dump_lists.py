@@ -12,7 +12,7 @@ from components.stages.discover.dumps import list_dumps
 
 LONGEST = 300.0  # seconds: four attempts, each 40 s to connect and 30 s for the answer, and their pauses
 MOST = 16  # indexes that are asked at once, each by a thread
-SHARE = 4  # of them for one namespace's schedules: the others' do not wait for its slow indexes
+SHARE = 4  # of them for one namespace's schedules: the others' don't wait for its slow indexes
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,32 @@ class DumpLists:
 
     kept: float = 60.0
     """Seconds that an answer, also a refusal, is kept."""
-    patience: float = 10.0
+    patience: float = 3.0
     """Seconds that a caller waits for an answer."""
     _answers: dict[str, _Listing] = field(default_factory=dict)
-    _asking: dict[str, float] = field(default_factory=dict)
+    _asking: dict[str, tuple[float, str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def get(self, index: str) -> list[str] | None:
-        """Return at least one dump, the newest first; None while the index is being asked, which may take two minutes.
+    def get(self, index: str, namespace: str = "") -> list[str] | None:
+        """Return at least one dump, the newest first; None while the index is being asked, or too many others are.
+
+        Args:
+            namespace: whose schedule asks.
 
         Raises:
             PermanentError: there is no such index, or it lists no dump.
             TemporaryError: it can't be reached.
         """
         with self._lock:
-            answer, since = self._answers.get(index), self._asking.get(index)
+            answer, (since, _) = self._answers.get(index), self._asking.get(index, (None, ""))
             if answer is None or time.monotonic() - answer.at >= self.kept:
                 answer = None
                 if since is not None and time.monotonic() - since > LONGEST:
                     raise TemporaryError(f"dumps {index}: no end of its answer within {LONGEST:.0f} s")
-                if since is not None or len(self._asking) >= MOST:
+                theirs = sum(asker == namespace for _, asker in self._asking.values())
+                if since is not None or len(self._asking) >= MOST or theirs >= SHARE:
                     return None
-                self._asking[index] = time.monotonic()
+                self._asking[index] = (time.monotonic(), namespace)
         if answer is None:
             coming: Future[_Listing] = Future()
             threading.Thread(target=self._ask, args=(index, coming), name="dumps", daemon=True).start()

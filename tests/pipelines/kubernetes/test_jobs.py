@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from components.base.cores import CORES
 from components.base.errors import PermanentError
-from components.engine.stage import Needs
+from components.engine.images import MAX_BYTES
+from components.engine.stage import DECODER_GIB, Needs
 from components.recipe.compute import Accelerator, Compute, NodePool, Toleration
 from pipelines.kubernetes.jobs import (
     LaunchedStage,
@@ -38,7 +39,7 @@ from pipelines.kubernetes.jobs import (
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = ("1.33", "1.35", "1.37")
 RUN = "gs://bucket/recaption/runs/medium-blip2-0123abcd"
-CAPTION = LaunchedStage(RUN, "caption:blip2", Needs(24, gpu=True))
+CAPTION = LaunchedStage(RUN, "caption:blip2", Needs(24, gpu=True, decoders=None))
 INDEX = LaunchedStage(RUN, "index", Needs(1))
 TARGET = Target("research", "registry.example/recaption-gpu@sha256:0000")
 A100 = NodePool(name="a100", accelerator=Accelerator(), parallelism=64)
@@ -76,6 +77,21 @@ def objects() -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", sorted(objects()))
 def test_a_job_is_its_golden_file(name: str) -> None:
     assert objects()[name] == yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("decoders", "cpu", "memory"),
+    [(0, "16", "8Gi"), (1, "16", "9Gi"), (None, None, "9Gi"), (None, "2500m", "10Gi"), (None, "16", "18Gi")],
+)
+def test_the_memory_follows_from_the_decoders(decoders: int | None, cpu: str | None, memory: str) -> None:
+    work = LaunchedStage(RUN, "faces", Needs(8, decoders=decoders))
+    job = build_job(work, NodePool(name="cpu", cpu=cpu), TARGET, [0], WEEK)
+    resources = job["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert resources["requests"]["memory"] == resources["limits"]["memory"] == memory
+
+
+def test_a_decoder_has_room_for_the_largest_image() -> None:
+    assert DECODER_GIB * (1 << 30) >= MAX_BYTES + (100 << 20)
 
 
 def test_every_golden_file_is_tested() -> None:
@@ -118,7 +134,7 @@ def test_a_gpu_stage_without_a_gpu_asks_for_none_and_has_a_thread_per_core_that_
     """Torch would start one for each core of the node, in every pod there."""
     pod = objects()["gpu_stage_without_gpus"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert container["resources"] == {"requests": {"cpu": "6", "memory": "24Gi"}, "limits": {"memory": "24Gi"}}
+    assert container["resources"] == {"requests": {"cpu": "6", "memory": "28Gi"}, "limits": {"memory": "28Gi"}}
     assert "tolerations" not in pod
     (threads,) = (env["valueFrom"] for env in container["env"] if env["name"] == "OMP_NUM_THREADS")
     assert threads == {"resourceFieldRef": {"resource": "requests.cpu"}}

@@ -67,6 +67,7 @@ MODES = {
     "PNG": ["RGB", "L", "1", "P", "RGBA", "LA", "I;16"],
     "WEBP": ["RGB", "RGBA"],
     "GIF": ["L", "P", "RGBA"],
+    "AVIF": ["RGB", "L", "RGBA"],
     "BMP": ["RGB", "L", "1", "P", "RGBA"],
     "TIFF": ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"],
 }
@@ -84,7 +85,7 @@ def test_every_format_and_mode(format: str, mode: str) -> None:
         assert corners(found)[2] == WHITE
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(900, 600), (300, 200)])
 def test_orientation_is_applied_and_dropped(format: str, orientation: int, size: tuple[int, int]) -> None:
@@ -136,7 +137,7 @@ def test_alpha_goes_over_white(size: tuple[int, int]) -> None:
 
 def test_an_animation_is_its_first_frame() -> None:
     frames = [scene(), Image.new("RGB", (900, 600))]
-    for format in ("GIF", "WEBP"):
+    for format in ("GIF", "WEBP", "AVIF"):
         assert corners(picture(encode(frames[0], format, save_all=True, append_images=frames[1:]))) == UPRIGHT
 
 

@@ -14,7 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
+from PIL import Image
 
+from components.engine.decoding import Decoders
 from components.pool.run import Run
 from components.stages.analyze import statistics
 from components.stages.analyze.stage import AnalyzeStep
@@ -170,8 +173,19 @@ def test_the_gallery_goes_on_to_the_next_shard(tmp_path: Path) -> None:
         samples = {f"{i}": sample(10 * shard + i, jpg=None if shard == 0 else jpeg(i)) for i in range(5)}
         write_tar(tmp_path / "shards" / f"{shard:08d}.tar", samples)
     run = planned(tmp_path / "out", tmp_path / "shards", [RAW], columns=[])
-    assert [len(gather._pictures(run, run.columns, s, 12)) for s in run.pool.shards] == [0, 5, 5, 5]
+    with Decoders(0) as decoders:
+        found = [gather._pictures(run, run.columns, shard, 12, decoders) for shard in run.pool.shards]
+    assert [len(pictures) for pictures in found] == [0, 5, 5, 5]
     assert len({g["uid"] for g in gather.gallery(run, run.columns)}) == 12
+
+
+def test_pictures_are_not_decoded_in_the_reports_process(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("decoded here")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", refuse)
+    assert len(gather.gallery(run, run.columns)) == 12
 
 
 def test_hostile_texts_are_text(run: Run) -> None:

@@ -79,7 +79,9 @@ def check_classifier(model: str, revision: str | None, label: str, where: str) -
 
 def check_student(model: str, where: str) -> Iterator[Finding]:
     """Yield what a plan says of the architecture that is to be trained."""
-    if not (model.endswith(".json") and Path(model).is_file()) and model not in known_models():
+    if model.endswith(".json") and not Path(model).is_file():
+        yield Finding(f"{where}: {model} does not exist; give a model config of open_clip's, or the name of a model")
+    elif not model.endswith(".json") and model not in known_models():
         yield Finding(f"{where}: open_clip has no model {model}{_perhaps(model, known_models())}")
 
 

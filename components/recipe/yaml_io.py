@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from components.base.errors import PermanentError
+from components.base.printable import printable
 from components.recipe.columns import Column, column_model
 from components.recipe.types import WORDS
 
@@ -70,7 +71,7 @@ def check(model: type[M], value: object, where: str) -> M:
     try:
         return model.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise PermanentError("\n".join(f"{where}: {line}" for line in _lines(error, model))) from error
+        raise PermanentError("\n".join(printable(f"{where}: {line}") for line in _lines(error, model))) from error
     except RecursionError as error:
         raise _too_deep(where) from error
 

@@ -102,7 +102,7 @@ def test_a_mistake_in_a_new_condition_is_one_line(shards: Path) -> None:
     assert both.startswith(f"{at}: found ")
     assert both.endswith("give exactly one of `top`, `atLeast`, `atMost` and `below`")
     assert said({"score": "raw", "blow": 1}) == (
-        f"{at}.blow: unknown key; allowed are score, top, atLeast, atMost, below"
+        f"{at}.blow: unknown key; allowed are score, top, atLeast, atMost, below; did you mean below?"
     )
     assert said({"score": "raw", "below": "1"}) == f'{at}.below: found "1": Input should be a valid number'
     assert said({"score": "raw", "below": {"rule": "x"}}) == (

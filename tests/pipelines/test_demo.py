@@ -23,6 +23,9 @@ def test_synthetic_texts_retrieve_better_than_raw_ones(tmp_path: Path) -> None:
     value = yaml.safe_load(prepare(tmp_path, samples=3_000, seed=1).read_text())
     spec = value["spec"]
     spec["mixtures"] = [m for m in spec["mixtures"] if m["name"] in ("raw", "synthetic")]
+    for mixture in spec["mixtures"]:
+        [rule] = mixture["rules"]
+        rule["where"] = [{"score": rule["text"], "atLeast": -1}]  # else no cosine is computed
     spec["train"]["scale"]["samples"] = 19_200
     planned = plan_run(parse_recipe(json.dumps(value)))
     planned.save()

@@ -18,6 +18,7 @@ from tests.pools import uid
 
 GPUS = {"name": "gpu", "accelerator": {"count": 1}, "parallelism": 2}
 GOOD = {"name": "good", "text": "raw", "where": [{"score": "raw", "top": 0.5}]}
+ALL = {"text": "blip", "where": [{"score": "blip", "atLeast": -1}]}
 SOME = [GOOD, {"text": "blip", "where": [{"score": "blip", "atLeast": {"rule": "good"}}]}]
 
 
@@ -39,7 +40,7 @@ def caption(run: Run, numbers: Iterable[int]) -> None:
 
 
 def test_no_job_is_made_where_every_caption_is_there(world: World, tmp_path: Path) -> None:
-    caption(mixed(tmp_path, [{"text": "blip"}]), range(3 * TASKS))
+    caption(mixed(tmp_path, [ALL]), range(3 * TASKS))
     world.run = mixed(tmp_path, SOME)
     for key in ("caption", "score-captions"):
         [counts] = world.launch(key).values()

@@ -212,6 +212,8 @@ def test_weights_in_doubt_are_said() -> None:
 
 def test_a_scorer_of_the_hub_is_taken_at_its_commit(hub: dict[str, str], tmp_path: Path) -> None:
     save_open_clip(tmp_path / "hub/org/scorer", CLIP)
-    run = planned([], scorer={"model": "hf-hub:org/scorer"})
+    good = {"name": "good", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 0}]}]}
+    recipe = recipe_text(Path("out"), Path("shards"), [good], columns=[], scorer={"model": "hf-hub:org/scorer"})
+    run = plan_run(parse_recipe(recipe))
     nodes = [run.nodes["embed"].spec, run.nodes["score:raw"].spec]
     assert [column_stage(spec.stage)(spec).commit() for spec in nodes] == [COMMIT, COMMIT]

@@ -125,8 +125,8 @@ def test_again_writes_nothing_and_more_captions_write_anew(tmp_path: Path, shard
 
 
 def test_an_analysis_of_an_earlier_version_is_made_anew(tmp_path: Path, shards: Path) -> None:
-    run = planned(tmp_path / "out", shards, [RAW])
-    filled(run, [])
+    run = planned(tmp_path / "out", shards, [MIXED])
+    filled(run, [1])
     AnalyzeStep().run(run)
     whole = of_mixture(run)
     path = f"{run.mixture_folder(run.spec.mixtures[0])}/analysis.json"

@@ -192,7 +192,7 @@ def test_what_decides_a_flag_is_in_its_hash(tmp_path: Path) -> None:
             r"^spec.columns\[1\].language.model: /nowhere/lid.176.bin does not exist; give a file or folder",
         ),
         (
-            {"imagenet21k": {"wordnet": "nowhere", "wnids": "/nowhere"}},
+            {"imagenet21k": {"wordnet": "nowhere", "wnids": __file__}},
             r"^spec.columns\[1\].imagenet21k.wordnet: nowhere does not exist",
         ),
         ({"imagenet21k": {"wordnet": "/nowhere"}}, r"spec.columns\[1\].imagenet21k.wnids: missing"),

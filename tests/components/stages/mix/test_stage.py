@@ -154,9 +154,9 @@ def test_each_part_of_a_score_is_read_once(tmp_path: Path, shards: Path, monkeyp
     read: list[str] = []
     reading = LocalStorage.read
 
-    def noted(storage: LocalStorage, path: str) -> bytes:
+    def noted(storage: LocalStorage, path: str, start: int = 0, length: int | None = None) -> bytes:
         read.append(path)
-        return reading(storage, path)
+        return reading(storage, path, start, length)
 
     monkeypatch.setattr(LocalStorage, "read", noted)
     found = []

@@ -27,8 +27,9 @@ class LocalStorage:
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         with self.open(path) as file:
+            left = max(0, os.fstat(file.fileno()).st_size - start)
             file.seek(start)
-            return file.read(-1 if length is None else length)
+            return file.read(left if length is None else min(length, left))  # Python makes room for all it is asked for
 
     def open(self, path: str, version: str = "") -> BinaryIO:
         target = below(self.root, path)

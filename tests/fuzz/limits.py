@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from components.base.printable import printable
+
 SECONDS = 20.0  # of the processor for one case; the slowest input that a user means to give takes 1
 MIB = 1536  # that the process may grow by: an image's budget, twice, and what a table's batches take
 ANSWER = 1000  # characters of one line that a person is to read
@@ -46,13 +48,13 @@ def check_lines(error: Exception) -> None:
     """Assert that an error's lines can be read, and shown in a terminal."""
     lines = str(error).split("\n")
     assert all(0 < len(line) <= ANSWER for line in lines), f"lines of {[len(line) for line in lines]} characters"
-    assert all(line.isprintable() for line in lines), f"control characters in {lines!r}"
+    assert all(line == printable(line) for line in lines), f"control characters in {lines!r}"
 
 
 def check_reason(reason: str) -> None:
     """Assert that a reason can be counted, and shown in a report."""
     assert 0 < len(reason) <= REASON, f"a reason of {len(reason)} characters"
-    assert reason.isprintable(), f"control characters in {reason!r}"
+    assert reason == printable(reason), f"control characters in {reason!r}"
 
 
 def _peak() -> int:

@@ -296,7 +296,7 @@ def test_killed_at_random_points_gives_the_same_bytes(tmp_path: Path) -> None:
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM if kills % 2 else signal.SIGKILL)
-            assert process.wait() != 0  # 143, or the error of a thread that was just being started
+            assert process.wait() in (-signal.SIGKILL, -signal.SIGTERM, 143)
             kills += 1
             delay *= 1.3
     assert kills

@@ -27,7 +27,7 @@ from components.pool.shards import Pool, Shard, load_pool, read_json
 from components.pool.specs import ColumnSpec
 from components.recipe import recipe as schema
 from components.recipe.columns import RAW
-from components.recipe.mixtures import BestOf, Condition, Mixture, choice_of, texts_of
+from components.recipe.mixtures import BestOf, Condition, Mixture, choice_of, firsts_of, texts_of
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
@@ -234,10 +234,7 @@ class Run:
 
     @cached_property
     def _firsts(self) -> dict[str, Mixture]:
-        found: dict[str, Mixture] = {}
-        for mixture in self.spec.mixtures:
-            found.setdefault(content_hash(choice_of(mixture)), mixture)
-        return found
+        return firsts_of(self.spec.mixtures)
 
     @property
     def trained(self) -> list[Mixture]:

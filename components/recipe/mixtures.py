@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, create_model, model_validator
 
-from components.base.hashing import said
+from components.base.hashing import content_hash, said
 from components.recipe.conditions import (
     SUBJECTS,
     About,
@@ -182,6 +183,14 @@ def choice_of(mixture: Mixture) -> dict[str, Any]:
                 key: {"rule": numbers[value["rule"]]} for key, value in condition.items() if isinstance(value, dict)
             }
     return choice
+
+
+def firsts_of(mixtures: Iterable[Mixture]) -> dict[str, Mixture]:
+    """Return, by a hash of their choice, the mixtures without those that choose the same as one before them."""
+    found: dict[str, Mixture] = {}
+    for mixture in mixtures:
+        found.setdefault(content_hash(choice_of(mixture)), mixture)
+    return found
 
 
 def lent_by(rule: Rule) -> Condition | None:

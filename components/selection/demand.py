@@ -15,7 +15,7 @@ from components.pool.columns import ALL
 from components.pool.run import Run
 from components.pool.shards import Shard
 from components.recipe import recipe as schema
-from components.recipe.mixtures import AnyCondition, BestOf, Mixture, Rule, choice_of, texts_of
+from components.recipe.mixtures import AnyCondition, BestOf, Mixture, Rule, firsts_of, texts_of
 from components.selection.rule_inputs import drop_samples, find_thresholds, read_values
 from components.selection.rules import Bools, Values, columns_of, demanded, names_of, needs_all, shares_of
 
@@ -44,11 +44,7 @@ def demand_part(recipe: schema.Recipe, captioner: str, hashes: Mapping[str, str]
 
 def _using(spec: schema.Spec, captioner: str) -> list[Mixture]:
     """Return the mixtures that take this captioner's texts, each choice once: a further name asks for no more."""
-    firsts: dict[str, Mixture] = {}
-    for mixture in spec.mixtures:
-        if any(captioner in names_of(rule) for rule in mixture.rules):
-            firsts.setdefault(content_hash(choice_of(mixture)), mixture)
-    return [*firsts.values()]
+    return [m for m in firsts_of(spec.mixtures).values() if any(captioner in names_of(rule) for rule in m.rules)]
 
 
 def _takes_all(spec: schema.Spec, mixture: Mixture, captioner: str) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from components.base.hashing import said
-from components.recipe.mixtures import Mixture, Rule
+from components.recipe.mixtures import Mixture, Rule, firsts_of
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -19,13 +18,11 @@ def lines_of(mixtures: Sequence[Mixture], tars: float | None) -> Iterator[str]:
     if tars is None:
         yield f"training sets: {len(mixtures)}"
         return
-    shares = [share_of(mixture) for mixture in mixtures]
-    rules = [said(mixture, "name") for mixture in mixtures]
-    # Mixtures of the same rules under several names are one training set.
-    total = sum(share for i, share in enumerate(shares) if rules.index(rules[i]) == i)
+    total = sum(share_of(mixture) for mixture in firsts_of(mixtures).values())
     several = len(mixtures) > 1
     yield f"training sets: {len(mixtures)}, at most {in_bytes(total * tars)}{' in all' if several else ''}"
-    for mixture, share in zip(mixtures, shares, strict=True) if several else ():
+    for mixture in mixtures if several else ():
+        share = share_of(mixture)
         yield f"training set {mixture.name}: at most {in_bytes(share * tars)}, {share * 100:g} % of the pool's tars"
 
 

@@ -30,8 +30,7 @@ def check_pool(run: Run, columns: Columns, records: Sequence[Record]) -> None:
     failures: Counter[str] = Counter()
     for record in records:
         failures.update(record.failures)
-    lost = sum(count for reason, count in failures.items() if reason.startswith(UNUSABLE))
-    if sum(record.rows for record in records) > lost:
+    if sum(record.rows for record in records) > sum(record.unusable for record in records):
         _say_repeated_uids(run, columns, records)
         return
     first = max(run.pool.shards, key=lambda shard: shard.size)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from components.engine.stage import Finding
 from components.recipe.training import Evaluate
-from components.stages.evaluate.tasks import gap, tasks_of
+from components.stages.evaluate.tasks import gap, nothing_at, tasks_of
 from components.storage.opening import open_storage
 
 NAMED = 5  # data sets that a line names
@@ -19,7 +19,7 @@ def check_data_sets(evaluate: Evaluate) -> Iterator[Finding]:
     if not gaps:
         return
     if not any(root.list()):
-        yield Finding(f"spec.evaluate.root: {evaluate.root} does not exist or is empty")
+        yield Finding(nothing_at(evaluate))
         return
     named = ", ".join(task.name for task in list(gaps)[:NAMED]) + (" …" if len(gaps) > NAMED else "")
     mistake = evaluate.tasks != "datacomp" and not all(any(root.list(f"{task.folder}/")) for task in gaps)

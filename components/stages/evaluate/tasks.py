@@ -70,8 +70,13 @@ def fingerprint_tasks(evaluate: Evaluate) -> dict[str, str]:
     root, tasks = open_storage(evaluate.root), tasks_of(evaluate)
     found = dict(zip(tasks, map_ahead(lambda task: fingerprint(task, root), tasks), strict=True))
     if all(value == absent(task) for task, value in found.items()) and not any(root.list()):
-        raise PermanentError(f"spec.evaluate.root: {evaluate.root} does not exist or is empty; {WHERE_FROM}")
+        raise PermanentError(nothing_at(evaluate))
     return {print_key(task): value for task, value in found.items()}
+
+
+def nothing_at(evaluate: Evaluate) -> str:
+    """Say that there is nothing at the root of a recipe's data sets, and where they come from."""
+    return f"spec.evaluate.root: {evaluate.root} does not exist or is empty; {WHERE_FROM}"
 
 
 def print_key(task: Task) -> str:

@@ -88,7 +88,7 @@ def _clean_jpeg(data: bytes) -> Pixels | None:
     if frame is None or frame.bits != 8 or frame.bands not in (1, 3) or min(frame.width, frame.height) < MIN_SIDE:
         return None
     each = _RGB + (_COEFFICIENTS * frame.bands if frame.progressive else 0)
-    if max(frame.blocks, each * frame.blocks * MAX_PIXELS // MAX_BYTES) > MAX_PIXELS:
+    if frame.blocks > MAX_PIXELS or each * frame.blocks > MAX_BYTES:
         return None
     try:
         pixels = simplejpeg.decode_jpeg(found.data, "RGB")

@@ -57,9 +57,8 @@ class CaptionStage(ColumnStage):
     summary = "captions of one captioner at one temperature"
     reads = ("image",)
     writes = "text"
-    needs = Needs(
-        memory_gib=24, gpu=True, decoders=None
-    )  # BLIP-2 OPT-2.7B in half precision is 7.5 GiB, read from 15 GiB of files
+    # BLIP-2 OPT-2.7B in half precision is 7.5 GiB, read from 15 GiB of files
+    needs = Needs(memory_gib=24, gpu=True, decoders=None)
     version = 2
     fields: tuple[Field, ...] = (
         Field("text", "string", "caption; null: the image can't be read, or nothing but special tokens was drawn"),

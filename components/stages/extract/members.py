@@ -20,9 +20,7 @@ from components.base.errors import TemporaryError
 BLOCK = 1 << 20  # bytes of one read
 PIECE = 32 << 10  # compressed bytes given to the decompressor at once: about one member
 LARGEST = 32 << 20  # bytes of one record; Common Crawl cuts pages at 5 MiB (1 MiB before 2025). Of 5-byte <img>s 500 MB
-MOST_GUESSED = (
-    1 << 30
-)  # bytes read and unpacked in search of the member after a damage; each guess costs BLOCK and more
+MOST_GUESSED = 1 << 30  # bytes read and unpacked to find the member after a damage; a guess costs BLOCK and more
 MAGIC = b"\x1f\x8b\x08"  # RFC 1952: a member begins so
 GZIP = 16 + zlib.MAX_WBITS
 NOT_GZIP: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub has an instance for the class

@@ -108,12 +108,17 @@ def _jpeg(data: bytes) -> Bare:
             frame = Frame(width, height, body[5], body[0], marker not in _ONE_PASS)
         scans += marker == _SCAN
         kept.append(data[begin:at])
-        if marker == _SCAN and data.find(b"\xff\xda", at) < 0:  # most have one scan, and this is faster
+        if marker == _SCAN and _is_last_scan(frame, body):  # most have one scan: its bytes need not be looked at
             kept.append(data[at:])
             break
     else:
         kept.append(data[at:])
     return Bare(b"".join(kept), exif, xmp, frame=frame, scanned=scans * frame.blocks if frame else 0)
+
+
+def _is_last_scan(frame: Frame | None, header: bytes) -> bool:
+    """Say whether a scan with this header is the last that a decoder reads: it has all bands, in a frame of one pass."""
+    return frame is not None and not frame.progressive and header[:1] == bytes([frame.bands])
 
 
 def _png(data: bytes) -> Bare:

@@ -117,7 +117,7 @@ def _jpeg(data: bytes) -> Bare:
 
 
 def _is_last_scan(frame: Frame | None, header: bytes) -> bool:
-    """Say whether a scan with this header is the last that a decoder reads: it has all bands, in a frame of one pass."""
+    """Say whether a scan with this header is the last that a decoder reads: all bands in a frame of one pass."""
     return frame is not None and not frame.progressive and header[:1] == bytes([frame.bands])
 
 

@@ -39,7 +39,9 @@ def read_file(path: str | Path, what: str) -> str:
         raise PermanentError(f"{what} {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def read_yaml(text: str, where: str) -> dict[str, Any]:
+def read_yaml(
+    text: str, where: str, expected: str = "a mapping with apiVersion, kind, metadata and spec"
+) -> dict[str, Any]:
     """Read a mapping from YAML.
 
     Raises:
@@ -52,7 +54,7 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
     except RecursionError as error:
         raise _too_deep(where) from error
     if not isinstance(value, dict):
-        raise PermanentError(f"{where}: expected a mapping with apiVersion, kind, metadata and spec")
+        raise PermanentError(f"{where}: expected {expected}")
     return value
 
 

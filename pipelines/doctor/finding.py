@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from components.base.errors import PermanentError, TemporaryError
 from pipelines.kubernetes.cluster import Cluster, Forbidden, Object
 from pipelines.operator.runtime.settings import Settings
+from pipelines.operator.runtime.tenants import Tenancy
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Endpoint
@@ -69,6 +70,12 @@ class Context:
     operator_namespace: str
     kfp: Endpoint | None = None
     storage: str | None = None
+
+    @property
+    def tenancies(self) -> list[Tenancy]:
+        """Return what holds for those whose pods run in the namespace: for all where KFP has one user."""
+        tenants = self.settings.tenants
+        return tenants.all() if self.namespace == self.settings.kfp_namespace else [tenants.of(self.namespace)]
 
     @property
     def api(self) -> Cluster:

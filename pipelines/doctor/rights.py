@@ -108,11 +108,15 @@ def your_rights(context: Context) -> Finding:
 
 
 def accounts(context: Context) -> Finding:
-    """Check for the service account of the launched pods."""
-    name = context.settings.job_service_account
-    if exists(context, "serviceaccounts", name, context.namespace):
-        return good(f"service account {context.namespace}/{name} is there, for the launched pods")
-    return broken(f"namespace {context.namespace} has no service account {name}", _pipeline(context))
+    """Check for the service accounts of the launched pods."""
+    names = sorted({tenancy.service_account for tenancy in context.tenancies})
+    lacks = [name for name in names if not exists(context, "serviceaccounts", name, context.namespace)]
+    if lacks:
+        tenants = [name for name in lacks if name != "recaption"]
+        remedies = [_pipeline(context)] * ("recaption" in lacks)
+        remedies += [f"kubectl create serviceaccount -n {context.namespace} {name}" for name in tenants]
+        return broken(f"namespace {context.namespace} has no service account {', '.join(lacks)}", "; ".join(remedies))
+    return good(f"service account {context.namespace}/{', '.join(names)} is there, for the launched pods")
 
 
 def kfp_account(context: Context) -> str | None:

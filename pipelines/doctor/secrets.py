@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipelines.doctor.finding import Context, Finding, broken, good, open_
+from pipelines.doctor.finding import Context, Finding, State, broken, good, open_
 from pipelines.doctor.ours import container_of, deployment_path
 from pipelines.doctor.rights import exists
 from pipelines.kubernetes.cluster import Object
@@ -13,7 +13,12 @@ from pipelines.kubernetes.cluster import Object
 def runs_secret(context: Context) -> Finding:
     """Look for the Secret whose keys become environment variables of the runs' pods."""
     needed = "needed only for HF_TOKEN, or where the pods' identity isn't enough for the storage"
-    return _look_for(context, context.namespace, context.settings.job_secret, needed)
+    found = [_look_for(context, context.namespace, name, needed) for name in _secrets(context)]
+    return next((finding for finding in found if finding.state is not State.GOOD), found[0])
+
+
+def _secrets(context: Context) -> list[str]:
+    return sorted({tenancy.secret for tenancy in context.tenancies})
 
 
 def operators_secret(context: Context) -> Finding:

@@ -6,23 +6,23 @@ from components.base.hashing import content_hash, said
 from components.recipe.recipe import Recipe
 from components.recipe.yaml_io import check
 from pipelines.kubeflow.parameters import refuse_networks
-from pipelines.operator.runtime.allowance import Allowance
 from pipelines.operator.runtime.conditions import Object
+from pipelines.operator.runtime.tenants import Tenants
 
 RETRY = "recaption.dev/retry"  # annotation: any new value starts a failed run again
 
 
-def recipe_of(thing: Object, allowance: Allowance) -> Recipe:
+def recipe_of(thing: Object, tenants: Tenants) -> Recipe:
     """Return the recipe of a Recaption.
 
     Raises:
         PermanentError: what `recaption validate` says, a line per mistake; or that a cluster refuses it.
-        NotAllowed: it asks for more of the cluster's nodes than the operator's settings allow.
+        NotAllowed: it asks for more than the operator's settings allow its namespace.
     """
     whole: Object = {key: thing[key] for key in ("apiVersion", "kind", "spec") if key in thing}
     recipe = check(Recipe, {**whole, "metadata": {"name": thing["metadata"]["name"]}}, "recipe")
     refuse_networks(recipe)  # the CRD may be an older one, without that rule
-    allowance.check(recipe.spec.compute)
+    tenants.of(thing["metadata"]["namespace"]).allowance.check(recipe.spec)
     return recipe
 
 

@@ -99,7 +99,7 @@ def decide(thing: Object, seen: Observation) -> Decision:
     if is_settled(thing) and thing["status"]["phase"] != "Failed":  # that one's compute may be another by now
         return Decision(thing["status"])
     try:
-        recipe: Recipe | None = recipe_of(thing, seen.allowance)
+        recipe: Recipe | None = recipe_of(thing, seen.tenants)
         status = _with(thing, seen, "Accepted", True, "Valid", "the recipe is valid")
     except PermanentError as error:
         reason = "NotAllowed" if isinstance(error, NotAllowed) else "Invalid"

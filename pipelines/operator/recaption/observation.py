@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pipelines.kubeflow.client import KfpRun
-from pipelines.operator.runtime.allowance import Allowance
+from pipelines.operator.runtime.tenants import Tenants
 
 STOPPED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 
@@ -26,8 +26,8 @@ class Observation:
     """The state of the attempt's KFP runs and of the run that they execute; empty where there was nothing to ask."""
 
     now: datetime
-    allowance: Allowance = field(default_factory=Allowance)
-    """What a recipe may ask of the cluster's nodes."""
+    tenants: Tenants = field(default_factory=Tenants)
+    """What a recipe of each namespace may ask for."""
     runs: tuple[KfpRun, ...] = ()
     """All KFP runs of the attempt's name, oldest first: more than one only if two operators were at work."""
     run: str = ""

@@ -83,7 +83,7 @@ def reconcile(thing: Object, deps: Dependencies) -> float:
 def observe(thing: Object, deps: Dependencies, problem: Problem | None = None) -> Observation:
     """Ask KFP and the storage for what `decide` has to know, and no more than that."""
     ui = deps.settings.ui
-    seen = Observation(deps.now(), deps.settings.allowance, link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
+    seen = Observation(deps.now(), deps.settings.tenants, link=f"{ui}/#/runs/details/" if ui else "", problem=problem)
     if problem or not is_under_way(thing):
         return seen
     attempt = thing["status"]["kfp"]
@@ -181,10 +181,11 @@ def perform(act: Act, thing: Object, seen: Observation, deps: Dependencies) -> t
 def submitted(thing: Object, deps: Dependencies) -> dict[str, str]:
     """Return the values of the pipeline's parameters."""
     settings = deps.settings
+    tenancy = settings.tenants.of(thing["metadata"]["namespace"])
     given = {
-        "recipe": dump_recipe(recipe_of(thing, settings.allowance)),
-        "job_service_account": settings.job_service_account,
-        "job_secret": settings.job_secret,
+        "recipe": dump_recipe(recipe_of(thing, settings.tenants)),
+        "job_service_account": tenancy.service_account,
+        "job_secret": tenancy.secret,
     }
     return {p.name: p.default for p in parameters(settings.images, settings.tag)} | given
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from components.base.errors import PermanentError
 from components.base.version import version
-from pipelines.operator.runtime.allowance import Allowance
+from pipelines.operator.runtime.tenants import Tenants
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,6 @@ class Settings:
     kfp_namespace: str = "kubeflow"
     """Namespace of the pods of a KFP with one user; with several users it is the object's own namespace."""
     kfp_service_account: str | None = None
-    job_service_account: str = "recaption"
-    job_secret: str = "recaption"
     watched: tuple[str, ...] = ()
     """Namespaces to watch; empty means all."""
     port: int = 8080
@@ -38,8 +36,8 @@ class Settings:
     """The operator's own namespace, which has its Lease."""
     identity: str = "operator"
     """The holder of the Lease: the pod's name."""
-    allowance: Allowance = field(default_factory=Allowance)
-    """What a recipe may ask of the cluster's nodes."""
+    tenants: Tenants = field(default_factory=Tenants)
+    """What a recipe of each namespace may ask for, and whom its pods run as."""
 
     @classmethod
     def from_environment(cls, given: Mapping[str, str] = os.environ) -> Settings:
@@ -63,11 +61,9 @@ class Settings:
             ca=given.get("RECAPTION_KFP_CA") or None,
             kfp_namespace=given.get("RECAPTION_KFP_NAMESPACE") or cls.kfp_namespace,
             kfp_service_account=given.get("RECAPTION_KFP_SERVICE_ACCOUNT") or None,
-            job_service_account=given.get("RECAPTION_JOB_SERVICE_ACCOUNT") or cls.job_service_account,
-            job_secret=given.get("RECAPTION_JOB_SECRET") or cls.job_secret,
             watched=tuple(filter(None, (n.strip() for n in given.get("RECAPTION_WATCH_NAMESPACES", "").split(",")))),
             port=int(port),
             namespace=given.get("POD_NAMESPACE") or cls.namespace,
             identity=given.get("POD_NAME") or os.uname().nodename,
-            allowance=Allowance.from_environment(given),
+            tenants=Tenants.from_environment(given),
         )

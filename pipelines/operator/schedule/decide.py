@@ -17,7 +17,7 @@ from math import inf
 from components.base.errors import PermanentError
 from pipelines.kubeflow.parameters import source_of
 from pipelines.operator.recaption.attempt import RETRY
-from pipelines.operator.runtime.allowance import Allowance, NotAllowed
+from pipelines.operator.runtime.allowance import NotAllowed
 from pipelines.operator.runtime.conditions import (
     Event,
     Object,
@@ -28,6 +28,7 @@ from pipelines.operator.runtime.conditions import (
     timestamp,
     with_condition,
 )
+from pipelines.operator.runtime.tenants import Tenants
 from pipelines.operator.schedule.template import claimant, name_of, recipe_for, timetable_of
 
 FAILED = ("Failed", "Refused")
@@ -63,8 +64,8 @@ class ScheduleObservation:
     """The schedule's Recaptions, and the answers about dumps; None where nothing was asked."""
 
     now: datetime
-    allowance: Allowance = field(default_factory=Allowance)
-    """What a recipe may ask of the cluster's nodes."""
+    tenants: Tenants = field(default_factory=Tenants)
+    """What a recipe of each namespace may ask for."""
     recaptions: Sequence[Object] = ()
     """This schedule's Recaptions, finished or not."""
     newest: str = ""
@@ -120,7 +121,8 @@ class _Look:
         """Decide the next step."""
         try:
             self.asked = timetable_of(self.thing)
-            self.seen.allowance.check(self.asked.spec.template.spec.compute, "spec.template.spec")
+            allowance = self.seen.tenants.of(self.thing["metadata"]["namespace"]).allowance
+            allowance.check(self.asked.spec.template.spec, "spec.template.spec")
         except PermanentError as error:
             self.status.pop("nextScheduleTime", None)
             reason = "NotAllowed" if isinstance(error, NotAllowed) else "Invalid"

@@ -84,7 +84,7 @@ def observe(thing: Object, deps: Dependencies) -> ScheduleObservation:
     meta = thing["metadata"]
     found, _ = deps.cluster.within(meta["namespace"]).find(RECAPTIONS, f"{SCHEDULE}={meta['name']}")
     ours = tuple(recaption for recaption in found if is_created_by(recaption, thing))
-    return ScheduleObservation(deps.now(), deps.settings.allowance, ours)
+    return ScheduleObservation(deps.now(), deps.settings.tenants, ours)
 
 
 def _ask(act: ScheduleAct, thing: Object, seen: ScheduleObservation, deps: Dependencies) -> ScheduleObservation | None:

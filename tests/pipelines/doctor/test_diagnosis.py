@@ -33,6 +33,7 @@ from pipelines.kubeflow.client import Endpoint
 from pipelines.kubernetes.cluster import Cluster
 from pipelines.operator.crd.generate import recaption_crd, schedule_crd
 from pipelines.operator.runtime.settings import Settings
+from pipelines.operator.runtime.tenants import Tenants
 from tests.components.storage.faulty import serving
 from tests.pipelines.kubeflow.kfp_server import kfp_server
 from tests.pipelines.kubernetes.api_server import kubeconfig
@@ -357,6 +358,22 @@ def test_a_profile_has_its_own_account_for_kfp_and_a_setting_names_any() -> None
         assert "kubeflow/default-editor" in find(CHECKS["launcher's rights"], context).what
     with asked(Answers(paths), settings=replace(SETTINGS, kfp_service_account="mine")) as context:
         assert "has no service account mine" in find(CHECKS["launcher's rights"], context).what
+
+
+def test_every_tenants_account_and_secret_are_looked_for_where_their_pods_run() -> None:
+    text = "tenants: [{namespaces: [a], serviceAccount: a, secret: keys}, {namespaces: [b]}]"
+    tenants = Tenants.from_environment({"RECAPTION_TENANTS": text})
+    with asked(Answers({**healthy(), SECRET: {}}), settings=replace(SETTINGS, tenants=tenants)) as context:
+        found = find(CHECKS["service account"], context)
+        assert (found.what, found.remedy) == (
+            "namespace kubeflow has no service account a",
+            "kubectl create serviceaccount -n kubeflow a",
+        )
+        assert find(CHECKS["Secret"], context).what == "namespace kubeflow has no Secret keys"
+        profile = replace(context, namespace="b")
+        assert find(CHECKS["service account"], profile).what == "namespace b has no service account recaption"
+        stranger = find(CHECKS["service account"], replace(context, namespace="c"))
+        assert stranger.what.startswith("namespace c: this cluster allows a, b")
 
 
 @pytest.mark.parametrize(("check", "denied", "what", "remedy"), [

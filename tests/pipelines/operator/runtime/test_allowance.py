@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from components.base.errors import PermanentError
-from components.recipe.compute import Compute
+from components.recipe.recipe import Spec
+from components.recipe.yaml_io import check
 from pipelines.operator.runtime.allowance import Allowance, NotAllowed
 from pipelines.operator.runtime.conditions import condition
 from pipelines.operator.runtime.settings import Settings
@@ -20,14 +21,17 @@ MANIFESTS = Path(__file__).parents[4] / "manifests"
 KFP = {"KF_PIPELINES_ENDPOINT": "http://kfp"}
 
 
-def compute(text: str) -> Compute:
-    return Compute.model_validate(yaml.safe_load(text), by_alias=True)
+def recipe(text: str, storage: str = "gs://bucket/team") -> Spec:
+    """A recipe's spec with this `compute`."""
+    pool = {"name": "a", "shards": "gs://pool"}
+    spec = {"storage": storage, "pool": pool, "mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}]}
+    return check(Spec, {**spec, "compute": yaml.safe_load(text)}, "spec")
 
 
 def refused(text: str, **environment: str) -> list[str]:
     """The lines, without what each says of the setting; empty: it is allowed."""
     try:
-        Settings.from_environment({**KFP, **environment}).allowance.check(compute(text))
+        Settings.from_environment({**KFP, **environment}).tenants.of("team").allowance.check(recipe(text))
     except NotAllowed as error:
         return [line.partition(";")[0] for line in str(error).splitlines()]
     return []
@@ -83,11 +87,11 @@ def test_every_mistake_is_a_line_that_says_what_is_allowed_and_where_that_is_set
     text = "pools: [{name: a, priorityClass: high, nodeSelector: {disk: ssd}, parallelism: 10000}]"
     settings = {"RECAPTION_ALLOW_PRIORITY_CLASSES": " batch-*, low ", "RECAPTION_ALLOW_NODE_SELECTORS": "!disk,pool"}
     with pytest.raises(NotAllowed) as caught:
-        Settings.from_environment({**KFP, **settings}).allowance.check(compute(text))
+        Settings.from_environment({**KFP, **settings}).tenants.of("team").allowance.check(recipe(text))
     assert str(caught.value).splitlines() == [
         "spec.compute.pools[0].priorityClass: found high; this cluster allows batch-*, low "
         "(RECAPTION_ALLOW_PRIORITY_CLASSES of the operator)",
-        "spec.compute.pools[0].nodeSelector: found disk; this cluster allows pool but disk "
+        "spec.compute.pools[0].nodeSelector: found disk=ssd; this cluster allows pool but disk "
         "(RECAPTION_ALLOW_NODE_SELECTORS of the operator)",
         "spec.compute.pools: parallelism: found 10,000 in all; this cluster allows 1,000 "
         "(RECAPTION_ALLOW_PARALLELISM of the operator)",
@@ -98,6 +102,32 @@ def test_what_is_set_replaces_the_default() -> None:
     everything = "tolerations: [{operator: Exists}]"
     assert refused(f"pools: [{{name: a, {everything}}}]", RECAPTION_ALLOW_TOLERATIONS="<every>") == []
     assert refused("pools: [{name: a, priorityClass: x}]", RECAPTION_ALLOW_PRIORITY_CLASSES="!*") != []
+
+
+def test_the_devices_of_all_pods_and_of_all_trainings_are_counted() -> None:
+    pools = "pools: [{name: a, parallelism: 3, accelerator: {count: 2}}, {name: b, parallelism: 9}]"
+    assert refused(pools, RECAPTION_ALLOW_GPUS="6") == []
+    assert refused(pools, RECAPTION_ALLOW_GPUS="5") == [
+        "spec.compute.pools: parallelism × accelerator.count: found 6 in all"
+    ]
+    assert refused("{}", RECAPTION_ALLOW_GPUS="7") == [
+        "spec.compute.pools: parallelism × accelerator.count: found 8 in all"
+    ], "without a pool, the pods take any node with a GPU"
+    cores = "pools: [{name: a, accelerator: {count: 0}}], train: {nodes: 2, gpusPerNode: 0}"
+    assert refused(f"{{{cores}}}", RECAPTION_ALLOW_GPUS="1") == []
+    train = "pools: [{name: a, accelerator: {count: 1}, parallelism: 1}], train: {nodes: 2, parallelism: 3}"
+    assert refused(f"{{{train}}}", RECAPTION_ALLOW_GPUS="5") == [
+        "spec.compute.train: nodes × parallelism × gpusPerNode: found 6 in all"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "taken"),
+    [("disk", True), ("disk=ssd", True), ("disk=s*", True), ("disk=hdd", False), ("!disk=ssd,*", False)],
+)
+def test_a_node_selector_is_allowed_by_its_key_or_with_its_value(pattern: str, taken: bool) -> None:
+    asked = "pools: [{name: a, nodeSelector: {disk: ssd}}]"
+    assert (refused(asked, RECAPTION_ALLOW_NODE_SELECTORS=pattern) == []) == taken
 
 
 @pytest.mark.parametrize("number", ["0", "many", "-1"])
@@ -139,7 +169,7 @@ def test_a_schedule_is_refused_too() -> None:
 def test_the_base_has_the_defaults_for_people_to_see_and_change() -> None:
     base = yaml.safe_load((MANIFESTS / "base" / "kustomization.yaml").read_text())
     given = dict(literal.split("=", 1) for literal in base["configMapGenerator"][0]["literals"])
-    assert sum(name.startswith("RECAPTION_ALLOW_") for name in given) == 5
+    assert sum(name.startswith("RECAPTION_ALLOW_") for name in given) == 7
     assert Allowance.from_environment(given) == Allowance()
 
 
@@ -147,4 +177,4 @@ def test_the_base_has_the_defaults_for_people_to_see_and_change() -> None:
 def test_the_samples_ask_for_what_is_allowed(path: Path) -> None:
     spec = yaml.safe_load(path.read_text())["spec"]
     spec = spec.get("template", {}).get("spec", spec)
-    Allowance().check(Compute.model_validate(spec.get("compute", {}), by_alias=True))
+    Allowance().check(recipe(yaml.safe_dump(spec.get("compute", {})), spec["storage"]))

@@ -23,8 +23,8 @@ from pipelines.kubeflow.parameters import NOT_HERE, parameters
 from pipelines.kubeflow.steps import ExecutorInput
 from pipelines.kubernetes.cluster import RECAPTIONS, SCHEDULES, Cluster
 from pipelines.operator.recaption.attempt import recipe_of
-from pipelines.operator.runtime.allowance import Allowance
 from pipelines.operator.runtime.dump_lists import DumpLists
+from pipelines.operator.runtime.tenants import Tenants
 from pipelines.operator.schedule.decide import OFTEN, SOON
 from tests.components.stages.discover.test_dumps import NEWEST_FIRST, index
 from tests.pipelines.kubernetes.api_server import api_server
@@ -230,7 +230,7 @@ def test_a_dump_that_is_listed_is_ready(here: Scheduled) -> None:
     made = here.recaptions()[MAY.lower()]["spec"]
     assert made["pool"] == {"name": f"cc-{MAY.lower()}", "commonCrawl": {"dump": MAY, "sample": 100}}
     assert made["download"] == download
-    recipe = recipe_of(here.recaptions()[MAY.lower()], Allowance())
+    recipe = recipe_of(here.recaptions()[MAY.lower()], Tenants())
     assert recipe.spec.pool.common_crawl
     assert recipe.spec.pool.common_crawl.dump == MAY
 

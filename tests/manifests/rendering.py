@@ -29,16 +29,15 @@ def folders(kind: str) -> list[str]:
 
 @cache
 def render(folder: str) -> list[Object]:
-    """A folder's objects; a component is rendered with the base. The test is skipped without a kubectl that can."""
-    _need_kubectl()
+    """A folder's objects; a component is rendered with the base."""
     if folder in folders("Kustomization"):
-        return _kustomize(MANIFESTS / folder)
+        return kustomize(MANIFESTS / folder)
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary).resolve()
         there = Path(os.path.relpath(MANIFESTS.resolve(), here))
         parts = {"resources": [str(there / "base")], "components": [str(there / folder)]}
         (here / "kustomization.yaml").write_text(yaml.safe_dump(parts))
-        return _kustomize(here)
+        return kustomize(here)
 
 
 def one(rendered: list[Object], kind: str, name: str, namespace: str | None = None) -> Object:
@@ -68,7 +67,9 @@ def pods(value: Any, where: str = "") -> Iterator[tuple[str, Object, Object]]:
             yield from pods(part, f"{where}[{i}]")
 
 
-def _kustomize(folder: Path) -> list[Object]:
+def kustomize(folder: Path) -> list[Object]:
+    """The objects of any folder. The test is skipped without a kubectl that can."""
+    _need_kubectl()
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr, done.stderr

@@ -16,14 +16,18 @@ from tests.manifests.network import Pod, allowed, applying
 from tests.manifests.rendering import MANIFESTS, Object, named, one, render
 from tests.pipelines.kubernetes import test_jobs, test_trainjobs
 
-INSTALLATIONS = ("base", "overlays/local", "overlays/gke")
+EKS, GKE, LOCAL, OPENSHIFT, SHUT = (f"overlays/{n}" for n in ("eks", "gke", "local", "openshift", "on-premises"))
+INSTALLATIONS = ("base", EKS, GKE, LOCAL, OPENSHIFT, SHUT)
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
 KFP = Pod("kubeflow", {"app": "ml-pipeline"})
 STORE = Pod("kubeflow", {"app": "seaweedfs"})
+OPENSHIFT_DNS = Pod("openshift-dns", {"dns.operator.openshift.io/daemonset-dns": "default"})
+MINIO = Pod("minio", {"app": "minio"})
 PROMETHEUS = Pod("monitoring", {"app.kubernetes.io/name": "prometheus"})
 STRANGER = Pod("default", {"app": "x"})
 API_SERVER, ITS_SERVICE, PRIVATE, PUBLIC = "172.18.0.2", "10.96.0.1", "10.128.0.7", "142.250.1.95"
-METADATA, METADATA_BEHIND = "169.254.169.254", "169.254.169.252"
+METADATA, METADATA_BEHIND, POD_IDENTITY = "169.254.169.254", "169.254.169.252", "169.254.170.23"
+ENDPOINT = "10.99.7.1"
 
 
 def policies(folder: str) -> list[Object]:
@@ -63,29 +67,30 @@ PODS = {"operator": operator, "worker": worker, "node": node, "downloader": down
 
 # Who, which way, the other end, port, protocol; in which installations it is allowed: all, none, or a list.
 ALL, NONE = INSTALLATIONS, ()
+WEB = tuple(folder for folder in ALL if folder != SHUT)
 FLOWS = [
     ("operator", "Egress", DNS, 53, "UDP", ALL),
     ("operator", "Egress", DNS, 53, "TCP", ALL),
     ("operator", "Egress", PUBLIC, 53, "UDP", NONE),
     ("operator", "Egress", ITS_SERVICE, 443, "TCP", ALL),
     ("operator", "Egress", API_SERVER, 6443, "TCP", ALL),
-    ("operator", "Egress", PUBLIC, 443, "TCP", ALL),
-    ("operator", "Egress", "2607:f8b0::5f", 443, "TCP", ALL),
+    ("operator", "Egress", PUBLIC, 443, "TCP", WEB),
+    ("operator", "Egress", "2607:f8b0::5f", 443, "TCP", WEB),
     ("operator", "Egress", PRIVATE, 22, "TCP", NONE),
     ("operator", "Egress", PUBLIC, 80, "TCP", NONE),
     ("operator", "Egress", KFP, 8888, "TCP", ALL),
-    ("operator", "Egress", STORE, 8333, "TCP", ("overlays/local",)),
+    ("operator", "Egress", STORE, 8333, "TCP", (LOCAL,)),
     ("operator", "Egress", STRANGER, 8888, "TCP", NONE),
     ("operator", "Egress", METADATA, 443, "TCP", NONE),
-    ("operator", "Egress", METADATA, 80, "TCP", ("overlays/gke",)),
-    ("operator", "Egress", METADATA_BEHIND, 988, "TCP", ("overlays/gke",)),
+    ("operator", "Egress", METADATA, 80, "TCP", (GKE,)),
+    ("operator", "Egress", METADATA_BEHIND, 988, "TCP", (GKE,)),
     ("operator", "Ingress", PROMETHEUS, 8080, "TCP", ALL),
     ("operator", "Ingress", PROMETHEUS, 22, "TCP", NONE),
     ("operator", "Ingress", STRANGER, 8080, "TCP", NONE),
     ("operator", "Ingress", PRIVATE, 8080, "TCP", NONE),
     ("worker", "Egress", DNS, 53, "UDP", ALL),
-    ("worker", "Egress", PUBLIC, 443, "TCP", ALL),
-    ("worker", "Egress", "2607:f8b0::5f", 443, "TCP", ALL),
+    ("worker", "Egress", PUBLIC, 443, "TCP", WEB),
+    ("worker", "Egress", "2607:f8b0::5f", 443, "TCP", WEB),
     ("worker", "Egress", PUBLIC, 80, "TCP", NONE),
     ("worker", "Egress", ITS_SERVICE, 443, "TCP", NONE),
     ("worker", "Egress", API_SERVER, 6443, "TCP", NONE),
@@ -95,18 +100,18 @@ FLOWS = [
     ("worker", "Egress", "240.0.0.1", 443, "TCP", NONE),
     ("worker", "Egress", "fd00::1", 443, "TCP", NONE),
     ("worker", "Egress", METADATA, 443, "TCP", NONE),
-    ("worker", "Egress", METADATA, 80, "TCP", ("overlays/gke",)),
-    ("worker", "Egress", METADATA_BEHIND, 988, "TCP", ("overlays/gke",)),
-    ("worker", "Egress", "169.254.20.10", 53, "UDP", ("overlays/gke",)),
-    ("worker", "Egress", KFP, 8888, "TCP", ("overlays/local",)),  # with the store, which has no labels of its own
-    ("worker", "Egress", STORE, 8333, "TCP", ("overlays/local",)),
+    ("worker", "Egress", METADATA, 80, "TCP", (GKE,)),
+    ("worker", "Egress", METADATA_BEHIND, 988, "TCP", (GKE,)),
+    ("worker", "Egress", "169.254.20.10", 53, "UDP", (GKE,)),
+    ("worker", "Egress", KFP, 8888, "TCP", (LOCAL,)),  # with the store, which has no labels of its own
+    ("worker", "Egress", STORE, 8333, "TCP", (LOCAL,)),
     ("worker", "Ingress", KFP, 443, "TCP", NONE),
     ("worker", "Ingress", STRANGER, 29500, "TCP", NONE),
     ("downloader", "Egress", DNS, 53, "UDP", ALL),
-    ("downloader", "Egress", PUBLIC, 443, "TCP", ALL),
-    ("downloader", "Egress", PUBLIC, 80, "TCP", ALL),
-    ("downloader", "Egress", "2607:f8b0::5f", 80, "TCP", ALL),
-    ("downloader", "Egress", "64:ff9b::8efa:15f", 80, "TCP", ALL),
+    ("downloader", "Egress", PUBLIC, 443, "TCP", WEB),
+    ("downloader", "Egress", PUBLIC, 80, "TCP", WEB),
+    ("downloader", "Egress", "2607:f8b0::5f", 80, "TCP", WEB),
+    ("downloader", "Egress", "64:ff9b::8efa:15f", 80, "TCP", WEB),
     ("downloader", "Egress", PUBLIC, 8080, "TCP", NONE),
     ("downloader", "Egress", PUBLIC, 53, "UDP", NONE),
     ("downloader", "Egress", PUBLIC, 80, "UDP", NONE),
@@ -114,12 +119,20 @@ FLOWS = [
     ("downloader", "Egress", API_SERVER, 6443, "TCP", NONE),
     ("downloader", "Egress", PRIVATE, 80, "TCP", NONE),
     ("downloader", "Egress", STRANGER, 80, "TCP", NONE),
-    ("downloader", "Egress", KFP, 80, "TCP", ("overlays/local",)),  # with the store
-    ("downloader", "Egress", METADATA, 80, "TCP", ("overlays/gke",)),  # its own identity; images it gets from none
+    ("downloader", "Egress", KFP, 80, "TCP", (LOCAL,)),  # with the store
+    ("downloader", "Egress", METADATA, 80, "TCP", (GKE,)),  # its own identity; images it gets from none
     ("downloader", "Ingress", STRANGER, 80, "TCP", NONE),
     ("node", "Egress", PUBLIC, 80, "TCP", NONE),
-    ("node", "Egress", PUBLIC, 443, "TCP", ALL),
+    ("node", "Egress", PUBLIC, 443, "TCP", WEB),
     ("node", "Egress", PRIVATE, 29500, "TCP", NONE),
+    ("operator", "Egress", POD_IDENTITY, 80, "TCP", (EKS,)),
+    ("operator", "Egress", OPENSHIFT_DNS, 5353, "UDP", (OPENSHIFT,)),
+    ("operator", "Egress", MINIO, 9000, "TCP", (SHUT,)),
+    ("worker", "Egress", POD_IDENTITY, 80, "TCP", (EKS,)),
+    ("worker", "Egress", ENDPOINT, 443, "TCP", (EKS,)),
+    ("worker", "Egress", OPENSHIFT_DNS, 5353, "UDP", (OPENSHIFT,)),
+    ("worker", "Egress", MINIO, 9000, "TCP", (SHUT,)),
+    ("node", "Egress", MINIO, 9000, "TCP", (SHUT,)),
     ("node", "Ingress", STRANGER, 29500, "TCP", NONE),
 ]
 

@@ -6,6 +6,8 @@ After a wanted change: `python -m tests.manifests.test_objects` writes the golde
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,11 +17,12 @@ import yaml
 
 from components.storage import s3
 from pipelines.operator.runtime.settings import Settings
-from tests.manifests.rendering import MANIFESTS, Object, folders, named, one, pods, render
+from tests.manifests.rendering import MANIFESTS, Object, folders, kustomize, named, one, pods, render
 
 GOLDEN = Path(__file__).parent / "golden" / "base.yaml"
 RENDERED = folders("Kustomization") + folders("Component")
-INSTALLATIONS = ["base", "overlays/local", "overlays/gke"]
+OVERLAYS = [f"overlays/{name}" for name in ("eks", "gke", "local", "on-premises", "openshift")]
+INSTALLATIONS = ["base", *OVERLAYS]
 GENERATED = ("CustomResourceDefinition",)
 LARGEST_ANNOTATION = 256 * 1024  # bytes of all annotations of an object
 # Kinds whose schema isn't Kubernetes' own; TrainJobs and our runtime are checked in tests/pipelines/kubernetes.
@@ -148,6 +151,10 @@ def test_the_operator_is_bound_to_these_roles_and_nobody_else_is(folder: str) ->
     operator = {"kind": "ServiceAccount", "name": "recaption-operator", "namespace": "recaption"}
     bindings = named(render(folder), "ClusterRoleBinding") | named(render(folder), "RoleBinding")
     subjects = {f"{where} {o['roleRef']['name']}": o["subjects"] for where, o in bindings.items()}
+    if folder == "overlays/openshift":
+        runs = [{**operator, "name": name, "namespace": "kubeflow"} for name in ("recaption", "pipeline-runner")]
+        assert subjects.pop("recaption/recaption-operator-nonroot system:openshift:scc:nonroot-v2") == [operator]
+        assert subjects.pop("kubeflow/recaption-runs-nonroot system:openshift:scc:nonroot-v2") == runs
     assert subjects == {
         "recaption-operator recaption-operator": [operator],
         "recaption/recaption-operator recaption-operator": [operator],
@@ -192,6 +199,24 @@ def test_on_gke_every_account_has_a_google_account() -> None:
     assert set(accounts) == {"recaption/recaption-operator", "kubeflow/recaption"}
     for account in accounts.values():
         assert account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"].startswith("recaption@")
+
+
+def test_an_overlay_of_another_repository_changes_what_it_must(tmp_path: Path) -> None:
+    """As docs/how-to/cluster.md shows it, with a folder in the place of the remote address."""
+    page = (MANIFESTS.parent / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(apiVersion: kustomize[^`]*?resources:\n[^`]*?)```", page)
+    (address,) = yaml.safe_load(text)["resources"]
+    overlay = re.fullmatch(r"https://[a-z.]+/[^/]+/recaption//manifests/(overlays/[a-z-]+)\?ref=\S+", address)
+    assert overlay, "the form that kustomize takes"
+    place = os.path.relpath(MANIFESTS.resolve() / overlay[1], tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(text.replace(address, place))
+    (tmp_path / "tenants.yaml").write_text("tenants: [{namespaces: [vision]}]\n")
+    mine = kustomize(tmp_path)
+    (deployment,) = named(mine, "Deployment").values()
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "my.registry/team/recaption-operator:1.0"
+    settings = Settings.from_environment(next(o["data"] for o in mine if o["kind"] == "ConfigMap" and o["data"]))
+    assert (settings.images, settings.tag) == ("my.registry/team/recaption", "1.0")
+    assert settings.tenants.listed[0].namespaces == ["vision"]
 
 
 def test_prometheus_finds_the_operators_port() -> None:

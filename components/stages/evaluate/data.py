@@ -5,7 +5,8 @@
     zeroshot_classification_templates.txt     a prompt a line, with {c} for the class; not of retrieval
     test/nshards.txt, test/0.tar, …           samples: an image, and cls (a number), npy (a row of 0 and 1) or txt
 
-Only the image and the label of a sample are decoded, whatever else is in the tar.
+Beside cls, npy is a row of numbers, of which the first is the image's group, such as its region. Only the image, the
+label and the group of a sample are decoded, whatever else is in the tar.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from components.engine.images import ImageError, opened
 from components.storage.local import LocalStorage
 
 IMAGES = ("webp", "png", "jpg", "jpeg")  # the first that a sample has counts, as for clip-benchmark
+LARGEST = 1 << 20  # the number of groups is below it
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 
 
@@ -54,11 +56,13 @@ class ZeroShot(IterableDataset[tuple[torch.Tensor, Any]]):
     classes: list[str] | None = None
     """None for retrieval, as the templates are."""
     templates: list[str] | None = None
+    groups: list[int | None]
+    """The group of each image that was read since the last beginning; None where it has none."""
 
     def __init__(self, folder: Path, transform: Callable[[Image.Image], torch.Tensor]) -> None:
         """Read the text files of a data set. Raises PermanentError: one is missing, or isn't what it should be."""
         super().__init__()
-        self.storage, self.transform = LocalStorage(folder), transform
+        self.storage, self.transform, self.groups = LocalStorage(folder), transform, []
         found = self._read("dataset_type.txt") if self.storage.size("dataset_type.txt") is not None else ""
         self.kind = kind if (kind := found.strip().lower()) in LABELS else "classification"
         self.label, self.decode = LABELS[self.kind]
@@ -93,10 +97,11 @@ class ZeroShot(IterableDataset[tuple[torch.Tensor, Any]]):
             raise PermanentError(f"{self.storage.uri}/{name}: is no text ({error})") from error
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
-        empty = True
+        self.groups, empty = [], True
         for tar in self.tars:
             for sample in self._samples(tar):
                 empty = False
+                self.groups.append(_group(sample.get("npy")) if self.kind == "classification" else None)
                 yield self._decoded(sample, f"{self.storage.uri}/{tar}: {sample['__key__']}")
         if empty:
             raise PermanentError(f"{self.storage.uri}/test: its {len(self.tars)} tars have no sample")
@@ -152,6 +157,18 @@ class ZeroShot(IterableDataset[tuple[torch.Tensor, Any]]):
         if 0 <= label < count:
             return None
         return f"found {label}, expected 0 to {count - 1}, the number of a class of {file}, which has {count} lines"
+
+
+def _group(data: bytes | None) -> int | None:
+    """Return the first number of an array, if it can number a group; other data sets keep other things in a .npy."""
+    try:
+        row = _row(data) if data else np.empty(0)
+    except (ValueError, MemoryError):
+        return None
+    if row.dtype.kind not in "iuf" or not row.size:
+        return None
+    first = float(row.flat[0])
+    return int(first) if first.is_integer() and 0 <= first < LARGEST else None
 
 
 def _has_slot(template: str) -> bool:

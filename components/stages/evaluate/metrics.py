@@ -27,6 +27,8 @@ class Predictions:
     labels: Tensor
     """Number of each image's class, (images,); of multilabel 0 or 1, (images, classes); of retrieval the number of each
     text's image, (texts,)."""
+    groups: Tensor | None = None
+    """Number of each image's group, such as a region, (images,); None where the data set has no groups."""
 
     @property
     def images(self) -> int:
@@ -48,6 +50,8 @@ class Metric:
     """NaN where it says nothing about this data set."""
     group: str = "classification"
     """Column of the report's table in whose mean it counts."""
+    of_groups: bool = False
+    """Whether it is measured only where a task is counted by it: what a data set's groups are, its task knows."""
 
 
 def top_accuracy(k: int) -> Callable[[Predictions], float]:
@@ -73,6 +77,32 @@ def mean_per_class_recall(found: Predictions) -> float:
     images = found.labels.bincount()
     recalls = right.bincount(minlength=len(images)).double() / images
     return float(recalls[images > 0].mean())
+
+
+def f1_macro(found: Predictions) -> float:
+    """Average the F1 score over the classes that have an image, each of which counts the same (WILDS, iWildCam)."""
+    guessed = found.scores.argmax(dim=1)
+    images = found.labels.bincount(minlength=found.scores.shape[1])
+    right = found.labels[guessed == found.labels].bincount(minlength=len(images)).double()
+    scores = 2 * right / (images + guessed.bincount(minlength=len(images)))
+    return float(scores[images > 0].mean())
+
+
+def worst_group(k: int) -> Callable[[Predictions], float]:
+    """Make the metric that is the lowest of the groups' shares of images whose class is among the k best (WILDS).
+
+    It is NaN where an image has no group, or where there are fewer than k classes.
+    """
+
+    def measure(found: Predictions) -> float:
+        if found.groups is None or found.scores.shape[1] < k:
+            return math.nan
+        right = (found.scores.topk(k, dim=1).indices == found.labels[:, None]).any(dim=1)
+        images = found.groups.bincount()
+        shares = found.groups[right].bincount(minlength=len(images)).double() / images
+        return float(shares[images > 0].min())
+
+    return measure
 
 
 def mean_average_precision(found: Predictions) -> float:
@@ -117,6 +147,10 @@ METRICS: list[Metric] = [
     Metric("acc1", "classification", "accuracy", top_accuracy(1)),
     Metric("acc5", "classification", "accuracy of 5 guesses", top_accuracy(5)),
     Metric("mean_per_class_recall", "classification", "mean recall of a class", mean_per_class_recall),
+    Metric("F1-macro_all", "classification", "mean F1 of a class", f1_macro),
+    Metric("acc_wg", "classification", "accuracy in the worst group", worst_group(1), of_groups=True),
+    Metric("acc_worst_region", "classification", "accuracy in the worst region", worst_group(1), of_groups=True),
+    Metric("acc_top5_wg", "classification", "accuracy of 5 guesses in the worst group", worst_group(5), of_groups=True),
     Metric("mean_average_precision", "multilabel", "mean average precision", mean_average_precision),
     Metric("mean_recall@1", "retrieval", "mean of image and text recall@1", mean_recall, "retrieval"),
     *(
@@ -136,9 +170,15 @@ def find_metric(name: str | None, kind: str | None = None) -> Metric | None:
     return next((m for m in METRICS if m.name == name or (name is None and m.kind == kind)), None)
 
 
-def measure_all(found: Predictions) -> dict[str, float]:
-    """Measure every metric of the data set's kind; one that says nothing about it is left out."""
-    values = {m.name: m.measure(found) for m in METRICS if m.kind == found.kind}
+def measure_all(found: Predictions, counts: str | None = None) -> dict[str, float]:
+    """Measure every metric of the data set's kind; one that says nothing about it is left out.
+
+    Args:
+        found: the predictions.
+        counts: name of the metric that counts for the task.
+    """
+    measured = [m for m in METRICS if m.kind == found.kind and (not m.of_groups or m.name == counts)]
+    values = {m.name: m.measure(found) for m in measured}
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 

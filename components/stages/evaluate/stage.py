@@ -199,9 +199,10 @@ def _load(run: Run, mixture: Mixture) -> Student:
 def _timed(student: Student, task: Task, data: Path) -> dict[str, Any]:
     began = time.monotonic()
     found = student.predict(data)
-    metric, metrics = find_metric(task.metric, found.kind), measure_all(found)
+    metric, metrics = find_metric(task.metric, found.kind), measure_all(found, task.metric)
     if metric is None or metric.name not in metrics:
-        raise PermanentError(f"metric {task.metric} can't be measured; there is {', '.join(metrics)}")
+        needs = "a .npy of each image whose first number is its group" if metric and metric.of_groups else "other data"
+        raise PermanentError(f"metric {task.metric} needs {needs}; there is {', '.join(metrics)}")
     return {
         "name": task.name,
         "kind": metric.group,

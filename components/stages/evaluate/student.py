@@ -53,7 +53,8 @@ class Student:
             scores, labels = zeroshot_classification.run_classification(
                 self.module, classifier, loader, self.device.type, amp=False
             )
-        return Predictions(data.kind, scores, labels)
+        groups = None if None in data.groups else torch.tensor(data.groups)
+        return Predictions(data.kind, scores, labels, groups)
 
     @torch.inference_mode()
     def _retrieval(self, data: ZeroShot) -> Predictions:

@@ -121,6 +121,37 @@ def test_no_member_is_unpickled(tmp_path: Path) -> None:
     assert not sentinel.exists()
 
 
+def test_the_group_of_an_image_is_the_first_number_beside_its_class(tmp_path: Path) -> None:
+    rows = [[2, 7], [0, 9], [5, 5]]
+    samples = {f"{i}": {"jpg": jpeg(i), "cls": b"0", "npy": npy(np.array(row))} for i, row in enumerate(rows)}
+    data = ZeroShot(write_task(tmp_path / "groups", "", samples), tensor)
+    for _ in range(2):  # read again, it begins anew
+        assert len(list(data)) == 3
+        assert data.groups == [2, 0, 5]
+    others = [
+        np.array(["a"]),
+        np.array([0.5]),
+        np.array([-1]),
+        np.array([]),
+        np.array(3.0),
+        np.array([Touch(tmp_path)]),
+    ]
+    samples = {f"{i}": {"jpg": jpeg(i), "cls": b"0", "npy": npy(row)} for i, row in enumerate(others)}
+    data = ZeroShot(write_task(tmp_path / "others", "", {**samples, "none": GOOD}), tensor)
+    assert len(list(data)) == 7
+    assert data.groups == [None, None, None, None, 3, None, None]
+
+
+def test_a_model_gives_the_groups_with_its_scores(tmp_path: Path) -> None:
+    (tmp_path / "student.json").write_text(json.dumps(student()))
+    model = Student(str(tmp_path / "student.json"), str(WEIGHTS / "scorer/open_clip_model.safetensors"))
+    samples = {f"{i}": {"jpg": jpeg(i), "cls": b"0", "npy": npy(np.array([i % 2]))} for i in range(3)}
+    groups = model.predict(write_task(tmp_path / "groups", "", samples)).groups
+    assert groups is not None
+    assert groups.tolist() == [0, 1, 0]
+    assert model.predict(write_task(tmp_path / "some", "", {**samples, "x": GOOD})).groups is None
+
+
 GOOD = {"jpg": jpeg(1), "cls": b"0"}
 BAD: dict[str, tuple[str, Members, str]] = {
     "objects": ("multilabel", {"jpg": jpeg(1), "npy": b"OBJECTS"}, r"bad\.npy: Object arrays cannot be loaded"),

@@ -225,6 +225,22 @@ def test_a_data_set_has_one_metric_however_it_is_asked_for(tmp_path: Path, fake:
     assert fake.predicted == ["a wds_vtab-pets_test", "b wds_vtab-pets_test"]
 
 
+def test_a_task_counted_by_groups_needs_them(tmp_path: Path, fake: type[Fake]) -> None:
+    folder = "wds_geode_test"
+    (tmp_path / f"tasks/{folder}/test").mkdir(parents=True)
+    (tmp_path / f"tasks/{folder}/test/nshards.txt").write_text("1")
+    run = make_run(tmp_path, [folder])
+    with pytest.raises(PermanentError, match=r"metric acc_wg needs a \.npy of each image whose first number is its g"):
+        EvaluateStep().run(run)
+    plain = fake.predict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake, "predict", lambda *given: replace(plain(*given), groups=torch.arange(50) // 10))
+        EvaluateStep().run(run)
+    (found,) = results(run)["a"]["tasks"]
+    assert (found["name"], found["metric"], found["said"]) == ("GeoDE", "acc_wg", "accuracy in the worst group")
+    assert found["value"] == found["metrics"]["acc_wg"] < found["metrics"]["acc1"]
+
+
 def test_every_data_set_of_datacomps_is_the_same_task_alone() -> None:
     whole = tasks_of(Evaluate(root="x"))
     assert len(whole) == 38

@@ -267,6 +267,12 @@ class Run:
             self._empty[folder] = not rows
         return self._empty[folder]
 
+    @property
+    def empty(self) -> dict[str, str]:
+        """Return why they have no pair of the recipe's mixtures that were chosen and are empty, by name."""
+        found = {m.name: f"{self.mixture_folder(m)}/mixture.json" for m in self.spec.mixtures if self.is_empty(m)}
+        return {name: read_json(self.storage, path, _last_warning) for name, path in found.items()}
+
     @cached_property
     def _empty(self) -> dict[str, bool]:
         """Remember of each mixture that was chosen whether it is empty, by folder, as that never changes."""
@@ -414,6 +420,10 @@ def load_run(uri: str) -> Run:
         return Run(name, storage, recipe, pool, nodes, plan["fingerprints"], ingest)
 
     return read_json(storage, f"runs/{name}/plan.json", made)
+
+
+def _last_warning(chosen: Mapping[str, Any]) -> str:
+    return str(chosen["warnings"][-1])
 
 
 CUT = ("tasks", "shards_per_task", "manifest", "source")

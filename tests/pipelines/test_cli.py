@@ -213,6 +213,32 @@ def test_a_report_of_a_recipe_is_that_of_its_run(tmp_path: Path, shards: Path) -
     assert "no-such.yaml" in refused("report", tmp_path / "no-such.yaml")
 
 
+SCREENED = {"name": "kept", "import": {"from": "kept.csv", "field": "kept", "as": "flag"}}
+NOBODY = {"name": "nobody", "rules": [{"text": "raw", "where": [{"flag": "kept"}]}]}
+EMPTY = (
+    "mixture nobody: empty, so that nothing is written, trained or evaluated: "
+    "of 18 usable images rule 1: 18 have its text, 0 of these meet kept"
+)
+
+
+def test_a_run_says_which_mixture_is_empty_and_the_others_go_on(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kept.csv").write_text(f"uid,kept\n{uid(0)},false\n")
+    others = {"name": "others", "rules": [{"text": "raw", "where": [{"flag": "kept", "equals": False}]}]}
+    path = write(tmp_path, recipe_text(tmp_path / "out", shards, [NOBODY, others], columns=[SCREENED]))
+    for _ in range(2):  # the second finds all of it there
+        said = invoke("run", path)
+        assert EMPTY in said
+    assert [folder.name.rpartition("-")[0] for folder in (tmp_path / "out" / "datasets").iterdir()] == ["others"]
+    path.write_text(recipe_text(tmp_path / "out", shards, [NOBODY], columns=[SCREENED]))
+    ended = subprocess.run([*COMMAND, "run", path], capture_output=True, text=True, check=False)
+    assert ended.returncode == 42
+    why = EMPTY.removeprefix("mixture nobody: ")
+    assert ended.stderr.splitlines()[-1].endswith(f"write, as no mixture has a pair: nobody: {why}")
+
+
 @pytest.mark.parametrize("command", [["report"], ["stage", "mix"]])
 def test_a_run_that_is_not_there(tmp_path: Path, command: list[str]) -> None:
     hint = "expected <storage>/runs/<run>, as `recaption run` prints it"

@@ -54,7 +54,8 @@ def find_source(source: str) -> ImportSource:
     storage = open_storage(source)
     entries = list(storage.list())
     found = [entry for entry in entries if is_table(entry.path)]
-    unread = say_unread((entry.path for entry in entries), LIKE_TABLES, "table", "make them .parquet or .csv")
+    paths = [entry.path for entry in entries]
+    unread = say_unread(storage.uri, paths, LIKE_TABLES, "table", "make them .parquet or .csv")
     if not found:
         raise PermanentError(f"import {source}: no .parquet, .csv or .npy there{unread and '; '}{unread}")
     if unread:

@@ -300,6 +300,8 @@ def _run(recipe: schema.Recipe) -> None:
         log.info("stopped by Ctrl-C; %s", GO_ON)
         raise
     out.print(result_view(planned))
+    for name, why in planned.empty.items():
+        out.print(f"mixture {name}: {why}", soft_wrap=True, markup=False)
     out.print(f"run     {planned.storage.uri}/{planned.folder}", soft_wrap=True)
     out.print(f"report  {planned.storage.uri}/{planned.folder}/report.html", soft_wrap=True)
 

@@ -321,7 +321,7 @@ class Step(Stage):
         return 0
 
     def outcome(self, run: Run) -> dict[str, Any]:
-        """Return what status.json shall say of the step besides its time: `samples`, `failures` by reason."""
+        """Return what status.json shall say of the step besides its time: `samples`, `failures` by reason or others."""
         return {}
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:

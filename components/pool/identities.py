@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -85,9 +86,12 @@ def names_of(column: pa.Array, by: By) -> pa.Array:
     """
     if by == "uid":
         return canonical_uids(column)
+    if pa.types.is_binary(column.type):
+        with suppress(pa.ArrowInvalid):  # not UTF-8
+            column = column.cast(pa.string())
     if by == "sha256" and pa.types.is_fixed_size_binary(column.type):
         return pa.array([None if value is None else value.hex() for value in column.to_pylist()], pa.string())
-    texts = pa.array(texts_of(column), pa.string()) if column.type != pa.string() else column
+    texts = column if column.type == pa.string() else pa.array(texts_of(column), pa.string())
     return pc.ascii_lower(texts) if by == "sha256" else texts
 
 

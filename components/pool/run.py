@@ -7,7 +7,7 @@ pools/<pool>/contents/<hash>-<hash>.json   what the index found in them
 pools/<pool>/columns/<stage>.<label>-<hash>/<shard>.<key>.<part>.{<sha256>.parquet,done.json}
 pools/<pool>/demands/<part>.json        which samples a partial column was asked for
 mixtures|datasets|models|evaluations/<mixture>-<hash>/…
-runs/<run>/{recipe.yaml,plan.json,claim.json,status.json,report.html}
+runs/<run>/{recipe.yaml,plan.json,unread.json,claim.json,status.json,report.html}
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash, said
+from components.base.unread import Unread
 from components.pool.columns import ALL, Columns
 from components.pool.contents import Contents, collect_contents, read_contents, write_contents
 from components.pool.shards import Pool, Shard, load_pool, read_json
@@ -31,6 +32,8 @@ from components.recipe.mixtures import BestOf, Condition, Mixture, choice_of, fi
 from components.storage.claims import claim
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
+
+UNREAD = "unread.json"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Run:
     set as `task:<folder>`."""
     ingest: Ingest | None = None
     """None where the pool's shards were there."""
+    unread: tuple[Unread, ...] = ()
+    """Files that lie where the run's inputs do and are not read, as they were when it was planned last."""
 
     @property
     def folder(self) -> str:
@@ -267,6 +272,12 @@ class Run:
             self._empty[folder] = not rows
         return self._empty[folder]
 
+    @property
+    def empty(self) -> dict[str, str]:
+        """Return why they have no pair of the recipe's mixtures that were chosen and are empty, by name."""
+        found = {m.name: f"{self.mixture_folder(m)}/mixture.json" for m in self.spec.mixtures if self.is_empty(m)}
+        return {name: read_json(self.storage, path, _last_warning) for name, path in found.items()}
+
     @cached_property
     def _empty(self) -> dict[str, bool]:
         """Remember of each mixture that was chosen whether it is empty, by folder, as that never changes."""
@@ -363,6 +374,9 @@ class Run:
             path = f"{self.ingest.candidates}/plan.json"
             if not self.storage.create(path, self.ingest.plan) and self.storage.read(path) != self.ingest.plan:
                 self.storage.write(path, self.ingest.plan)  # where it is read from, which the name doesn't have
+        unread = json.dumps([found.to_json() for found in self.unread], indent=1).encode()
+        if self.unread or self.storage.size(f"{self.folder}/{UNREAD}") is not None:
+            self.storage.write(f"{self.folder}/{UNREAD}", unread)
         plan = json.dumps(self.to_json(), indent=1, sort_keys=True).encode()
         recipe = schema.dump_recipe(self.recipe).encode()
         self.storage.create(f"{self.folder}/recipe.yaml", recipe)
@@ -408,12 +422,22 @@ def load_run(uri: str) -> Run:
     recipe = schema.parse_recipe(storage.read(f"runs/{name}/recipe.yaml").decode(), f"{uri}/recipe.yaml")
 
     def made(plan: Mapping[str, Any]) -> Run:
+        path = f"runs/{name}/{UNREAD}"
+        unread = () if storage.size(path) is None else read_json(storage, path, _unread)
         pool = load_pool(plan["pool"], plan["manifest"], storage, open_storage(plan["source"]))
         nodes = {value["key"]: Node.from_json(value) for value in plan["nodes"]}
         ingest = Ingest(plan["candidates"]) if "candidates" in plan else None
-        return Run(name, storage, recipe, pool, nodes, plan["fingerprints"], ingest)
+        return Run(name, storage, recipe, pool, nodes, plan["fingerprints"], ingest, unread)
 
     return read_json(storage, f"runs/{name}/plan.json", made)
+
+
+def _unread(values: Sequence[Mapping[str, Any]]) -> tuple[Unread, ...]:
+    return tuple(map(Unread.from_json, values))
+
+
+def _last_warning(chosen: Mapping[str, Any]) -> str:
+    return str(chosen["warnings"][-1])
 
 
 CUT = ("tasks", "shards_per_task", "manifest", "source")

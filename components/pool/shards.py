@@ -126,7 +126,7 @@ def list_pool(name: str, source: Storage, subset: Subset | None = None) -> Pool:
         state = content_hash([source.uri, *(astuple(entry) for entry in (tar, *beside))])
         parquet = beside[0].path if beside else None
         shards.append(Shard(stem.replace("/", "-"), path, tar.size, parquet, state, tar.version))
-    unread = say_unread(found, LIKE_SHARDS, "shard", "a shard is a plain .tar, so unpack them to that")
+    unread = say_unread(source.uri, found, LIKE_SHARDS, "shard", "a shard is a plain .tar, so unpack them to that")
     if not shards:
         there = unread or "give the folder that holds the shards"
         raise PermanentError(f"pool {name}: no .tar in {source.uri}; {there}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,7 @@ def _find_demand(run: Run, captioner: str) -> dict[str, Any]:
     return {
         "captioner": captioner,
         "mixtures": [m.model_dump(mode="json", by_alias=True) for m in mixtures],
-        "thresholds": [[score, share, threshold] for (score, share), threshold in sorted(found.items())],
+        "thresholds": [[*pair, None if math.isnan(value) else value] for pair, value in sorted(found.items())],
         "drop": [said(condition) for condition in run.spec.drop],
     }
 
@@ -116,7 +117,7 @@ def _find_demand(run: Run, captioner: str) -> dict[str, Any]:
 def _demand_of(run: Run, value: Mapping[str, Any], shards: Sequence[Shard] | None = None) -> Demand:
     captioner = value["captioner"]
     mixtures = [Mixture.model_validate(m) for m in value["mixtures"]]
-    thresholds = {(score, share): threshold for score, share, threshold in value["thresholds"]}
+    thresholds = {(score, share): math.nan if t is None else t for score, share, t in value["thresholds"]}
     drop = CONDITIONS.validate_python(value["drop"])
     columns = run.open_columns(shards)
     known = set(run.spec.early)

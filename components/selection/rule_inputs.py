@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -27,16 +28,19 @@ def find_thresholds(
 ) -> dict[Share, float]:
     """Find the thresholds of the shares that these mixtures and the recipe's `drop` use, of the known scores.
 
+    Where no sample has a score, the threshold is NaN: no score is among the best, and the others' mixtures go on.
+
     Args:
         reader: keeps what it has read of the scores; None where nobody looks at them again.
 
     Raises:
-        PermanentError: a score covers only part of the pool, so that its best share would be biased.
+        PermanentError: a score covers only part of the pool, so that its best share would be biased; or nobody has a
+            score of which `drop` takes the best share.
     """
     needed = [pair for mixture in mixtures for rule in mixture.rules for pair in shares_of(mixture, rule)]
-    needed += [pair for condition in run.spec.drop if (pair := share_of(condition))]
+    dropped = [pair for condition in run.spec.drop if (pair := share_of(condition))]
     shares: dict[str, set[float]] = {}
-    for score, share in needed:
+    for score, share in (*needed, *dropped):
         shares.setdefault(score, set()).add(share)
     found: dict[Share, float] = {}
     reader = reader or ScoreReader(run, run.open_columns(), kept=0)
@@ -45,6 +49,9 @@ def find_thresholds(
         try:
             values = thresholds(reader.passes(score), sorted(shares[score]))
         except PermanentError as error:
+            if score not in {name for name, _ in dropped}:
+                found |= {(score, share): math.nan for share in shares[score]}
+                continue
             raise PermanentError(f"top of {score}: {error}; see why in column {run.score(score).folder}") from error
         found |= {(score, share): value for share, value in values.items()}
     return found

@@ -6,6 +6,7 @@ exist: a sample whose match is unknown may still need its caption.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,12 +203,14 @@ def text_of(rule: Rule, values: Values, rows: NDArray[np.int64]) -> tuple[pa.Arr
 
 
 def _holds(condition: Condition, mixture: Mixture | None, values: Values, thresholds: Thresholds) -> Truth:
+    share = share_of(condition, mixture)
+    value = condition.value if share is None else thresholds.get(share)
+    if isinstance(value, float) and math.isnan(value):  # whatever the score will be
+        return _known(np.zeros(values.rows, bool))
     column = values.of(condition)
     if column is None:
         return _unknown(values.rows)
     found, there = column
-    share = share_of(condition, mixture)
-    value = condition.value if share is None else thresholds.get(share)
     if value is None:
         return Truth(np.zeros(values.rows, bool), there)
     return _known(there & condition.comparison.holds(found, found.dtype.type(value)))

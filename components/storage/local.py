@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from components.base.errors import PermanentError, TemporaryError
 from components.base.printable import printable
+from components.base.unread import leave_unread
 from components.storage.interface import Entry, below, replaced
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class LocalStorage:
             elif os.path.islink(self.root / path):
                 lost.append(path)
         if lost:
+            leave_unread(f"{self.uri}/{prefix}".rstrip("/"), "link that leads nowhere", lost)
             first = f"{printable(lost[0])} to {printable(os.readlink(self.root / lost[0]))}"
             many = "1 link leads nowhere and is" if len(lost) == 1 else f"{len(lost)} links lead nowhere and are"
             log.warning("%s: %s left out; the first is %s", self.uri, many, first)

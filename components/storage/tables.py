@@ -83,8 +83,12 @@ class _Parquet:
 
     def batches(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.RecordBatch]:
         _require_one_of_each(self.names, types)
-        for group in range(self._file.num_row_groups):
-            yield from self._file.iter_batches(min(rows, self._fitting(group, types)), [group], columns=list(types))
+        schema = self._file.schema_arrow
+        # else Arrow casts their indices, and checks on the way whether every text is UTF-8
+        coded = [name for name in types if pa.types.is_dictionary(schema.field(name).type)]
+        file = self._open(self._file.metadata, BUFFER, coded) if coded else self._file
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(min(rows, self._fitting(group, types)), [group], columns=list(types))
 
     def _fitting(self, group: int, names: Mapping[str, object]) -> int:
         """Return how many rows of a row group take at most BATCH bytes, whatever the file says about itself.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash, said
+from components.base.unread import gathering
 from components.pool.run import Run
 from components.pool.shards import Pool, list_pool
 from components.recipe import recipe as schema
@@ -30,6 +32,12 @@ def plan_run(recipe: schema.Recipe) -> Run:
         PermanentError: no shards, a storage among them, models or evaluation sets that can't work.
         TemporaryError: Common Crawl can't be reached.
     """
+    with gathering() as unread:
+        planned = _planned(recipe)
+    return replace(planned, unread=tuple(unread.values()))
+
+
+def _planned(recipe: schema.Recipe) -> Run:
     spec = recipe.spec
     forget()  # what the hub said of models for an earlier plan
     check_recipe(recipe)

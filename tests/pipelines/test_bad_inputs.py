@@ -187,9 +187,10 @@ def test_a_pool_without_a_usable_sample(tmp_path: Path) -> None:
     """Nothing to mix is said in a line; what was found is kept."""
     write_tar(tmp_path / "shards" / "00000000.tar", {})
     write_tar(tmp_path / "shards" / "00000001.tar", {"a": sample(0, jpg=b""), "b": sample(1, jpg=None)})
-    for mixtures, message in (([BEST], "top of raw"), ([RAW], "no mixture has a pair: raw: empty, so that")):
+    for chosen in (BEST, RAW):
+        message = f"no mixture has a pair: {chosen['name']}: empty, so that"
         with pytest.raises(PermanentError, match=message) as caught:
-            run(recipe_text(tmp_path / "out", tmp_path / "shards", mixtures, columns=[]))
+            run(recipe_text(tmp_path / "out", tmp_path / "shards", [chosen], columns=[]))
         assert "\n" not in str(caught.value)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,12 +25,14 @@ from components.recipe.recipe import parse_recipe
 from pipelines.cli import app, main
 from pipelines.planning.estimate import plan_lines
 from pipelines.planning.plan import plan_run
+from tests.components.stages.report.test_stage import Page
 from tests.filled import fill, planned
 from tests.pipelines.execution.test_local import GOOD, REST, recipe_text
 from tests.pools import sample, uid, write_shard, write_tar
 
 MIXED = {"name": "mixed", "rules": [GOOD, REST]}
 SYNTHETIC = {"name": "synthetic", "rules": [{"text": "blip", "where": [{"score": "blip", "atLeast": -1}]}]}
+RAW = {"name": "raw", "rules": [{"text": "raw"}]}
 COMMAND = [sys.executable, "-m", "pipelines.cli"]
 PLAIN = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
 
@@ -211,6 +214,73 @@ def test_a_report_of_a_recipe_is_that_of_its_run(tmp_path: Path, shards: Path) -
     recipe.write_text(recipe_text(tmp_path / "out", shards, [SYNTHETIC]))
     assert refused("report", recipe).endswith(f": {run.name}")
     assert "no-such.yaml" in refused("report", tmp_path / "no-such.yaml")
+
+
+SCREENED = {"name": "kept", "import": {"from": "kept.csv", "field": "kept", "as": "flag"}}
+NOBODY = {"name": "nobody", "rules": [{"text": "raw", "where": [{"flag": "kept"}]}]}
+EMPTY = (
+    "mixture nobody: empty, so that nothing is written, trained or evaluated: "
+    "of 18 usable images rule 1: 18 have its text, 0 of these meet kept"
+)
+
+
+def test_a_run_says_which_mixture_is_empty_and_the_others_go_on(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kept.csv").write_text(f"uid,kept\n{uid(0)},false\n")
+    others = {"name": "others", "rules": [{"text": "raw", "where": [{"flag": "kept", "equals": False}]}]}
+    path = write(tmp_path, recipe_text(tmp_path / "out", shards, [NOBODY, others], columns=[SCREENED]))
+    for _ in range(2):  # the second finds all of it there
+        said = invoke("run", path)
+        assert EMPTY in said
+    assert [folder.name.rpartition("-")[0] for folder in (tmp_path / "out" / "datasets").iterdir()] == ["others"]
+    path.write_text(recipe_text(tmp_path / "out", shards, [NOBODY], columns=[SCREENED]))
+    ended = subprocess.run([*COMMAND, "run", path], capture_output=True, text=True, check=False)
+    assert ended.returncode == 42
+    why = EMPTY.removeprefix("mixture nobody: ")
+    assert ended.stderr.splitlines()[-1].endswith(f"write, as no mixture has a pair: nobody: {why}")
+
+
+def test_files_that_are_not_read_are_counted_in_the_report(tmp_path: Path, shards: Path) -> None:
+    for name in ("00000002.tar.gz", "00000003.tgz", *(f"more/{i}.tgz" for i in range(4))):
+        (shards / name).parent.mkdir(exist_ok=True)
+        (shards / name).write_bytes(b"")
+    (shards / "00000004.tar").symlink_to("/nowhere.tar")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "a.csv").write_text(f"uid,kept\n{uid(0)},true\n")
+    (tmp_path / "made" / "b.jsonl").write_bytes(b"")
+    column = {"name": "kept", "import": {"from": str(tmp_path / "made"), "field": "kept", "as": "flag"}}
+    path = write(tmp_path, recipe_text(tmp_path / "out", shards, [NOBODY, RAW], columns=[column]))
+    invoke("run", path)
+    [folder] = (tmp_path / "out" / "runs").iterdir()
+    found = json.loads((folder / "results.json").read_text())["unread"]
+    assert found == [
+        {"place": str(shards), "reason": "link that leads nowhere", "count": 1, "examples": ["00000004.tar"]},
+        {
+            "place": str(shards), "reason": "looks like a shard: .tar.gz", "count": 1, "examples": ["00000002.tar.gz"]
+        },
+        {
+            "place": str(shards),
+            "reason": "looks like a shard: .tgz",
+            "count": 5,
+            "examples": ["00000003.tgz", "more/0.tgz", "more/1.tgz"],
+        },
+        {
+            "place": str(tmp_path / "made"), "reason": "looks like a table: .jsonl", "count": 1, "examples": ["b.jsonl"]
+        },
+    ]  # fmt: skip
+    counts = {"looks like a shard: .tgz": 5, "looks like a table: .jsonl": 1}
+    assert counts.items() <= json.loads((folder / "status.json").read_text())["stages"]["report"]["unread"].items()
+    page = Page((folder / "report.html").read_text())
+    assert [f"looks like a shard: .tgz, in {shards}: 00000003.tgz, more/0.tgz, more/1.tgz, …", "5"] in page.rows
+    for name in ("00000002.tar.gz", "00000003.tgz", "00000004.tar"):
+        (shards / name).unlink()
+    shutil.rmtree(shards / "more")
+    (tmp_path / "made" / "b.jsonl").unlink()
+    invoke("run", path)
+    assert json.loads((folder / "results.json").read_text())["unread"] == []
+    assert "not read" not in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize("command", [["report"], ["stage", "mix"]])

@@ -55,7 +55,8 @@ def find_tables(urls: str) -> Extraction:
     storage = open_storage(urls)
     entries = list(storage.list())
     found = [entry for entry in entries if is_table(entry.path)]
-    unread = say_unread((entry.path for entry in entries), LIKE_TABLES, "table", "make them .parquet or .csv")
+    paths = [entry.path for entry in entries]
+    unread = say_unread(storage.uri, paths, LIKE_TABLES, "table", "make them .parquet or .csv")
     if not found:
         there = f"no {', '.join(TABLES[:-1])} or {TABLES[-1]} there"
         raise PermanentError(f"{urls}: {there}{unread and '; '}{unread}")

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 SUBSET = ".npy"
 ROWS = 1 << 18  # rows looked at together: with fewer, finding the wanted ones costs more than reading
-CSV_TYPES = {"score": pa.float64(), "text": pa.string(), "flag": pa.bool_()}
+CSV_TYPES = {"score": pa.float64(), "text": pa.binary(), "flag": pa.bool_()}
+TEXTS = (pa.string(), pa.large_string(), pa.string_view(), pa.binary_view())
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 Found = tuple[int, list[str], Sequence[Any]]
@@ -54,7 +55,8 @@ def find_source(source: str) -> ImportSource:
     storage = open_storage(source)
     entries = list(storage.list())
     found = [entry for entry in entries if is_table(entry.path)]
-    unread = say_unread((entry.path for entry in entries), LIKE_TABLES, "table", "make them .parquet or .csv")
+    paths = [entry.path for entry in entries]
+    unread = say_unread(storage.uri, paths, LIKE_TABLES, "table", "make them .parquet or .csv")
     if not found:
         raise PermanentError(f"import {source}: no .parquet, .csv or .npy there{unread and '; '}{unread}")
     if unread:
@@ -89,28 +91,27 @@ def rows_of(storage: Storage, path: str, field: str | None, kind: str, by: By, w
         table = open_table(file, path)
         joined, field = _fields(table.names, field, by)
         known = pa.array(list(wanted), pa.string())
-        for batch in table.batches({joined: pa.string(), field: CSV_TYPES[kind]}, ROWS):
+        for batch in table.batches({joined: pa.binary(), field: CSV_TYPES[kind]}, ROWS):
             names = names_of(batch.column(joined), by)
             rows = pc.indices_nonzero(pc.is_in(names, value_set=known))
-            yield batch.num_rows, names.take(rows).to_pylist(), _values(batch.column(field), rows, field)
+            yield batch.num_rows, names.take(rows).to_pylist(), _values(batch.column(field), rows)
 
 
-def _values(column: pa.Array, rows: pa.Array, field: str) -> list[Any]:
-    """Return some of a column's values, of whatever Arrow type, as Python's; equal ones of a dictionary are shared."""
+def _values(column: pa.Array, rows: pa.Array) -> list[Any]:
+    """Return some of a column's values, of whatever Arrow type, as Python's; equal ones of a dictionary are shared.
+
+    Texts are bytes, as nobody has checked that they are UTF-8.
+    """
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if pa.types.is_dictionary(column.type):
         indices = column.indices.take(rows)
         used = pc.unique(indices).drop_null()
-        values = dict(zip(used.to_pylist(), _values(column.dictionary, used, field), strict=True))
+        values = dict(zip(used.to_pylist(), _values(column.dictionary, used), strict=True))
         return [values.get(index) for index in indices.to_pylist()]
-    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+    if column.type in TEXTS:
         column = column.cast(pa.large_binary())
-        column = column.cast(pa.large_string())
-    try:
-        return list(column.take(rows).to_pylist())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"field {field} has text that is not UTF-8 ({error})") from error
+    return list(column.take(rows).to_pylist())
 
 
 def _subset(file: BinaryIO, path: str, wanted: set[str]) -> Iterator[Found]:

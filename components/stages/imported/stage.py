@@ -177,5 +177,5 @@ def _checked(value: Any, kind: str, path: str) -> Any:
         return float(value)
     if kind == "flag" and isinstance(value, (bool, int)):
         return bool(value)
-    shown = printable(repr(value), 200)
+    shown = printable(repr(value.decode("utf-8", "replace") if isinstance(value, bytes) else value), 200)
     raise PermanentError(f"import {path}: found {shown}, expected a {kind}; is it the right field?")

@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from components.base.threads import map_ahead
 from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
-from components.pool.shards import Shard, read_json
+from components.pool.shards import Shard
 from components.recipe.mixtures import Mixture
 from components.selection.rule_inputs import (
     drops,
@@ -93,6 +94,9 @@ class MixStep(Step):
         if not run.written:
             raise PermanentError(_all_empty(run))
 
+    def outcome(self, run: Run) -> dict[str, Any]:
+        return {"empty": run.empty}
+
     def _choose(self, run: Run, tallies: list[MixtureCounts]) -> None:
         """Apply the rules of these mixtures and write what they choose."""
         columns = run.open_columns()
@@ -138,17 +142,16 @@ class MixStep(Step):
 def _all_empty(run: Run) -> str:
     """Say that there is nothing to write a training set of, and why of each mixture."""
     names = run.spec.train.mixtures if run.spec.train else None
-    asked = [mixture for mixture in run.spec.mixtures if names is None or mixture.name in names]
-
-    said = []
-    for mixture in asked:
-        path = f"{run.mixture_folder(mixture)}/mixture.json"
-        said.append(f"{mixture.name}: {read_json(run.storage, path, lambda value: value['warnings'][-1])}")
+    said = [f"{name}: {why}" for name, why in run.empty.items() if names is None or name in names]
     return f"there is no training set to write, as no mixture has a pair: {'; '.join(said)}"
 
 
-def _why_empty(tally: MixtureCounts) -> str:
-    """Say which rule left how many samples of a mixture without a pair."""
+def _why_empty(tally: MixtureCounts, unscored: Sequence[str]) -> str:
+    """Say which rule left how many samples of a mixture without a pair.
+
+    Args:
+        unscored: scores that no sample has, though the best share of them is asked for.
+    """
     said = [f"of {tally.usable:,} usable images"]
     if tally.lost.total():
         reasons = ", ".join(f"{n:,} ({reason})" for reason, n in sorted(tally.lost.items()) if n)
@@ -158,6 +161,7 @@ def _why_empty(tally: MixtureCounts) -> str:
         name = f"rule {number + 1}" + (f" ({rule.name})" if rule.name else "")
         steps = [f"{n:,} of these meet {c.in_words()}" for n, c in zip(others, rule.where, strict=True)]
         said.append(", ".join([f"{name}: {texts:,} have its text", *steps]))
+    said += [f"no image has a score {name}" for name in unscored]
     return f"{EMPTY}: {said[0]} {'; '.join(said[1:])}"
 
 
@@ -234,6 +238,7 @@ def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str,
     ]
     used = {pair for rule in mixture.rules for pair in shares_of(mixture, rule)}
     used |= {pair for condition in run.spec.drop if (pair := share_of(condition))}
+    unscored = sorted({score for score, share in used if math.isnan(thresholds[score, share])})
     return {
         "name": mixture.name,
         "emit": mixture.emit,
@@ -244,9 +249,11 @@ def _result(run: Run, tally: MixtureCounts, thresholds: Thresholds) -> dict[str,
         "mean_cosine": _mean(tally, range(len(rules))),
         "cosines": run.cosines(mixture),
         "rules": rules,
-        "thresholds": [{"score": s, "top": f, "threshold": thresholds[s, f]} for s, f in sorted(used)],
+        "thresholds": [
+            {"score": s, "top": f, "threshold": None if s in unscored else thresholds[s, f]} for s, f in sorted(used)
+        ],
         "dropped": {reason: n for reason, n in sorted(tally.dropped.items()) if n},
-        "warnings": [*warnings_of(run, mixture), *(() if tally.pairs.total() else [_why_empty(tally)])],
+        "warnings": [*warnings_of(run, mixture), *(() if tally.pairs.total() else [_why_empty(tally, unscored)])],
         "code": version(),
         "shards": tally.shards,
     }

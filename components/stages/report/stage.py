@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
@@ -61,6 +62,12 @@ class ReportStep(Step):
         run.storage.write(f"{run.folder}/results.json", json.dumps(results(run), indent=1).encode())
         run.storage.write(f"{run.folder}/report.html", page.encode())
 
+    def outcome(self, run: Run) -> dict[str, Any]:
+        counts: Counter[str] = Counter()
+        for found in run.unread:
+            counts[found.reason] += found.count
+        return {"unread": dict(counts)} if counts else {}
+
 
 def _content(run: Run) -> dict[str, Any]:
     columns = run.open_columns()
@@ -77,6 +84,7 @@ def _content(run: Run) -> dict[str, Any]:
         "mixtures": results,
         "funnel": funnel,
         "doubts": [*funnel.doubts, *_doubts(funnel, results)],
+        "unread": [(found, ", ".join(found.examples)) for found in run.unread],
         "columns": done,
         "is_scored": any(run.has("score", name) for name in run.texts),
         "gallery": gather.gallery(run, columns),

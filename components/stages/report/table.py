@@ -27,8 +27,8 @@ def result_table(run: Run) -> list[dict[str, object]]:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Return results.json: the table's rows, the place and number of pairs of each mixture's training set, and every
-    task's result."""
+    """Return results.json: the table's rows, the place and number of pairs of each mixture's training set, why a
+    mixture is empty, every task's result, and the files that are not read."""
     rows = result_table(run)
     pairs = {row["mixture"]: row["pairs"] for row in rows if row.get("pairs") is not None}
     sets = [
@@ -41,7 +41,9 @@ def results(run: Run) -> dict[str, Any]:
         for m in run.spec.mixtures
         if (found := evaluation_of(run, m))
     ]
-    return {"rows": rows, "datasets": sets, "evaluations": evaluations}
+    empty = [{"mixture": name, "why": why} for name, why in run.empty.items()]
+    unread = [found.to_json() for found in run.unread]
+    return {"rows": rows, "datasets": sets, "empty": empty, "evaluations": evaluations, "unread": unread}
 
 
 def evaluation_of(run: Run, mixture: Mixture) -> dict[str, Any]:

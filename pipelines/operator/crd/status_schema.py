@@ -128,6 +128,16 @@ RECAPTION = thing(
             pairs=whole("Number of its image-text pairs."),
         ),
     ),
+    empty=listed(
+        "Mixtures that chose nothing, of which nothing is made.",
+        "mixture",
+        thing(
+            "An empty mixture.",
+            ("mixture",),
+            mixture=text("Its name."),
+            why=text("Samples that each of its rules left, by condition."),
+        ),
+    ),
     best=thing(
         "Mixture with the best result.",
         mixture=text("Name of the mixture."),

@@ -46,7 +46,7 @@ MUCH_LATER = 60.0  # seconds after a bug, whose traceback is logged each time
 
 RUN_STOPPED = "the run is stopped; finished work is kept"
 OF_A_RUN = (  # fields of the status that a new attempt starts without
-    *("stage", "progress", "rate", "stages", "run", "report", "datasets", "best", "bestResult"),
+    *("stage", "progress", "rate", "stages", "run", "report", "datasets", "empty", "best", "bestResult"),
     *("startTime", "completionTime", "restartTime", "cleaned"),
 )
 BAD_NEWS = (("Accepted", "False"), ("Reachable", "False"), ("Failed", "True"))
@@ -117,7 +117,11 @@ def decide(thing: Object, seen: Observation) -> Decision:
         return _begin(thing, seen, attempt)
     if not is_under_way(thing):
         return Decision({**thing["status"], "retried": retry_of(thing)})
-    return _proceed(thing, seen, suspend=bool(thing["spec"].get("suspend")))
+    decision = _proceed(thing, seen, suspend=bool(thing["spec"].get("suspend")))
+    ended = {**thing, "status": decision.status}
+    if recipe is None and decision.act is None and not is_under_way(ended):
+        return decide(ended, seen)  # no attempt follows the one that has ended, so say at once what stays
+    return decision
 
 
 def _begin(thing: Object, seen: Observation, attempt: Object) -> Decision:

@@ -21,6 +21,7 @@ REASONS = 8  # kinds of a stage's failures that are listed, the most frequent on
 STAGES = 400  # that are listed: 128 columns, their scores and some steps
 SETS = 200  # that are listed: as many as a recipe has mixtures
 LONGEST = 128  # characters of a text
+LONGEST_REASON = 512  # characters of why a mixture is empty
 LONGEST_ADDRESS = 2048  # characters of an address
 LARGEST = 2**53  # that JSON's readers agree on
 
@@ -78,7 +79,7 @@ def _whole(value: Any) -> int:
 
 
 def result_fields(results: Mapping[str, Any]) -> Object:
-    """Return the status fields of a finished run's results.json: the training sets and the best mixture."""
+    """Return the status fields of a finished run's results.json: the training sets, the empty mixtures and the best."""
     sets = {str(found["mixture"]): found for found in islice(results.get("datasets", ()), SETS)}
     listed = [
         {
@@ -88,7 +89,9 @@ def result_fields(results: Mapping[str, Any]) -> Object:
         }
         for name, found in sets.items()
     ]
-    return {"datasets": listed, **best_of(results.get("rows", ()))}
+    reasons = {str(found["mixture"]): str(found["why"]) for found in islice(results.get("empty", ()), SETS)}
+    empty = [{"mixture": printable(m, LONGEST), "why": printable(why, LONGEST_REASON)} for m, why in reasons.items()]
+    return {"datasets": listed, "empty": empty, **best_of(results.get("rows", ()))}
 
 
 def best_of(rows: Iterable[Mapping[str, Any]]) -> Object:

@@ -35,7 +35,8 @@ def test_the_whole_graph_from_a_dump(tmp_path: Path) -> None:
         "train": {"scale": {**scale, "checkpoints": 1}},
         "evaluate": {"root": str(tmp_path / "evaluation"), "tasks": ["miniature-classes"]},
     }
-    mixtures = [{"name": "mixed", "rules": [GOOD, REST]}]
+    nobody = {"name": "nobody", "rules": [{"text": "raw", "where": [{"score": "raw", "atLeast": 2}]}]}
+    mixtures = [nobody, {"name": "mixed", "rules": [GOOD, REST]}]
     graph = pipeline()
     with crawl() as web, containers_as_processes(tmp_path / "kfp") as commands:
         spec |= {"pool": {"name": "crawl", **web.source()}, "download": QUICK}
@@ -54,11 +55,16 @@ def test_the_whole_graph_from_a_dump(tmp_path: Path) -> None:
     status = run.status()["stages"]
     assert {stage["state"] for stage in status.values()} == {"done"}
     assert set(status) == {*ingest_of(run), *run.nodes, "mix", "analyze", "reshard", "train", "evaluate", "report"}
-    (row,) = result_table(run)
+    assert [*status["mix"]["empty"]] == ["nobody"]
+    assert [found.name for found in (tmp_path / "storage" / "models").iterdir()] == [
+        run.model_folder(run.spec.mixtures[1]).removeprefix("models/")
+    ]
+    empty, row = result_table(run)
+    assert (empty["pairs"], empty["classification"]) == (0, None)
     assert row["classification"] is not None
 
     (shown,) = (path.parent for path in (tmp_path / "kfp").rglob("report/table"))
-    assert (shown / "table").read_text().splitlines()[2].startswith("| mixed | ")
+    assert (shown / "table").read_text().splitlines()[3].startswith("| mixed | ")
     assert (shown / "page").read_text() == (folder / "report.html").read_text()
     (artifact,) = json.loads((shown / "executor_output.json").read_text())["artifacts"]["metrics"]["artifacts"]
     assert artifact["metadata"]["mixed classification"] == row["classification"]

@@ -123,6 +123,15 @@ def test_every_mixture_is_trained_one_after_the_other_and_never_twice(trained: W
     assert trained.api.requests["create trainjobs"] == before == 3
 
 
+def test_an_empty_mixture_gets_no_train_job(trained: World) -> None:
+    empty = trained.run.spec.mixtures[1]
+    chosen = {"shards": [{"rows": 0}], "warnings": ["empty"]}
+    trained.run.storage.write(f"{trained.run.mixture_folder(empty)}/mixture.json", json.dumps(chosen).encode())
+    with played(trained, lambda job: finish(trained, job)):
+        assert trained.launch("train")["train"]["state"] == "done"
+    assert [job["metadata"]["labels"]["recaption.dev/mixture"] for job in trained.api.of("trainjobs")] == ["a", "c"]
+
+
 def test_as_many_at_a_time_as_the_recipe_says(trained: World, tmp_path: Path) -> None:
     trained.run = plan(tmp_path, parallelism=2)
     with played(trained, lambda job: finish(trained, job)) as opened:

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.base.errors import PermanentError, TemporaryError
+from components.base.unread import gathering
 from components.pool.uids import canonical_uid
 from components.stages.extract import dedup as dedup_module
 from components.stages.extract import spill, table
@@ -109,7 +110,9 @@ def test_uids_in_other_forms_are_the_same(tmp_path: Path, caplog: pytest.LogCapt
         path.parent.mkdir(parents=True)
         pq.write_table(pa.table({"uid": uids, "url": ["https://a.example/"], "text": ["a"]}), path)
         (path.parent / "1.jsonl").write_text("{}")
-        assert extracted(path.parent)[0] == [(name, "https://a.example/", "a")]
+        with gathering() as unread:
+            assert extracted(path.parent)[0] == [(name, "https://a.example/", "a")]
+        assert [(u.place, u.count, u.examples) for u in unread.values()] == [(str(path.parent), 1, ("1.jsonl",))]
     assert "1 file looks like a table and is not read: .jsonl 1" in caplog.text
 
 

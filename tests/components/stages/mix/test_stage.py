@@ -264,10 +264,37 @@ def test_an_empty_mixture_is_reported_with_its_reason_and_the_others_go_on(tmp_p
         ("some", 6, 3.0),
     ]
     assert [found["mixture"] for found in results(run)["datasets"]] == ["some"]
+    [said] = results(run)["empty"]
+    assert said == {"mixture": "nobody", "why": f"empty, so that nothing is written, trained or evaluated: {WHY}"}
+    assert MixStep().outcome(run) == {"empty": {"nobody": said["why"]}}
     page = html.unescape(run.storage.read(f"{run.folder}/report.html").decode())
     assert f"nobody: empty, so that nothing is written, trained or evaluated: {WHY}" in page
     assert "Still to come: columns embed; training of some." in page
     assert [mixture.name for mixture in run.trained] == ["some"]
+
+
+def test_nothing_is_among_the_best_share_of_a_score_that_nobody_has(tmp_path: Path, shards: Path) -> None:
+    """Nothing is above that threshold either, so no caption is asked for; the other mixture goes on."""
+    run = planned(tmp_path / "out", shards, [MIXED, {"name": "some", "rules": [{"text": "raw"}]}])
+    fill(run, "score:raw", dict.fromkeys(map(uid, READABLE)), UNREADABLE)
+    write_demand(run, "blip")
+    captions(run, {}, partial=True)
+    index = run.columns.read(run.index, run.pool.shards[0], ["text", "error"])
+    assert not load_demand(run, "blip")(run.pool.shards[0], index).any()
+    for step in (MixStep(), ReportStep()):
+        step.run(run)
+    assert (pairs(run), len(pairs(run, 1))) == ([], 9)
+    assert result(run)["thresholds"] == [{"score": "raw", "top": 0.25, "threshold": None}]
+    assert results(run)["empty"][0]["why"].endswith("; no image has a score raw")
+    json.loads(run.storage.read(run.demand_path("blip")), parse_constant=pytest.fail)
+
+
+def test_dropping_the_best_share_of_a_score_that_nobody_has_is_an_error(tmp_path: Path, shards: Path) -> None:
+    some = [{"name": "some", "rules": [{"text": "raw"}]}]
+    run = planned(tmp_path / "out", shards, some, columns=[], drop=[{"score": "raw", "top": 0.1}])
+    fill(run, "score:raw", dict.fromkeys(map(uid, READABLE)), UNREADABLE)
+    with pytest.raises(PermanentError, match=r"^top of raw: there is no finite score .*; see why in column score\."):
+        MixStep().run(run)
 
 
 @pytest.mark.parametrize("train", [None, ["nobody"]])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from math import inf
 
 import pytest
 
 from components.base.errors import PermanentError
+from components.pool.run import load_run
 from pipelines.kubeflow.parameters import NOT_HERE
 from pipelines.kubernetes.cluster import RECAPTIONS
 from pipelines.operator.recaption.attempt import RETRY
@@ -52,6 +54,19 @@ def test_from_apply_to_its_results(here: Place) -> None:
     assert here.reason("Running") == "False Finished"
     assert {"Valid", "Pending", "KFPRun", "Finished"} <= set(here.events())
     assert len(here.runs()) == 1
+
+
+def test_an_empty_mixture_is_in_the_status_with_why(here: Place) -> None:
+    start(here)
+    here.finish()
+    run = load_run(here.status()["run"])
+    path = f"{run.folder}/results.json"
+    empty = [{"mixture": "nobody", "why": "rule 1: \x1b[31m" + "no pair, " * 1000}]
+    run.storage.write(path, json.dumps(json.loads(run.storage.read(path)) | {"empty": empty}).encode())
+    here.look()
+    [found] = here.status()["empty"]
+    assert (found["mixture"], found["why"][:24]) == ("nobody", "rule 1: [31mno pair, no ")
+    assert len(found["why"]) < 600
 
 
 def test_what_waits_is_said(here: Place) -> None:

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
@@ -22,7 +21,8 @@ from components.base.hashing import said
 from components.pool.specs import ColumnSpec, Content
 from components.recipe.columns import Options
 from components.recipe.types import Model, Outside
-from components.storage.fingerprint import commit_in, model_fingerprint, path_fingerprint
+from components.storage.fetching import fetched
+from components.storage.fingerprint import absence, commit_in, model_fingerprint, path_fingerprint
 
 if TYPE_CHECKING:  # the operator reads declarations, and needs neither numpy nor pyarrow for anything else
     import numpy as np
@@ -246,8 +246,12 @@ class ColumnStage(Stage):
     def check(cls, options: Model, where: str) -> Iterator[Finding]:
         """Yield what a plan says of the options, whose content isn't looked at: whether what they name is there."""
         for (key, what), value in _outside(options).items():
-            if what == "path" and not Path(value).expanduser().exists():
-                yield Finding(f"{where}.{key}: {value} does not exist; give a file or folder of this machine")
+            if what == "path" and (said := absence(value)):
+                yield Finding(f"{where}.{key}: {said}")
+
+    def here(self, key: str, named: str) -> str:
+        """Return what an option names as a library loads it: of an address the path of its copy on this machine."""
+        return fetched(named, self.spec.params["content"].get(key))
 
     def commit(self, key: str = "model") -> str | None:
         """Return the commit of the hub's model that an option names, as it was when the run was planned."""

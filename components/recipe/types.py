@@ -88,9 +88,10 @@ ObjectName = Annotated[  # Kubernetes': a DNS subdomain; it may have 253, but a 
 ]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 LocalPath = Annotated[Text, Outside("path")]
-"""A file or folder of the machine that computes."""
+"""A file or folder of the machine that computes, or its gs:// or s3:// address."""
 ModelName = Annotated[Text, Outside("model")]
-"""A folder or file, or the name of a model of a hub; a key `revision` beside it says which one of the hub's."""
+"""A folder or file, its gs:// or s3:// address, or the name of a model of a hub; a key `revision` beside it
+says which one of the hub's."""
 Address = Annotated[Text, AfterValidator(_address)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Whole = BeforeValidator(_whole)

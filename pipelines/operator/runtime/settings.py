@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.base.errors import PermanentError
 from components.base.version import version
+from pipelines.kubernetes.pod_settings import PodSettings
 from pipelines.operator.runtime.allowance import Allowance
 
 
@@ -40,6 +41,8 @@ class Settings:
     """The holder of the Lease: the pod's name."""
     allowance: Allowance = field(default_factory=Allowance)
     """What a recipe may ask of the cluster's nodes."""
+    pods: PodSettings = field(default_factory=PodSettings)
+    """What all pods of the runs get."""
 
     @classmethod
     def from_environment(cls, given: Mapping[str, str] = os.environ) -> Settings:
@@ -70,4 +73,5 @@ class Settings:
             namespace=given.get("POD_NAMESPACE") or cls.namespace,
             identity=given.get("POD_NAME") or os.uname().nodename,
             allowance=Allowance.from_environment(given),
+            pods=PodSettings.from_environment(given),
         )

@@ -20,7 +20,7 @@ from components.base.errors import PermanentError
 from components.base.hashing import said
 from components.pool.specs import ColumnSpec, Content
 from components.recipe.columns import Options
-from components.recipe.types import Model, Outside
+from components.recipe.types import Model, outside_of
 from components.storage.fetching import fetched
 from components.storage.fingerprint import absence, commit_in, model_fingerprint, path_fingerprint
 
@@ -337,17 +337,10 @@ def _outside(options: Model) -> dict[tuple[str, str], str]:
     """Return by (key, `path` or `model`) what the options name that lies outside the storage."""
     found: dict[tuple[str, str], str] = {}
     for name, declared in type(options).model_fields.items():
-        value = getattr(options, name)
-        for mark in (*declared.metadata, *_marks_in(declared.annotation)):
-            if isinstance(mark, Outside) and value is not None:
-                found[declared.alias or name, mark.what] = value
+        value, what = getattr(options, name), outside_of(declared)
+        if what and value is not None:
+            found[declared.alias or name, what] = value
     return found
-
-
-def _marks_in(annotation: Any) -> tuple[object, ...]:
-    """Return the marks of the members of an annotation like `LocalPath | None`."""
-    inner = getattr(annotation, "__args__", ())
-    return (*getattr(annotation, "__metadata__", ()), *(mark for member in inner for mark in _marks_in(member)))
 
 
 def readable(name: str) -> str:

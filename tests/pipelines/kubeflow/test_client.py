@@ -38,7 +38,7 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def moving(tmp_path: Path) -> Path:
-    (tmp_path / "moving.yaml").write_text(recipe_text(name="cc-{dump}", shards="/pools/{dump}"))
+    (tmp_path / "moving.yaml").write_text(recipe_text(name="cc-{dump}", shards="gs://pools/{dump}"))
     return tmp_path / "moving.yaml"
 
 

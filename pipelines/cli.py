@@ -213,11 +213,12 @@ def launch(
     from pipelines.kubernetes.cluster import connect, own_workflow
     from pipelines.kubernetes.jobs import Owner, Target
     from pipelines.kubernetes.launcher import launch
+    from pipelines.kubernetes.pod_settings import PodSettings
 
     def work(loaded: Run) -> None:
         cluster = connect(namespace)
         owner = Owner(*workflow.split("/", 1)) if workflow and "/" in workflow else own_workflow(cluster)
-        target = Target(cluster.namespace, image, service_account, secret, owner)
+        target = Target(cluster.namespace, image, service_account, secret, owner, PodSettings.from_environment())
         for key, counts in launch(loaded, name, cluster, target, pool).items():
             out.print(key, {k: v for k, v in counts.items() if k != "state"}, soft_wrap=True)
 

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
@@ -21,8 +20,9 @@ from components.base.errors import PermanentError
 from components.base.hashing import said
 from components.pool.specs import ColumnSpec, Content
 from components.recipe.columns import Options
-from components.recipe.types import Model, Outside
-from components.storage.fingerprint import commit_in, model_fingerprint, path_fingerprint
+from components.recipe.types import Model, outside_of
+from components.storage.fetching import fetched
+from components.storage.fingerprint import absence, commit_in, model_fingerprint, path_fingerprint
 
 if TYPE_CHECKING:  # the operator reads declarations, and needs neither numpy nor pyarrow for anything else
     import numpy as np
@@ -246,8 +246,12 @@ class ColumnStage(Stage):
     def check(cls, options: Model, where: str) -> Iterator[Finding]:
         """Yield what a plan says of the options, whose content isn't looked at: whether what they name is there."""
         for (key, what), value in _outside(options).items():
-            if what == "path" and not Path(value).expanduser().exists():
-                yield Finding(f"{where}.{key}: {value} does not exist; give a file or folder of this machine")
+            if what == "path" and (said := absence(value)):
+                yield Finding(f"{where}.{key}: {said}")
+
+    def here(self, key: str, named: str) -> str:
+        """Return what an option names as a library loads it: of an address the path of its copy on this machine."""
+        return fetched(named, self.spec.params["content"].get(key))
 
     def commit(self, key: str = "model") -> str | None:
         """Return the commit of the hub's model that an option names, as it was when the run was planned."""
@@ -333,17 +337,10 @@ def _outside(options: Model) -> dict[tuple[str, str], str]:
     """Return by (key, `path` or `model`) what the options name that lies outside the storage."""
     found: dict[tuple[str, str], str] = {}
     for name, declared in type(options).model_fields.items():
-        value = getattr(options, name)
-        for mark in (*declared.metadata, *_marks_in(declared.annotation)):
-            if isinstance(mark, Outside) and value is not None:
-                found[declared.alias or name, mark.what] = value
+        value, what = getattr(options, name), outside_of(declared)
+        if what and value is not None:
+            found[declared.alias or name, what] = value
     return found
-
-
-def _marks_in(annotation: Any) -> tuple[object, ...]:
-    """Return the marks of the members of an annotation like `LocalPath | None`."""
-    inner = getattr(annotation, "__args__", ())
-    return (*getattr(annotation, "__metadata__", ()), *(mark for member in inner for mark in _marks_in(member)))
 
 
 def readable(name: str) -> str:

@@ -14,8 +14,9 @@ from components.base.errors import PermanentError
 from components.engine.stage import Finding
 from components.models.known import doubt, known_models, tag_of
 from components.models.names import LOCAL_DIR, OPEN_CLIP, model_folder
+from components.storage.addressed import is_address, look_up
 from components.storage.hub import COMMIT, HF_HUB, ask_hub, repository_of
-from components.storage.model_files import OPEN_CLIP_CONFIG, find_checkpoint, read_object
+from components.storage.model_files import OPEN_CLIP_CONFIG, checkpoint_among, find_checkpoint, read_object
 
 CONFIG = "config.json"
 PATH = ("/", "./", "../", "~")  # how a name begins that can only be a path
@@ -42,12 +43,17 @@ def check_captioner(model: str, revision: str | None, where: str) -> Iterator[Fi
 
 def check_clip(model: str, weights: str | None, where: str) -> Iterator[Finding]:
     """Yield what a plan says of a CLIP; `where` is the place of the options `model` and `weights`."""
-    is_file = weights is not None and Path(weights).is_file()
+    is_file = weights is not None and (is_address(weights) or Path(weights).is_file())
+    if is_address(weights) and (said := _no_file(weights)):
+        yield Finding(f"{where}.weights: {said}")
+        return
 
     def judge(configs: Mapping[str, Config]) -> str | None:
         return _not_open_clip(configs.get(OPEN_CLIP_CONFIG), captions=False)
 
-    if Path(model).is_file() and model.endswith(".json"):
+    if model.endswith(".json") and is_address(model) and (said := _no_file(model)):
+        yield Finding(f"{where}.model: {said}")
+    elif model.endswith(".json") and (is_address(model) or Path(model).is_file()):
         if not is_file:
             yield Finding(f"{where}.weights: a model config needs a checkpoint file, found {weights}")
     elif model.startswith((HF_HUB, LOCAL_DIR)) or "/" in model or Path(model).expanduser().is_dir():
@@ -79,7 +85,10 @@ def check_classifier(model: str, revision: str | None, label: str, where: str) -
 
 def check_student(model: str, where: str) -> Iterator[Finding]:
     """Yield what a plan says of the architecture that is to be trained."""
-    if model.endswith(".json") and not Path(model).is_file():
+    if model.endswith(".json") and is_address(model):
+        if said := _no_file(model):
+            yield Finding(f"{where}: {said}")
+    elif model.endswith(".json") and not Path(model).is_file():
         yield Finding(f"{where}: {model} does not exist; give a model config of open_clip's, or the name of a model")
     elif not model.endswith(".json") and model not in known_models():
         yield Finding(f"{where}: open_clip has no model {model}{_perhaps(model, known_models())}")
@@ -96,17 +105,13 @@ def _check(
     repository = repository_of(model)
     if repository is None:
         try:
-            folder = model_folder(model)
-        except PermanentError:
-            yield Finding(f"{where}: {model.removeprefix(LOCAL_DIR)} does not exist; give a folder or a model's name")
+            found, weights = _in_bucket(model) if is_address(model) else _in_folder(model)
+        except PermanentError as error:
+            yield Finding(f"{where}: {error}")
             return
-        if folder is None:
-            yield Finding(f"{where}: {model} is no folder, and no name of a hub's model (organisation/name)")
-            return
-        found = {name: read_object(folder / name) for name in (CONFIG, OPEN_CLIP_CONFIG) if (folder / name).is_file()}
         if said := judge(found):
             yield Finding(f"{where}: {model} {said}")
-        elif complete and OPEN_CLIP_CONFIG in found and find_checkpoint(folder) is None:
+        elif complete and OPEN_CLIP_CONFIG in found and weights is None:
             yield Finding(f"{where}: {model} has no weights beside its {OPEN_CLIP_CONFIG}")
         return
     hub = ask_hub(repository, revision)
@@ -119,6 +124,37 @@ def _check(
         yield Finding(f"{where}: {repository} {said}")
     elif hub.commit != revision:
         yield Finding(f"{where}: {repository} is taken at {revision or 'main'}'s commit {hub.commit}", False)
+
+
+def _in_folder(model: str) -> tuple[dict[str, Config], Path | None]:
+    """Return a folder's configs by name and its open_clip weights. Raises PermanentError: it is no folder."""
+    if is_address(name := model.removeprefix(LOCAL_DIR)):
+        raise PermanentError(f"{name} is an address; leave {LOCAL_DIR} out")
+    try:
+        folder = model_folder(model)
+    except PermanentError as error:
+        raise PermanentError(f"{name} does not exist; give a folder or a model's name") from error
+    if folder is None:
+        raise PermanentError(f"{model} is no folder, and no name of a hub's model (organisation/name)")
+    there = [name for name in (CONFIG, OPEN_CLIP_CONFIG) if (folder / name).is_file()]
+    return {name: read_object(folder / name) for name in there}, find_checkpoint(folder)
+
+
+def _in_bucket(address: str) -> tuple[dict[str, Config], str | None]:
+    """Return what `_in_folder` does, of a folder in a bucket. Raises PermanentError: it is none."""
+    found = look_up(address)
+    if found.file:
+        raise PermanentError(f"{address} is a file; give the model's folder")
+    there = [name for name in (CONFIG, OPEN_CLIP_CONFIG) if name in found.names]
+    return {name: found.read_object(name) for name in there}, checkpoint_among(found.names)
+
+
+def _no_file(address: str) -> str | None:
+    """Say why an address is of no use as a file; None where it is one."""
+    try:
+        return None if look_up(address).file else f"{address} is a folder; give the file in it"
+    except PermanentError as error:
+        return str(error)
 
 
 def _check_known(name: str, weights: str | None, where: str, key: str, captions: bool = False) -> Iterator[Finding]:
@@ -134,7 +170,8 @@ def _check_known(name: str, weights: str | None, where: str, key: str, captions:
             f"{where}: {weights} does not exist; give a file or one of {', '.join(known_models()[name].tags)}"
         )
         return
-    if weights is None or (tag_of(name, weights) is None and not Path(weights).is_file()):
+    is_file = weights is not None and (is_address(weights) or Path(weights).is_file())
+    if weights is None or (tag_of(name, weights) is None and not is_file):
         tags = known_models()[name].tags
         yield Finding(
             f"{where}: {name} has no weights {weights}; give a checkpoint file or one of {', '.join(tags) or 'none'}"

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 from zipfile import BadZipFile, ZipFile
 
 from components.base.errors import PermanentError
+from components.storage.addressed import is_address, look_up
 from components.storage.model_files import OPEN_CLIP_CONFIG, read_object
 
 LIST = Path(__file__).with_name("known.json")
@@ -60,11 +62,19 @@ def doubt(model: str, weights: str | None) -> str | None:
         PermanentError: it is an archive of TorchScript.
     """
     path, known = Path(weights or "").expanduser(), known_models().get(model)
-    if weights is None or not path.is_file():
+    if weights is not None and is_address(weights):
+        found = look_up(weights)
+        if found.file is None:
+            return None
+        with found.open(found.file) as opened:
+            _refuse_script(opened, weights)
+        config = found.read_object(OPEN_CLIP_CONFIG)
+    elif weights is not None and path.is_file():
+        refuse_script(path)
+        config = read_object(path.parent / OPEN_CLIP_CONFIG)
+    else:
         return None
-    refuse_script(path)
-    config = path.parent / OPEN_CLIP_CONFIG
-    if known is None or not known.special or read_object(config).get("model_cfg") or published_tag(model, path):
+    if known is None or not known.special or config.get("model_cfg") or published_tag(model, path):
         return None
     quick = f"; with QuickGELU the model is {model}-quickgelu" if f"{model}-quickgelu" in known_models() else ""
     return (
@@ -76,17 +86,22 @@ def doubt(model: str, weights: str | None) -> str | None:
 
 def refuse_script(checkpoint: Path) -> None:
     """Raise PermanentError for a program with weights in it, as OpenAI publishes them."""
-    if any("/code/" in name for name in _members(checkpoint)):
+    with open(checkpoint, "rb") as opened:
+        _refuse_script(opened, str(checkpoint))
+
+
+def _refuse_script(opened: BinaryIO, weights: str) -> None:
+    if any("/code/" in name for name in _members(opened)):
         raise PermanentError(
-            f"weights {checkpoint}: is an archive of TorchScript, which is a program; give the tag (OpenAI's is "
+            f"weights {weights}: is an archive of TorchScript, which is a program; give the tag (OpenAI's is "
             "openai), or a file with a state dict"
         )
 
 
-def _members(archive: Path) -> list[str]:
+def _members(archive: BinaryIO) -> list[str]:
     """Return the names in a zip file, such as torch writes; none where it is no such file."""
     try:
-        with ZipFile(archive) as opened:
-            return opened.namelist()
+        with ZipFile(archive) as found:
+            return found.namelist()
     except BadZipFile:
         return []

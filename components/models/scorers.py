@@ -9,6 +9,7 @@ from components.engine.stage import Rate
 from components.models.names import LOCAL_DIR
 from components.pool.specs import ColumnSpec
 from components.recipe.scorer import Scorer
+from components.storage.addressed import is_address, look_up
 from components.storage.model_files import OPEN_CLIP_CONFIG
 
 WIDTHS = {"ViT-B-32": 512, "ViT-B-16": 512, "ViT-L-14": 768}  # numbers of an embedding
@@ -24,6 +25,9 @@ def scorer_of(spec: ColumnSpec) -> Scorer:
 
 def embedding_width(model: str) -> int:
     """Return how many numbers an embedding of this model has, as far as that is known; else 512."""
+    if is_address(model):
+        whole = look_up(model).read_object(OPEN_CLIP_CONFIG)
+        return int(whole.get("model_cfg", {}).get("embed_dim", 512))
     config = Path(model.removeprefix(LOCAL_DIR)).expanduser() / OPEN_CLIP_CONFIG
     if model.startswith(LOCAL_DIR) and config.is_file():
         return int(json.loads(config.read_text())["model_cfg"]["embed_dim"])

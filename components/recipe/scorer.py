@@ -13,9 +13,11 @@ class Scorer(Model):
     """The CLIP whose cosines are the scores."""
 
     model: ModelName = "ViT-L-14"
-    """An open_clip model name, hf-hub:org/name, or local-dir:/folder with open_clip_config.json."""
+    """An open_clip model name, hf-hub:org/name, or local-dir:/folder or gs:// or s3:// address with
+    open_clip_config.json."""
     weights: ModelName | None = None
-    """An open_clip pretrained tag or a checkpoint file; openai for ViT-L-14. Left out where the model brings them."""
+    """An open_clip pretrained tag, or a checkpoint's file or gs:// or s3:// address; openai for ViT-L-14. Left
+    out where the model brings them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,7 @@ class ScaleConfig(Model):
     """Hyperparameters of a CLIP training; DataComp's are the named scales."""
 
     model: Text
-    """open_clip model name or the path of a model config .json."""
+    """open_clip model name, or the path or gs:// or s3:// address of a model config .json."""
     batch_size: Count
     """Global batch in samples, whatever the number of GPUs."""
     learning_rate: Annotated[float, Field(gt=0)]

@@ -88,9 +88,10 @@ ObjectName = Annotated[  # Kubernetes': a DNS subdomain; it may have 253, but a 
 ]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 LocalPath = Annotated[Text, Outside("path")]
-"""A file or folder of the machine that computes."""
+"""A file or folder of the machine that computes, or its gs:// or s3:// address."""
 ModelName = Annotated[Text, Outside("model")]
-"""A folder or file, or the name of a model of a hub; a key `revision` beside it says which one of the hub's."""
+"""A folder or file, its gs:// or s3:// address, or the name of a model of a hub; a key `revision` beside it
+says which one of the hub's."""
 Address = Annotated[Text, AfterValidator(_address)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Whole = BeforeValidator(_whole)
@@ -118,9 +119,25 @@ Nulls = BeforeValidator(_without_nulls)
 """For a map: a null is a key left out."""
 
 
+def marks_of(declared: FieldInfo) -> tuple[object, ...]:
+    """Return what a key's type is marked with, also where a null is allowed beside it."""
+    return (*declared.metadata, *_marks_in(declared.annotation))
+
+
+def _marks_in(annotation: Any) -> tuple[object, ...]:
+    """Return the marks of the members of an annotation like `LocalPath | None`."""
+    inner = getattr(annotation, "__args__", ())
+    return (*getattr(annotation, "__metadata__", ()), *(mark for member in inner for mark in _marks_in(member)))
+
+
 def is_address(declared: FieldInfo) -> bool:
     """Return whether a key holds the address of a storage."""
-    return any(isinstance(mark, AfterValidator) and mark.func is _address for mark in declared.metadata)
+    return any(isinstance(mark, AfterValidator) and mark.func is _address for mark in marks_of(declared))
+
+
+def outside_of(declared: FieldInfo) -> Literal["path", "model"] | None:
+    """Return what a key names that lies outside the storage; None where it names nothing such."""
+    return next((mark.what for mark in marks_of(declared) if isinstance(mark, Outside)), None)
 
 
 def by_key(expected: str, plain: str | None = None, **models: str) -> Discriminator:

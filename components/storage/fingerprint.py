@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from components.base.errors import PermanentError
+from components.storage.addressed import is_address, look_up
 from components.storage.hub import COMMIT, commit_of
 from components.storage.model_files import OPEN_CLIP_CONFIG, files_below, loaded_files
 
@@ -13,15 +14,18 @@ from components.storage.model_files import OPEN_CLIP_CONFIG, files_below, loaded
 def model_fingerprint(model: str, revision: str | None = None, where: str = "model") -> str:
     """Return a hash of the files of a local model that are loaded; for a model of a hub, its name and commit.
 
-    Where neither the hub nor its cache says which commit a revision is, the revision stands for it.
+    At an address it is a hash of the names, sizes and versions of the objects that are loaded. Where neither the hub
+    nor its cache says which commit a revision is, the revision stands for it.
 
     Args:
-        model: a folder or file, `local-dir:<folder>`, or a hub or open_clip name.
+        model: a folder or file, `local-dir:<folder>`, a gs:// or s3:// address, or a hub or open_clip name.
         where: the key of the recipe, for the message.
 
     Raises:
-        PermanentError: it is written as a path and nothing is there.
+        PermanentError: it is written as a path or an address and nothing is there.
     """
+    if is_address(model):
+        return _at(model, where)
     name = model.removeprefix("local-dir:")
     path = Path(name).expanduser()
     if path.is_file():  # a config beside weights says how they are run
@@ -39,8 +43,20 @@ def commit_in(fingerprint: str) -> str | None:
     return commit if "@" in fingerprint and COMMIT.fullmatch(commit) else None
 
 
+def absence(path: str) -> str | None:
+    """Say that nothing is at a path or an address, or why it can't be read; None where something is there."""
+    try:
+        if is_address(path):
+            look_up(path)
+        elif not Path(path).expanduser().exists():
+            return f"{path} does not exist; give a file or folder of this machine, or an address"
+    except PermanentError as error:
+        return str(error)
+    return None
+
+
 def path_fingerprint(path: str, where: str) -> str:
-    """Return a hash of a local file, or of a folder's files but hidden ones.
+    """Return a hash of a local file, or of a folder's files but hidden ones; at an address as `model_fingerprint`.
 
     Args:
         where: the key of the recipe, for the message.
@@ -48,12 +64,22 @@ def path_fingerprint(path: str, where: str) -> str:
     Raises:
         PermanentError: nothing is there.
     """
+    if is_address(path):
+        return _at(path, where)
+    if said := absence(path):
+        raise PermanentError(f"{where}: {said}")
     found = Path(path).expanduser()
-    if not found.exists():
-        raise PermanentError(f"{where}: {path} does not exist; give a file or folder of this machine")
     if found.is_file():
         return _digest([found], found.parent)
     return _digest(files_below(found), found)
+
+
+def _at(address: str, where: str) -> str:
+    """Return the fingerprint of an address. Raises PermanentError: nothing is there, or it can't be read."""
+    try:
+        return look_up(address).fingerprint
+    except PermanentError as error:
+        raise PermanentError(f"{where}: {error}") from error
 
 
 def _digest(files: list[Path], root: Path) -> str:

@@ -11,6 +11,7 @@ from components.base.errors import PermanentError
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Endpoint, Pipelines
+    from pipelines.kubernetes.pod_settings import PodSettings
 
 pipeline_app = typer.Typer(no_args_is_help=True, help="Compile, submit and schedule the recipe as a Kubeflow pipeline.")
 kfp_app = typer.Typer(no_args_is_help=True, help="Entry points of the pipeline's own containers.")
@@ -35,6 +36,20 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the pipeline, such as job_secret."),
 ]
+PodEnv = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env",
+        metavar="NAME=VALUE",
+        help="A variable of all pods: HF_ENDPOINT, HF_HUB_OFFLINE, HTTP_PROXY, HTTPS_PROXY or NO_PROXY.",
+    ),
+]
+PullSecret = Annotated[
+    list[str] | None, typer.Option(help="A Secret of the images' registry, in the namespace of the run's pods.")
+]
+CacheVolume = Annotated[
+    str, typer.Option(help="A PersistentVolumeClaim, or a folder of the nodes, that keeps fetched models.")
+]
 ExecutorInput = Annotated[str, typer.Argument(metavar="EXECUTOR_INPUT", help="KFP's JSON.")]
 
 
@@ -47,13 +62,17 @@ def compile_(
     images: Images = "recaption",
     tag: Tag = None,
     namespace: Annotated[str | None, typer.Option(help="Namespace of those objects.")] = None,
+    env: PodEnv = None,
+    pull_secret: PullSecret = None,
+    cache_volume: CacheVolume = "",
 ) -> None:
     """Write the package that KFP's UI takes."""
+    pods = _pods(env, pull_secret, cache_volume)
     from pipelines.kubeflow.package import compile_manifests, compile_package
 
-    _write(output, compile_package(images, tag))
+    _write(output, compile_package(images, tag, pods))
     if manifests:
-        _write(manifests, compile_manifests(images, tag, namespace))
+        _write(manifests, compile_manifests(images, tag, namespace, pods))
 
 
 @pipeline_app.command()
@@ -69,15 +88,19 @@ def submit(
     tag: Tag = None,
     set_: Set = None,
     ui: Ui = "",
+    env: PodEnv = None,
+    pull_secret: PullSecret = None,
+    cache_volume: CacheVolume = "",
 ) -> None:
     """Start a run on a KFP endpoint."""
     parameters = _parameters(recipe, set_ or [])
     from pipelines.kubeflow.package import compile_package
-    from pipelines.kubeflow.parameters import recipe_of, refuse_networks
+    from pipelines.kubeflow.parameters import recipe_of, refuse_folders, refuse_networks
 
     asked = recipe_of(parameters)
     refuse_networks(asked)
-    package = compile_package(images, tag)
+    refuse_folders(asked)
+    package = compile_package(images, tag, _pods(env, pull_secret, cache_volume))
     pipelines = _pipelines(host, token_file, ca, namespace)
     run = pipelines.submit(package, asked.name, parameters, experiment, service_account)
     typer.echo(f"{ui.rstrip('/')}/#/runs/details/{run}" if ui else f"KFP run {run}")
@@ -98,16 +121,21 @@ def schedule(
     tag: Tag = None,
     set_: Set = None,
     ui: Ui = "",
+    env: PodEnv = None,
+    pull_secret: PullSecret = None,
+    cache_volume: CacheVolume = "",
 ) -> None:
     """Run a recipe on every new Common Crawl dump; {dump} in it is e.g. CC-MAIN-2026-43 (lower case in names)."""
     parameters = {**_parameters(recipe, set_ or []), "schedule": name}
     from pipelines.kubeflow.package import compile_package
-    from pipelines.kubeflow.parameters import SOME_DUMP, recipe_of, refuse_networks
+    from pipelines.kubeflow.parameters import SOME_DUMP, recipe_of, refuse_folders, refuse_networks
     from pipelines.kubeflow.steps import check_schedule
 
     check_schedule(parameters)
-    refuse_networks(recipe_of(parameters, SOME_DUMP))
-    package = compile_package(images, tag)
+    asked = recipe_of(parameters, SOME_DUMP)
+    refuse_networks(asked)
+    refuse_folders(asked)
+    package = compile_package(images, tag, _pods(env, pull_secret, cache_volume))
     pipelines = _pipelines(host, token_file, ca, namespace)
     made, new = pipelines.schedule(package, name, cron, parameters, experiment, service_account)
     shown = f"{ui.rstrip('/')}/#/recurringrun/details/{made}" if ui else f"KFP recurring run {made}"
@@ -160,6 +188,16 @@ def _parameters(recipe: Path, settings: list[str]) -> dict[str, str]:
             raise PermanentError(f"--set {setting}: expected NAME=VALUE with NAME out of {', '.join(names)}")
         values[name] = value
     return values
+
+
+def _pods(env: list[str] | None, pull_secrets: list[str] | None, cache_volume: str) -> PodSettings:
+    """Return what the options give all pods. Raises PermanentError for a variable or a name that can't be."""
+    from pipelines.kubernetes.pod_settings import PodSettings
+
+    pairs = [tuple(setting.split("=", 1)) for setting in env or []]
+    if wrong := next((pair[0] for pair in pairs if len(pair) != 2), None):
+        raise PermanentError(f"--env {wrong}: expected NAME=VALUE")
+    return PodSettings(tuple((name, value) for name, value in pairs), tuple(pull_secrets or ()), cache_volume)
 
 
 def _text(recipe: Path) -> str:

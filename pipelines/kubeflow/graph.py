@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from kfp import dsl, kubernetes
@@ -16,6 +17,7 @@ from kfp import dsl, kubernetes
 from components.engine.registry import stages
 from pipelines.kubeflow.naming import ABOUT, NAME
 from pipelines.kubeflow.parameters import Parameter, parameters
+from pipelines.kubernetes.pod_settings import PodSettings
 from pipelines.kubernetes.secrets import SECRET_KEYS
 from pipelines.planning.graph_nodes import FANNED_OUT, GROUPS, STAGE
 
@@ -31,30 +33,30 @@ Component: TypeAlias = Any  # kfp's BaseComponent; kfp has no types
 Task: TypeAlias = Any  # its PipelineTask
 
 
-def pipeline(images: str = NAME, tag: str | None = None) -> Component:
-    """Build the pipeline, with these images as the parameters' defaults."""
-    inputs = parameters(images, tag)
+def pipeline(images: str = NAME, tag: str | None = None, pods: PodSettings | None = None) -> Component:
+    """Build the pipeline, with these images as the parameters' defaults, and what all its pods get."""
+    inputs, harden = parameters(images, tag), partial(_harden, pods or PodSettings())
 
     def graph(*values: Any) -> None:
         given = dict(zip([p.name for p in inputs], values, strict=True))
         end = _cleanup()(**{name: given[name] for name in ENDS}, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
-        _harden(end, "cleanup", given["operator_image"], given["job_secret"], LAUNCHER_GIB)
+        harden(end, "cleanup", given["operator_image"], given["job_secret"], LAUNCHER_GIB)
         with dsl.ExitHandler(end, name="run"):
             planned = _plan(inputs)(**given, kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
-            _harden(planned, "plan", given["operator_image"], given["job_secret"], LAUNCHER_GIB)
+            harden(planned, "plan", given["operator_image"], given["job_secret"], LAUNCHER_GIB)
             with dsl.If(planned.outputs["mine"] == True, name="mine"):  # noqa: E712 — builds a condition
-                _line(planned.outputs["run"], planned.outputs["claimant"], given)
+                _line(planned.outputs["run"], planned.outputs["claimant"], given, harden)
 
     graph.__doc__ = "\n".join([ABOUT, "", "Args:", *(f"    {p.name}: {p.description}" for p in inputs)])
     _sign(graph, [_input(p, p.default) for p in inputs])
     return dsl.pipeline(name=NAME, description=ABOUT)(graph)
 
 
-def _line(run: Any, claimant: Any, given: dict[str, Any]) -> None:
+def _line(run: Any, claimant: Any, given: dict[str, Any], harden: Callable[..., None]) -> None:
     """Chain the nodes one after the other: each keeps its record in the run's one status.json."""
     before: Task | None = None
     for name, task, image, memory_gib in _nodes({"run": run, "claimant": claimant}, given):
-        _harden(task, name, image, given["job_secret"], memory_gib)
+        harden(task, name, image, given["job_secret"], memory_gib)
         if before:
             task.after(before)
         before = task
@@ -131,7 +133,7 @@ def _report() -> Component:
     return _component(report, [("run", str), ("claimant", str), *artifacts])
 
 
-def _harden(task: Task, name: str, image: Any, secret: Any, memory_gib: float) -> None:
+def _harden(pods: PodSettings, task: Task, name: str, image: Any, secret: Any, memory_gib: float) -> None:
     """Give a node what all nodes have: image, resources, no root, no cache, storage keys, scratch, bounded retries."""
     memory = f"{round(memory_gib * 1024)}Mi"
     task.set_display_name(name).set_caching_options(False).set_container_image(image)
@@ -139,6 +141,10 @@ def _harden(task: Task, name: str, image: Any, secret: Any, memory_gib: float) -
     task.set_retry(EVICTIONS, backoff_duration="30s", backoff_factor=1.0, backoff_max_duration=FOREVER)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.use_secret_as_env(task, secret, {key: key for key in SECRET_KEYS}, optional=True)
+    for variable, value in pods.as_environment().items():
+        task.set_env_variable(variable, value)
+    if pods.pull_secrets:
+        kubernetes.set_image_pull_secrets(task, [*pods.pull_secrets])
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH, size_limit="20Gi")
 
 

@@ -10,31 +10,35 @@ from kfp import compiler
 
 from pipelines.kubeflow.graph import pipeline
 from pipelines.kubeflow.naming import NAME, version_name
+from pipelines.kubernetes.pod_settings import PodSettings
 
 
-def compile_package(images: str = NAME, tag: str | None = None) -> str:
+def compile_package(images: str = NAME, tag: str | None = None, pods: PodSettings | None = None) -> str:
     """Compile the pipeline to KFP's YAML: the specification of the pipeline and that of its platform, Kubernetes.
 
     Args:
         images: Prefix of the images' names, before -operator, -cpu and -gpu.
         tag: Their tag; None is this version.
+        pods: What all pods of its runs get; None is nothing.
     """
-    return _compiled(images, tag)
+    return _compiled(images, tag, pods)
 
 
-def compile_manifests(images: str = NAME, tag: str | None = None, namespace: str | None = None) -> str:
+def compile_manifests(
+    images: str = NAME, tag: str | None = None, namespace: str | None = None, pods: PodSettings | None = None
+) -> str:
     """Compile the pipeline to Kubernetes objects, for a KFP that keeps its pipelines in Kubernetes."""
     options = compiler.compiler_utils.KubernetesManifestOptions(
         pipeline_name=NAME,
-        pipeline_version_name=version_name(compile_package(images, tag)),
+        pipeline_version_name=version_name(compile_package(images, tag, pods)),
         namespace=namespace,
         include_pipeline_manifest=True,
     )
-    return _compiled(images, tag, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
+    return _compiled(images, tag, pods, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
 
 
-def _compiled(images: str, tag: str | None, **how: Any) -> str:
+def _compiled(images: str, tag: str | None, pods: PodSettings | None, **how: Any) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(pipeline(images, tag), str(path), **how)
+        compiler.Compiler().compile(pipeline(images, tag, pods), str(path), **how)
         return path.read_text(encoding="utf-8")

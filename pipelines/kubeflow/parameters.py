@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from pydantic import BaseModel
 
 from components.base.errors import PermanentError
 from components.base.version import version
 from components.recipe import recipe as schema
 from components.recipe.sources import INDEX
+from components.recipe.types import is_address
 from components.recipe.yaml_io import check, read_yaml
 
 DUMP = "{dump}"
 SOME_DUMP = "CC-MAIN-2000-01"  # stands in while a schedule's recipe is checked
 NOT_HERE = "not in a cluster, where the downloader must not reach private addresses"
+IN_A_BUCKET = "expected gs://bucket/path or s3://bucket/path; a cluster's pods share no folder"
 IMAGES = {  # targets of images/Dockerfile
     "operator": "Image that plans, launches and watches.",
     "cpu": "Image of the stages without a model.",
@@ -88,6 +92,30 @@ def source_of(recipe: schema.Recipe) -> str:
     """Return where the pool comes from: an address, or a dump."""
     pool = recipe.spec.pool
     return pool.shards or pool.urls or (pool.common_crawl.dump if pool.common_crawl else "")
+
+
+def refuse_folders(recipe: schema.Recipe, root: str = "recipe: spec") -> None:
+    """Refuse a recipe whose data lie in a folder, which no two pods of a cluster share.
+
+    Raises:
+        PermanentError: a line for each such key.
+    """
+    if found := [f"{root}.{key}: found {value}; {IN_A_BUCKET}" for key, value in _folders(recipe.spec, "")]:
+        raise PermanentError("\n".join(found))
+
+
+def _folders(part: BaseModel, place: str) -> Iterator[tuple[str, str]]:
+    """Yield the key and the value of each address in a part of a recipe that is a folder's."""
+    for name, declared in type(part).model_fields.items():
+        value, key = getattr(part, name), f"{place}{declared.alias or name}"
+        if isinstance(value, BaseModel):
+            yield from _folders(value, f"{key}.")
+        elif isinstance(value, list):
+            for number, entry in enumerate(value):
+                if isinstance(entry, BaseModel):
+                    yield from _folders(entry, f"{key}[{number}].")
+        elif isinstance(value, str) and is_address(declared) and not value.startswith(("gs://", "s3://")):
+            yield key, value
 
 
 def refuse_networks(recipe: schema.Recipe, root: str = "recipe: spec") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from components.base.errors import PermanentError
 from components.base.hashing import content_hash
 from components.recipe.compute import Accelerator, Compute, NodePool
 from components.recipe.nodes import DEFAULT_CPU
+from pipelines.kubernetes.pod_settings import PodSettings
 
 if TYPE_CHECKING:  # it brings pyarrow, which the operator needs for nothing else
     from components.engine.stage import Needs
@@ -62,6 +63,8 @@ class Target:
     secret: str | None = None
     """A Secret whose keys become environment variables (HF_TOKEN, an S3 key)."""
     owner: Owner | None = None
+    pods: PodSettings = field(default_factory=PodSettings)
+    """What the cluster's operator gives every pod."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,9 @@ def _pod(launched: LaunchedStage, pool: NodePool, target: Target, tasks: str) ->
         "volumes": [
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}},
             {"name": "scratch", "emptyDir": {"sizeLimit": SCRATCH_SIZE}},
+            *target.pods.volumes(),
         ],
+        **target.pods.image_pull_secrets(),
     }
     if target.service_account:
         pod["serviceAccountName"] = target.service_account
@@ -221,6 +226,7 @@ def _container(launched: LaunchedStage, pool: NodePool, target: Target, tasks: s
                 "name": CORES,
                 "valueFrom": {"resourceFieldRef": {"containerName": CONTAINER, "resource": "requests.cpu"}},
             },
+            *target.pods.worker_env(),
         ],
         "resources": {"requests": requests, "limits": {"memory": memory, **devices}},
         "securityContext": {
@@ -229,7 +235,11 @@ def _container(launched: LaunchedStage, pool: NodePool, target: Target, tasks: s
             "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "scratch", "mountPath": SCRATCH}],
+        "volumeMounts": [
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "scratch", "mountPath": SCRATCH},
+            *target.pods.mounts(),
+        ],
     }
     if launched.needs.gpu and not devices:
         container["env"].append(THREADS)

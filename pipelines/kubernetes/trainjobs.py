@@ -121,7 +121,7 @@ def _trainer(training: LaunchedTraining, nodes: TrainNodes, pool: NodePool, targ
         "numProcPerNode": processes,
         "resourcesPerNode": {"requests": requests, "limits": {"memory": memory, **devices}},
     }
-    env = [] if gpus else [THREADS]
+    env = [*([] if gpus else [THREADS]), *target.pods.worker_env()]
     if target.secret:
         env += [  # a TrainJob has no envFrom
             {"name": key, "valueFrom": {"secretKeyRef": {"name": target.secret, "key": key, "optional": True}}}
@@ -132,7 +132,9 @@ def _trainer(training: LaunchedTraining, nodes: TrainNodes, pool: NodePool, targ
 
 def _patch(labels: dict[str, str], pool: NodePool, target: Target) -> dict[str, Any]:
     """Build the patch of what our runtime can't know: which nodes, and who may read and write the storage."""
-    pod: dict[str, Any] = {}
+    pod: dict[str, Any] = target.pods.image_pull_secrets()
+    if volumes := target.pods.volumes():
+        pod |= {"volumes": volumes, "containers": [{"name": NODE, "volumeMounts": target.pods.mounts()}]}
     if target.service_account:
         pod["serviceAccountName"] = target.service_account
     if pool.node_selector:

@@ -264,7 +264,9 @@ def operate(settings: Settings) -> None:
     sys.setrecursionlimit(DEEP)
     cluster = connect(settings.namespace)
     cluster.outage = OUTAGE
-    deps = Dependencies(cluster, Kfp(settings, lambda: compiled(settings.images, settings.tag)), settings)
+    deps = Dependencies(
+        cluster, Kfp(settings, lambda: compiled(settings.images, settings.tag, settings.pods)), settings
+    )
     lease = Lease(cluster, settings.identity)
     controller = Controller(deps, lease)
     with serving(settings.port, controller.metrics.registry, controller.unhealthy, controller.unready):

@@ -14,6 +14,7 @@ from components.pool.shards import Pool, list_pool
 from components.recipe import recipe as schema
 from components.recipe.training import ScaleConfig
 from components.stages.evaluate.tasks import fingerprint_tasks
+from components.storage.addressed import is_address
 from components.storage.fingerprint import model_fingerprint
 from components.storage.hub import forget
 from components.storage.interface import Storage
@@ -93,9 +94,9 @@ def _inside(uri: str, folder: str) -> bool:
 def _fingerprints(spec: schema.Spec) -> dict[str, str]:
     prints = {}
     if spec.train and isinstance(spec.train.scale, ScaleConfig) and spec.train.scale.model.endswith(".json"):
-        prints["student"] = model_fingerprint(
-            str(Path(spec.train.scale.model).absolute()), None, "spec.train.scale.model"
-        )
+        student = spec.train.scale.model
+        named = student if is_address(student) else str(Path(student).absolute())
+        prints["student"] = model_fingerprint(named, None, "spec.train.scale.model")
     if spec.evaluate:
         prints |= fingerprint_tasks(spec.evaluate)
     return prints

@@ -27,6 +27,7 @@ from tests.pipelines.operator.corpus import (
     BAD,
     BASE,
     GOOD,
+    LOCAL,
     OPERATOR,
     REFUSED,
     SCHEDULE_BASE,
@@ -148,7 +149,7 @@ def test_what_is_good_is_admitted_and_what_only_the_operator_refuses(server: Ser
     assert status == 201, answer["message"]
 
 
-@pytest.mark.parametrize("case", [*(c for c in BAD if c.by != OPERATOR), *REFUSED], ids=str)
+@pytest.mark.parametrize("case", [*(c for c in BAD if c.by != OPERATOR), *REFUSED, *LOCAL], ids=str)
 def test_what_is_bad_is_refused(server: Server, case: Case) -> None:
     status, answer = server.create(case.value, dry=True)
     assert status in (400, 422), answer
@@ -158,7 +159,7 @@ def test_a_refusal_reads_well(server: Server) -> None:
     web = changed(BASE, {"spec.storage": "https://bucket"})
     cause = server.create(web, dry=True)[1]["details"]["causes"][0]
     assert cause["field"] == "spec.storage"
-    assert cause["message"].endswith("expected a folder, gs://bucket/path or s3://bucket/path")
+    assert cause["message"].endswith("expected gs://bucket/path or s3://bucket/path; a cluster's pods share no folder")
 
 
 @pytest.mark.parametrize(

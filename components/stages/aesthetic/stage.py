@@ -21,7 +21,8 @@ class Aesthetic(Options):
     roles = ("score",)
 
     weights: LocalPath
-    """File of the head for this CLIP (safetensors, or torch's state dict): `weight` (1, D) and `bias` (1)."""
+    """File or gs:// or s3:// address of the head for this CLIP (safetensors, or torch's state dict): `weight` (1, D)
+    and `bias` (1)."""
 
 
 class AestheticStage(ColumnStage):
@@ -44,7 +45,7 @@ class AestheticStage(ColumnStage):
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
         from components.models.heads import load_linear
 
-        self.score = load_linear(self.options.weights, "aesthetic")
+        self.score = load_linear(self.here("weights", self.options.weights), "aesthetic")
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         return score_rows(batch.inputs["embedding"].column("embedding"), self.score, NO_EMBEDDING)

@@ -25,7 +25,8 @@ class Caption(Options):
     checks = (("self.minLength <= self.maxLength", "minLength is above maxLength"),)
 
     model: ModelName
-    """A Hugging Face id or folder of BLIP or BLIP-2, or open_clip:<CoCa model>/<pretrained tag>."""
+    """A Hugging Face id, folder or gs:// or s3:// address of BLIP, BLIP-2 or CoCa, or
+    open_clip:<CoCa model>/<pretrained tag>."""
     revision: Text | None = None
     """Commit, branch or tag of a Hugging Face id."""
     temperature: Annotated[float, pydantic.Field(gt=0, le=10)] = 0.75
@@ -84,7 +85,7 @@ class CaptionStage(ColumnStage):
 
         asked = self.options
         sampling = Sampling(asked.temperature, asked.top_k, asked.min_length, asked.max_length)
-        self.captioner = load_captioner(asked.model, self.commit() or asked.revision, sampling)
+        self.captioner = load_captioner(self.here("model", asked.model), self.commit() or asked.revision, sampling)
         self.geometry = self.captioner.geometry
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:

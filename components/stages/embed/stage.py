@@ -55,7 +55,8 @@ class EmbedStage(ColumnStage):
         from components.models.clip import load_clip
 
         scorer = scorer_of(self.spec)
-        self.clip = load_clip(scorer.model, scorer.weights, revision=self.commit())
+        weights = scorer.weights and self.here("weights", scorer.weights)
+        self.clip = load_clip(self.here("model", scorer.model), weights, revision=self.commit())
         self.geometry = self.clip.geometry
         width = self.clip.embed_texts([""]).shape[1]
         self.fields = tuple(replace(field, width=width) for field in self.fields)

@@ -20,7 +20,8 @@ class Faces(Options):
     roles = ("score", "boxes")
 
     weights: LocalPath | None = None
-    """YuNet's ONNX file; left out: OpenCV's frontal-face cascade, which misses more and takes more for a face."""
+    """YuNet's ONNX file or its gs:// or s3:// address; left out: OpenCV's frontal-face cascade, which misses more and
+    takes more for a face."""
 
 
 class FacesStage(ColumnStage):
@@ -55,7 +56,7 @@ class FacesStage(ColumnStage):
 
         cv2.setNumThreads(1)  # a worker has one core, and its threads would find boxes in any order
         weights = self.options.weights
-        self.detect = yunet(weights) if weights else cascade()
+        self.detect = yunet(self.here("weights", weights)) if weights else cascade()
         self.geometry = Geometry((SIDE, SIDE), "inside")
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:

@@ -28,7 +28,8 @@ class _Filter(Options):
     roles = ("flag",)
 
     model: LocalPath | None = None
-    """A fastText model such as DataComp's lid.176.bin; left out: the bundled, quantised lid.176.ftz."""
+    """A fastText model such as DataComp's lid.176.bin, or its gs:// or s3:// address; left out: the bundled,
+    quantised lid.176.ftz."""
 
 
 class Language(_Filter):
@@ -53,9 +54,9 @@ class ImageNet21k(_Filter):
     kind = "imagenet21k"
 
     wordnet: LocalPath
-    """Folder of WordNet 3.0's files (index.noun, data.noun, …)."""
+    """Folder or gs:// or s3:// address of WordNet 3.0's files (index.noun, data.noun, …)."""
     wnids: LocalPath
-    """File with the id of a class in each line, such as n02084071."""
+    """File or gs:// or s3:// address with the id of a class in each line, such as n02084071."""
 
 
 class FilterStage(ColumnStage):
@@ -79,9 +80,11 @@ class FilterStage(ColumnStage):
         return {"model": BUNDLED, **super().fingerprints(options, where)}
 
     def setup(self, uids: Callable[[], Iterable[str]]) -> None:
-        self.speaks = english(self.options.model)
-        named = isinstance(self.options, ImageNet21k)
-        self.entities = Entities(self.options.wordnet, self.options.wnids) if named else None
+        asked = self.options
+        self.speaks = english(asked.model and self.here("model", asked.model))
+        self.entities = None
+        if isinstance(asked, ImageNet21k):
+            self.entities = Entities(self.here("wordnet", asked.wordnet), self.here("wnids", asked.wnids))
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         rows = batch.inputs["text"].select(["text", "width", "height"]).to_pylist()

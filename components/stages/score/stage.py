@@ -29,9 +29,11 @@ class ClipScore(Options):
     roles = ("score",)
 
     model: ModelName
-    """An open_clip model name, hf-hub:org/name, or local-dir:/folder with open_clip_config.json."""
+    """An open_clip model name, hf-hub:org/name, or local-dir:/folder or gs:// or s3:// address with
+    open_clip_config.json."""
     weights: ModelName | None = None
-    """An open_clip pretrained tag or a checkpoint file; left out where the model brings them."""
+    """An open_clip pretrained tag, or a checkpoint's file or gs:// or s3:// address; left out where the model
+    brings them."""
     text: Name = RAW
     """`raw`, or an imported text."""
 
@@ -84,7 +86,8 @@ class ScoreStage(ColumnStage):
         from components.models.clip import load_clip
 
         scorer = scorer_of(self.spec)
-        self.clip = load_clip(scorer.model, scorer.weights, revision=self.commit())
+        weights = scorer.weights and self.here("weights", scorer.weights)
+        self.clip = load_clip(self.here("model", scorer.model), weights, revision=self.commit())
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         import pyarrow.compute as pc

@@ -28,7 +28,7 @@ class ImageNsfw(Options):
     reads = ("embedding",)
 
     weights: LocalPath
-    """File of the head (safetensors, or torch's state dict), as LAION's for this CLIP."""
+    """File or gs:// or s3:// address of the head (safetensors, or torch's state dict), as LAION's for this CLIP."""
 
 
 class TextNsfw(Options):
@@ -39,7 +39,7 @@ class TextNsfw(Options):
     reads = ("text",)
 
     model: ModelName
-    """A Hugging Face id or folder of a sequence classifier."""
+    """A Hugging Face id, folder or gs:// or s3:// address of a sequence classifier."""
     revision: Text | None = None
     """Commit, branch or tag of a Hugging Face id."""
     label: Text
@@ -100,7 +100,7 @@ class ScreenStage(ColumnStage):
             case ImageNsfw(weights=weights):
                 from components.stages.screen.head import load_head
 
-                self.score = load_head(weights).score
+                self.score = load_head(self.here("weights", weights)).score
             case Duplicates(index=index):
                 from components.stages.screen.index import read_index
                 from components.stages.screen.nearest import Nearest
@@ -109,7 +109,7 @@ class ScreenStage(ColumnStage):
             case TextNsfw(model=model, revision=revision, label=label):
                 from components.stages.screen.classifier import load_classifier
 
-                self.score = load_classifier(model, self.commit() or revision, label).score
+                self.score = load_classifier(self.here("model", model), self.commit() or revision, label).score
 
     def process(self, batch: Batch) -> Mapping[str, Sequence[Any]]:
         if "embedding" in batch.inputs:

@@ -40,6 +40,7 @@ from components.stages.train.logs import kept_log, read_logs
 from components.stages.train.nodes import ALONE, Nodes, this_node
 from components.stages.train.scales import scale_of
 from components.stages.train.trainer import OutOfMemory, TrainerLog, torchrun
+from components.storage.fetching import fetched
 from components.storage.interface import Storage
 from components.storage.local import LocalStorage
 from components.storage.opening import open_object
@@ -85,6 +86,8 @@ class Training:
     work: Path
     """The model's folder on this machine: open_clip's experiment."""
     nodes: Nodes = ALONE
+    student: str | None = None
+    """Fingerprint of the model's config when the run was planned, where it is a file's."""
 
     @property
     def checkpoints(self) -> Path:
@@ -115,10 +118,10 @@ def train(run: Run, mixture: Mixture) -> None:
     assert run.spec.train is not None  # run.trained is empty otherwise
     scale, multiple = scale_of(run.spec.train)
     folder, dataset = run.model_folder(mixture), run.dataset_folder(mixture)
-    nodes = this_node()
+    nodes, student = this_node(), run.fingerprints.get("student")
     here = isinstance(run.storage, LocalStorage) and not nodes.together
     local = Path(run.storage.uri) if here else _scratch(run.storage, nodes)
-    training = Training(run.spec.train, scale, multiple, run.storage, dataset, folder, local / folder, nodes)
+    training = Training(run.spec.train, scale, multiple, run.storage, dataset, folder, local / folder, nodes, student)
     pairs = check_dataset(run.storage, dataset)["samples"]
     with _alone(training):
         with kept_log(run.storage, folder, nodes, training.log) if training.remote else nullcontext():
@@ -135,7 +138,7 @@ def train(run: Run, mixture: Mixture) -> None:
 def _to_its_end(training: Training) -> dict[str, Any]:
     """Train what is missing; where this node leads, return the account of it for model.json."""
     settings, scale, nodes = training.settings, training.scale, training.nodes
-    name, architecture, files = _architecture(scale.model, training.work)
+    name, architecture, files = _architecture(scale.model, training.student, training.work)
     if nodes.together:  # the other nodes can't resume from a checkpoint that only this disk has
         (training.checkpoints / checkpoints.LATEST).unlink(missing_ok=True)
     began, start = time.monotonic(), checkpoints.restore(training.remote, training.copies, training.checkpoints)
@@ -292,14 +295,14 @@ def _keep_last(training: Training, number: int) -> dict[str, Any]:
     return {"checkpoint": f"{training.copies}/{path.name}", "sha256": digest.hexdigest()}
 
 
-def _architecture(model: str, work: Path) -> tuple[str, dict[str, Any] | None, list[str]]:
+def _architecture(model: str, student: str | None, work: Path) -> tuple[str, dict[str, Any] | None, list[str]]:
     """Return the model's name for open_clip, the content of a config file, and a config for the trainer to register."""
     from components.models.configs import trainable
 
     if not model.endswith(".json"):
         name, config = model, None
     else:
-        storage, path = open_object(model)
+        storage, path = open_object(fetched(model, student))
         name = Path(path).stem
         try:
             config = json.loads(storage.read(path))

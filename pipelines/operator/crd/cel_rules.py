@@ -10,19 +10,27 @@ from typing import Any
 
 from components.recipe.columns import RAW, kinds
 from components.recipe.conditions import SUBJECTS, comparisons_about, listed
-from components.recipe.types import LONGEST_NAME, is_address
-from pipelines.kubeflow.parameters import NOT_HERE
+from components.recipe.types import LONGEST_NAME, is_address, outside_of
+from pipelines.kubeflow.parameters import IN_A_BUCKET, NOT_HERE
 
 Rule = dict[str, Any]
 
-ADDRESS: Rule = {
-    "rule": "self.contains('://') ? self.matches('^(file://|(gs|s3)://[^/])') : !self.matches('^(gs|s3):')",
-    "message": "expected a folder, gs://bucket/path or s3://bucket/path",
-}
+ADDRESS: Rule = {"rule": "self.matches('^(gs|s3)://[^/]')", "message": IN_A_BUCKET}
 SOURCE: Rule = {
-    "rule": f"self.matches('^https?://[^/]') || ({ADDRESS['rule']})",
-    "message": "expected https://…, a folder, gs://bucket/path or s3://bucket/path",
+    "rule": "self.matches('^(https?|gs|s3)://[^/]')",
+    "message": "expected https://…, gs://bucket/path or s3://bucket/path; a cluster's pods share no folder",
 }
+IN_THE_IMAGE: dict[str, Rule] = {
+    "model": {
+        "rule": "!self.matches('^(local-dir:)?[.~]')",
+        "message": "expected a model's name, gs://… or s3://…, or the absolute path of a folder or file in the image",
+    },
+    "path": {
+        "rule": "self.matches('^(/|(gs|s3)://[^/])')",
+        "message": "expected gs://… or s3://…, or the absolute path of a folder or file in the image",
+    },
+}
+"""By what a key names outside the storage: a relative path would be the image's working directory's."""
 NO_NETWORKS: Rule = {"rule": "size(self) == 0", "message": NOT_HERE}
 ONE_SOURCE: list[Rule] = [
     {
@@ -35,6 +43,7 @@ ONE_SOURCE: list[Rule] = [
     },
 ]
 NOT_RAW: Rule = {"rule": f"self != '{RAW}'", "message": f"{RAW} is taken; every name must be used once"}
+NAMED = (("Scorer", "model"), ("Scorer", "weights"), ("ScaleConfig", "model"))  # models, beside those of columns
 RESERVED = ("as", "import", "in", "package", "namespace")  # of CEL's words, those that a key of ours could be
 
 
@@ -52,8 +61,11 @@ def column_rules() -> dict[str, list[Rule]]:
         if options.checks:
             rules[options.__name__] = [{"rule": rule, "message": message} for rule, message in options.checks]
         for name, declared in options.model_fields.items():
+            what, key = outside_of(declared), f"{options.__name__}.{declared.alias or name}"
             if is_address(declared):
-                rules[f"{options.__name__}.{declared.alias or name}"] = [ADDRESS]
+                rules[key] = [ADDRESS]
+            elif what:
+                rules[key] = [IN_THE_IMAGE[what]]
     return rules
 
 
@@ -118,6 +130,7 @@ RULES: dict[str, list[Rule]] = {
     ],
     "Download.allowNetworks": [NO_NETWORKS],
     "Evaluate.root": [ADDRESS],
+    **{f"{model}.{key}": [IN_THE_IMAGE["model"]] for model, key in NAMED},
     "Spec.storage": [ADDRESS],
     "Spec": [
         {

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from components.base.errors import PermanentError, TemporaryError
 from pipelines.kubeflow.client import Endpoint, KfpRun, Pipelines
+from pipelines.kubernetes.pod_settings import PodSettings
 from pipelines.operator.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -118,12 +119,14 @@ def _token(file: Path) -> str:
         raise TemporaryError(f"RECAPTION_KFP_TOKEN_FILE {file}: {error}; mount the token there") from error
 
 
-def compiled(images: str, tag: str | None) -> str:
+def compiled(images: str, tag: str | None, pods: PodSettings) -> str:
     """Compile the pipeline's package in another process, which gives the compiler's memory back."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         command = [sys.executable, "-m", "pipelines.cli", "pipeline", "compile", "--output", str(path)]
         options = ["--images", images, *(["--tag", tag] if tag else [])]
+        options += [f"--env={name}={value}" for name, value in pods.variables]
+        options += [*(f"--pull-secret={name}" for name in pods.pull_secrets), f"--cache-volume={pods.volume}"]
         done = subprocess.run([*command, *options], check=False, capture_output=True, text=True)
         if done.returncode:
             raise PermanentError(f"the pipeline can't be compiled: {' '.join(done.stderr.split())[-500:]}")

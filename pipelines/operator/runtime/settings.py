@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.base.errors import PermanentError
 from components.base.version import version
+from pipelines.kubernetes.pod_settings import PodSettings
 from pipelines.operator.runtime.tenants import Tenants
 
 
@@ -38,6 +39,8 @@ class Settings:
     """The holder of the Lease: the pod's name."""
     tenants: Tenants = field(default_factory=Tenants)
     """What a recipe of each namespace may ask for, and whom its pods run as."""
+    pods: PodSettings = field(default_factory=PodSettings)
+    """What all pods of the runs get."""
 
     @classmethod
     def from_environment(cls, given: Mapping[str, str] = os.environ) -> Settings:
@@ -66,4 +69,5 @@ class Settings:
             namespace=given.get("POD_NAMESPACE") or cls.namespace,
             identity=given.get("POD_NAME") or os.uname().nodename,
             tenants=Tenants.from_environment(given),
+            pods=PodSettings.from_environment(given),
         )

@@ -17,6 +17,7 @@ from pipelines.kubeflow import client
 from pipelines.kubeflow.client import Endpoint, Pipelines
 from pipelines.kubeflow.naming import version_name
 from pipelines.kubeflow.package import compile_package
+from pipelines.kubernetes.pod_settings import PodSettings
 from tests.pipelines.kubeflow.kfp_server import Kfp, kfp_server
 from tests.pipelines.kubeflow.test_parameters import recipe_text
 
@@ -37,7 +38,7 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def moving(tmp_path: Path) -> Path:
-    (tmp_path / "moving.yaml").write_text(recipe_text(name="cc-{dump}", shards="/pools/{dump}"))
+    (tmp_path / "moving.yaml").write_text(recipe_text(name="cc-{dump}", shards="gs://pools/{dump}"))
     return tmp_path / "moving.yaml"
 
 
@@ -208,6 +209,12 @@ def test_compile_writes_both_forms(tmp_path: Path) -> None:
     call("compile", "--output", package, "--manifests", manifests, "--images", "r.example/recaption", "--tag", "1")
     assert package.read_text() == compile_package("r.example/recaption", "1")
     assert [o["kind"] for o in yaml.safe_load_all(manifests.read_text())] == ["Pipeline", "PipelineVersion"]
+    options = ["--env", "HTTPS_PROXY=http://proxy", "--pull-secret", "registry", "--cache-volume", "models"]
+    call("compile", "--output", package, "--tag", "1", *options)
+    pods = PodSettings((("HTTPS_PROXY", "http://proxy"),), ("registry",), "models")
+    assert package.read_text() == compile_package(tag="1", pods=pods)
+    with pytest.raises(PermanentError, match="variable PATH: expected one of HF_ENDPOINT, "):
+        call("compile", "--output", package, "--env", "PATH=/")
     with pytest.raises(PermanentError, match="cannot write /dev/null/x"):
         call("compile", "--output", "/dev/null/x")
 

@@ -17,6 +17,7 @@ from pipelines.kubeflow.graph import EVICTIONS
 from pipelines.kubeflow.naming import version_name
 from pipelines.kubeflow.package import compile_manifests, compile_package
 from pipelines.kubeflow.parameters import parameters
+from pipelines.kubernetes.pod_settings import PodSettings
 from pipelines.planning.graph_nodes import GROUPS
 
 GOLDEN = Path(__file__).with_name("golden") / "pipeline.yaml"
@@ -109,6 +110,17 @@ def test_compiling_again_gives_the_same_bytes_and_another_image_another_version(
     assert compile_package("registry.example/recaption", "1.2.3") == package
     other = compile_package("registry.example/recaption", "1.2.4")
     assert version_name(other) != version_name(package) == version_name(package.replace("kfp-2.17.3", "kfp-2.17.9"))
+
+
+def test_every_step_has_what_all_pods_get() -> None:
+    """And a launcher reads the same settings from its environment, to hand them on."""
+    pods = PodSettings((("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", ".svc")), ("registry",), "models")
+    specification, platform = yaml.safe_load_all(compile_package(pods=pods))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, executor in specification["deploymentSpec"]["executors"].items():
+        env = {variable["name"]: variable["value"] for variable in executor["container"]["env"]}
+        assert PodSettings.from_environment(env) == pods
+        assert [secret["secretName"] for secret in executors[name]["imagePullSecret"]] == ["registry"]
 
 
 def test_the_kubernetes_objects_are_the_same_pipeline(parts: tuple[dict[str, Any], dict[str, Any]]) -> None:

@@ -33,7 +33,9 @@ def test_a_recipe_is_yaml_or_json_on_one_line_as_kfps_form_has_it() -> None:
 
 
 def test_the_dump_of_a_schedule_may_be_the_pool_itself() -> None:
-    text = recipe_text(name="cc-{dump}").replace("    shards: /pool\n", "    commonCrawl: {dump: '{dump}'}\n")
+    text = recipe_text(name="cc-{dump}").replace(
+        "    shards: gs://bucket/pool\n", "    commonCrawl: {dump: '{dump}'}\n"
+    )
     spec = recipe_of(given(text), "CC-MAIN-2026-43").spec
     assert spec.pool == Pool(name="cc-cc-main-2026-43", common_crawl=CommonCrawl(dump="CC-MAIN-2026-43"))
 
@@ -60,8 +62,8 @@ def recipe_text(**pool: str) -> str:
         "kind": "Recaption",
         "metadata": {"name": "weekly"},
         "spec": {
-            "storage": "/storage",
-            "pool": {"name": "pool", "shards": "/pool", **pool},
+            "storage": "gs://bucket/storage",
+            "pool": {"name": "pool", "shards": "gs://bucket/pool", **pool},
             "mixtures": [{"name": "raw", "rules": [{"text": "raw"}]}],
         },
     }
@@ -83,9 +85,13 @@ def test_the_dump_stands_as_it_is_and_in_names_in_lower_case() -> None:
 def test_a_schedules_mistakes() -> None:
     with pytest.raises(PermanentError, match=r"recipe: a schedule's needs \{dump\}, in spec.pool.name and in shards,"):
         recipe_of(given(recipe_text()), "CC-MAIN-2026-43")
-    with pytest.raises(PermanentError, match=r"recipe: spec\.pool: found /pool, without \{dump\}; every dump is"):
+    with pytest.raises(
+        PermanentError, match=r"recipe: spec\.pool: found gs://bucket/pool, without \{dump\}; every dump is"
+    ):
         recipe_of(given(recipe_text(name="cc-{dump}")), "CC-MAIN-2026-43")
-    latest = recipe_text(name="cc-{dump}").replace("    shards: /pool\n", "    commonCrawl: {dump: latest}\n")
+    latest = recipe_text(name="cc-{dump}").replace(
+        "    shards: gs://bucket/pool\n", "    commonCrawl: {dump: latest}\n"
+    )
     with pytest.raises(PermanentError, match=r"recipe: spec\.pool: found latest, without \{dump\}"):
         recipe_of(given(latest), "CC-MAIN-2026-43")
     with pytest.raises(PermanentError, match=r"recipe: spec\.pool\.nme: unknown key"):

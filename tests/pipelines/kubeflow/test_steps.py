@@ -15,7 +15,7 @@ import yaml
 from components.base.errors import PermanentError, TemporaryError, Terminated
 from components.pool.run import load_run
 from pipelines.kubeflow import step_retry, steps
-from pipelines.kubeflow.parameters import NOT_HERE, parameters
+from pipelines.kubeflow.parameters import IN_A_BUCKET, NOT_HERE, parameters
 from pipelines.kubeflow.steps import ExecutorInput, markdown, metrics
 from tests.pools import sample, write_tar
 
@@ -88,6 +88,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(tmp_path)
+    monkeypatch.setenv("RECAPTION_LAUNCHER", "local")  # so that a folder may be the storage
 
     def run(command: list[str], check: bool) -> SimpleNamespace:
         place.ended.append(command[-1])
@@ -142,6 +143,7 @@ def test_a_schedule_may_be_of_the_dumps_themselves(place: Place) -> None:
 def test_private_networks_are_refused_but_where_no_cluster_does_the_work(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("RECAPTION_LAUNCHER")
     place.crawl(OLDER)
     recipe = place.crawled(download={"allowNetworks": ["127.0.0.0/8"]})
     with pytest.raises(PermanentError, match=f"^recipe: spec.download.allowNetworks: {NOT_HERE}"):
@@ -149,6 +151,16 @@ def test_private_networks_are_refused_but_where_no_cluster_does_the_work(
     assert [path.name for path in place.storage.iterdir()] == ["claims"], "but for why there is no run"
     monkeypatch.setenv("RECAPTION_LAUNCHER", "local")
     assert place.plan("kfp-1", recipe=recipe)[1]
+
+
+def test_a_folder_is_refused_but_where_no_cluster_does_the_work(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECAPTION_LAUNCHER")
+    with pytest.raises(PermanentError) as caught:
+        place.plan("kfp-1", recipe=place.recipe())
+    assert str(caught.value).splitlines() == [
+        f"recipe: spec.storage: found {place.storage}; {IN_A_BUCKET}",
+        f"recipe: spec.pool.shards: found {place.folder}/pool; {IN_A_BUCKET}",
+    ]
 
 
 def test_of_many_that_start_at_once_one_executes(place: Place) -> None:

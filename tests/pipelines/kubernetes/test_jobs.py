@@ -35,6 +35,7 @@ from pipelines.kubernetes.jobs import (
     ranges,
     run_label,
 )
+from pipelines.kubernetes.pod_settings import PodSettings
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = ("1.33", "1.35", "1.37")
@@ -60,6 +61,12 @@ SPOT = NodePool(
 OWNER = Owner("recaption-abcde", "0b1f3c1e-0000-4000-8000-000000000001")
 WHOLE = Target("research", TARGET.image, "recaption-worker", "recaption", OWNER)
 WEEK = 7 * 24 * 3600
+ALOOF = PodSettings(
+    (("HF_HUB_OFFLINE", "1"), ("HTTPS_PROXY", "http://proxy.example:3128"), ("NO_PROXY", ".svc,.kubeflow")),
+    ("registry", "mirror"),
+    "recaption-models",
+)
+AIR_GAPPED = Target("research", TARGET.image, pods=ALOOF)
 
 
 def objects() -> dict[str, dict[str, Any]]:
@@ -70,6 +77,7 @@ def objects() -> dict[str, dict[str, Any]]:
         "spot_with_everything": build_job(CAPTION, SPOT, WHOLE, range(400, 1600), WEEK),
         "what_is_left": build_job(CAPTION, A100, TARGET, [3, 17, 200, 201, 202], WEEK),
         "gpu_stage_without_gpus": build_job(CAPTION, CORES_ONLY, TARGET, range(4), WEEK),
+        "air_gapped": build_job(CAPTION, A100, AIR_GAPPED, range(4), WEEK),
         "step": build_job(LaunchedStage(RUN, "reshard", Needs(2)), NodePool(name="cpu"), TARGET, range(160), WEEK),
     }
 
@@ -111,7 +119,8 @@ def test_pods_are_restricted(name: str) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"emptyDir"}] * len(pod["volumes"])
+    kinds = {kind for volume in pod["volumes"] for kind in set(volume) - {"name"}}
+    assert kinds <= {"emptyDir", "persistentVolumeClaim"}
     (container,) = pod["containers"]
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -138,6 +147,35 @@ def test_a_gpu_stage_without_a_gpu_asks_for_none_and_has_a_thread_per_core_that_
     assert "tolerations" not in pod
     (threads,) = (env["valueFrom"] for env in container["env"] if env["name"] == "OMP_NUM_THREADS")
     assert threads == {"resourceFieldRef": {"resource": "requests.cpu"}}
+
+
+def test_a_nodes_own_folder_can_be_the_cache() -> None:
+    target = Target("research", TARGET.image, pods=PodSettings(volume="/var/cache/recaption"))
+    pod = build_job(CAPTION, A100, target, [0], WEEK)["spec"]["template"]["spec"]
+    assert pod["volumes"][-1]["hostPath"] == {"path": "/var/cache/recaption", "type": "DirectoryOrCreate"}
+    assert {"name": "RECAPTION_CACHE", "value": pod["containers"][0]["volumeMounts"][-1]["mountPath"]} in (
+        pod["containers"][0]["env"]
+    )
+
+
+def test_what_all_pods_get_is_handed_on_whole() -> None:
+    assert PodSettings.from_environment({"HOME": "/", "HTTP_PROXY": "", **ALOOF.as_environment()}) == ALOOF
+    assert PodSettings.from_environment({}).as_environment() == {}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (
+            {"RECAPTION_PULL_SECRETS": "registry,My Secret"},
+            "RECAPTION_PULL_SECRETS: found My Secret; expected names of",
+        ),
+        ({"RECAPTION_CACHE_VOLUME": "./cache"}, "RECAPTION_CACHE_VOLUME: found ./cache; expected the name of a Persis"),
+    ],
+)
+def test_a_setting_that_kubernetes_would_refuse_is_said_at_once(variables: dict[str, str], expected: str) -> None:
+    with pytest.raises(PermanentError, match=re.escape(expected)):
+        PodSettings.from_environment(variables)
 
 
 def test_a_pool_without_an_accelerator_serves_gpu_stages_if_it_says_so() -> None:

@@ -32,7 +32,7 @@ from pipelines.kubernetes.trainjobs import (
     train_job_name,
     training_needs,
 )
-from tests.pipelines.kubernetes.test_jobs import A100, CAPTION, CORES_ONLY, RUN, SPOT, TARGET, WEEK, WHOLE
+from tests.pipelines.kubernetes.test_jobs import A100, AIR_GAPPED, CAPTION, CORES_ONLY, RUN, SPOT, TARGET, WEEK, WHOLE
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "training"
@@ -51,6 +51,7 @@ def objects() -> dict[str, dict[str, Any]]:
         "one_gpu": made(Train(scale="small"), TrainNodes(), train_pool(Compute()), TARGET),
         "eight_nodes": made(Train(scale="xlarge"), TrainNodes(nodes=8), EIGHT, TARGET),
         "spot_with_everything": made(Train(scale="large"), TrainNodes(nodes=2, gpus_per_node=4), SPOT, WHOLE),
+        "air_gapped": made(Train(scale="small"), TrainNodes(), train_pool(Compute()), AIR_GAPPED),
         "two_nodes_without_gpus": made(Train(scale="small"), TrainNodes(nodes=2), CORES_ONLY, WHOLE),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ spec:
   pool: {name: medium, shards: gs://bucket/medium/shards, subset: {shards: 10}}
   columns:
   - {name: blip2, caption: {model: Salesforce/blip2-opt-2.7b, revision: main}}
-  - {name: l14, import: {from: /data/metadata, field: clip_l14_similarity_score, as: score}}
+  - {name: l14, import: {from: gs://bucket/metadata, field: clip_l14_similarity_score, as: score}}
   - {name: published, import: {from: s3://bucket/captions.csv, field: blip2-cap, as: text}}
-  - {name: in1k, import: {from: /data/in1k_subset.npy, as: flag}}
+  - {name: in1k, import: {from: gs://bucket/in1k_subset.npy, as: flag}}
   - {name: english, language: {is: en}}
   - {name: in21k, imagenet21k: {wordnet: /data/wordnet/dict, wnids: /data/wnids.txt}}
   mixtures:
@@ -43,7 +43,7 @@ spec:
     - {text: {concat: [raw, blip2]}, where: [{score: l14, atLeast: 0.25}, {flag: in1k, equals: false}]}
     - {name: rest, text: {bestOf: [raw, published]}}
   train: {scale: medium, mixtures: [raw30-blip2]}
-  evaluate: {root: /data/tasks, tasks: datacomp}
+  evaluate: {root: gs://bucket/tasks, tasks: datacomp}
   compute:
     pools:
     - {name: cpu, nodeSelector: {cloud.example/pool: cpu}, memory: 4Gi}
@@ -115,8 +115,17 @@ def changed(base: Object, changes: dict[str, Any]) -> Object:
     return whole
 
 
+NO_FOLDERS = "on one machine a folder is as good a place as a bucket; a cluster's pods share none"
+
+
 def files() -> Iterator[Case]:
-    """The recipes that the repository shows to its users."""
+    """The recipes that the repository shows to its users; those for one machine differ."""
+    for case in _files():
+        spec = case.value["spec"].get("template", case.value)["spec"]
+        yield case if spec["storage"].startswith(("gs://", "s3://")) else replace(case, differs=NO_FOLDERS)
+
+
+def _files() -> Iterator[Case]:
     for path in sorted((ROOT / "components" / "stages" / "mix" / "strategies").glob("*.yaml")):
         yield Case(f"strategy {path.stem}", read_yaml(path.read_text(), path.name))
     for path in sorted((ROOT / "manifests" / "samples").glob("*.yaml")):
@@ -190,10 +199,7 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
         "metadata.labels": {"team": "data", "empty": ""},
         "metadata.annotations": {"recaption.dev/retry": "3"},
     },
-    "a folder": {"spec.storage": "/data/recaption", "spec.pool.shards": "data/shards"},
-    "file://": {"spec.storage": "file:///data", "spec.evaluate.root": "file:///tasks"},
     "s3://": {"spec.storage": "s3://bucket", "spec.columns.1.import.from": "s3://bucket/metadata"},
-    "a folder with a colon": {"spec.pool.shards": "/data/a:b", "spec.storage": "C:/data"},
     "suspended": {"spec.suspend": True},
     "every match": {"spec.mixtures.0.emit": "all"},
     "hyperparameters of one's own": {"spec.train.scale": SCALE},
@@ -209,6 +215,12 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
     },
     "the same rule names in two mixtures": {"spec.mixtures": mixtures(2), "spec.train": GONE, "spec.evaluate": GONE},
     "sixteen conditions": {"spec.mixtures.0.rules.0.where": [{"score": "raw", "top": 0.5}] * 16},
+    "models in a bucket": {
+        "spec.scorer": {"model": "gs://bucket/models/clip"},
+        "spec.columns.0.caption": {"model": "s3://bucket/models/blip2"},
+        "spec.columns.5.imagenet21k": {"wordnet": "gs://bucket/wordnet", "wnids": "gs://bucket/wnids.txt"},
+        "spec.train.scale": {**SCALE, "model": "gs://bucket/models/student.json"},
+    },
     "another scorer": {"spec.scorer": {"model": "local-dir:/data/scorer"}},
     "the paper's scorer": {"spec.scorer": {}},
     "everything of a pool": {
@@ -258,7 +270,6 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
     "nulls of what is dropped and blurred": {"spec.drop": None, "spec.trainingSets": {"blur": None}},
     "nulls of a column's other kinds": {"spec.columns": [*COLUMNS, {**SCREENS[0], "faces": None, "basic": None}]},
     "tables of URLs": {"spec.pool": URLS},
-    "tables of URLs in a folder": {"spec.pool": {"name": "medium", "urls": "/data/medium/metadata"}},
     "a dump": {"spec.pool": CRAWL},
     "the newest dump, all of it": {"spec.pool": {"name": "medium", "commonCrawl": {"dump": "latest"}}},
     "everything of a dump": {
@@ -271,9 +282,14 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
         }
     },
     "a dump in a bucket": {"spec.pool": CRAWL, "spec.pool.commonCrawl.base": "s3://commoncrawl"},
-    "a dump in a folder": {"spec.pool": CRAWL, "spec.pool.commonCrawl.base": "/mnt/commoncrawl"},
     "nulls of a pool's other sources": {
-        "spec.pool": {"name": "medium", "shards": None, "urls": "/data/x.csv", "commonCrawl": None, "subset": None},
+        "spec.pool": {
+            "name": "medium",
+            "shards": None,
+            "urls": "gs://bucket/x.csv",
+            "commonCrawl": None,
+            "subset": None,
+        },
         "spec.download": None,
     },
     "nulls of a dump and of a download": {
@@ -631,7 +647,7 @@ SCHEDULE_GOOD: dict[str, dict[str, Any]] = {
     },
     "nulls": dict.fromkeys(("spec.timeZone", "spec.dumps", "spec.index", "spec.suspend", "spec.template.metadata")),
     "lists, ranges and steps": {"spec.schedule": "*/15 0-6,22 1 JAN-MAR mon"},
-    "a dump in the middle": {f"{POOL}.name": "cc-{dump}-en", f"{POOL}.shards": "{dump}"},
+    "a dump in the middle": {f"{POOL}.name": "cc-{dump}-en", f"{POOL}.shards": "s3://{dump}"},
     "tables of a dump": {f"{POOL}.shards": GONE, f"{POOL}.urls": "gs://bucket/{dump}.parquet"},
     "a dump": {POOL: DUMPED, "spec.template.spec.download": DOWNLOAD},
     "a dump and nulls": {
@@ -690,7 +706,7 @@ SCHEDULE_BAD: list[tuple[str, dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 GOOD = [
-    *files(),
+    *(case for case in files() if not case.differs),
     *(Case(name, changed(BASE, changes)) for name, changes in GOOD_CHANGES.items()),
     *(Case(f"schedule: {name}", changed(SCHEDULE_BASE, changes)) for name, changes in SCHEDULE_GOOD.items()),
 ]
@@ -701,6 +717,19 @@ BAD = [
 
 NO_ZONES = "CEL knows neither cron nor time zones: admitted, and refused by the operator at once"
 HERE_ONLY = "on this machine the command line takes them; in a cluster no downloader reaches private addresses"
+FOLDERS: dict[str, dict[str, Any]] = {
+    "a folder": {"spec.storage": "/data/recaption"},
+    "a folder of shards": {"spec.pool.shards": "data/shards"},
+    "file://": {"spec.storage": "file:///data"},
+    "evaluation sets at file://": {"spec.evaluate.root": "file:///tasks"},
+    "a folder with a colon": {"spec.pool.shards": "/data/a:b"},
+    "tables of URLs in a folder": {"spec.pool": {"name": "medium", "urls": "/data/medium/metadata"}},
+    "a dump in a folder": {"spec.pool": CRAWL, "spec.pool.commonCrawl.base": "/mnt/commoncrawl"},
+    "scores in a folder": {"spec.columns.1.import.from": "/data/metadata"},
+    "a scorer beside the recipe": {"spec.scorer": {"model": "local-dir:./scorer"}},
+    "a captioner at home": {"spec.columns.0.caption": {"model": "~/blip2"}},
+    "a head beside the recipe": screen("imageNsfw", weights="head.pth"),
+}
 DIFFERENT = [  # where the two can't agree
     Case("the 31 June", changed(SCHEDULE_BASE, {"spec.schedule": "0 6 31 6 *"}), "spec.schedule: ", differs=NO_ZONES),
     Case("an hour 25", changed(SCHEDULE_BASE, {"spec.schedule": "0 25 * * *"}), "spec.schedule: ", differs=NO_ZONES),
@@ -717,5 +746,10 @@ DIFFERENT = [  # where the two can't agree
         differs="the command line leaves an object's labels to Kubernetes, which refuses this one",
     ),
 ]
+LOCAL = [
+    *(case for case in files() if case.differs),
+    *(Case(name, changed(BASE, changes), differs=NO_FOLDERS) for name, changes in FOLDERS.items()),
+]
+"""What the command line takes, and a cluster refuses at admission."""
 ADMITTED = [case for case in DIFFERENT if case.says]
 REFUSED = [case for case in DIFFERENT if not case.says]

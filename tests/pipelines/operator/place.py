@@ -11,6 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kubernetes import client
 
 from components.base.errors import RecaptionError
@@ -176,7 +177,12 @@ class Place:
 @contextmanager
 def place(folder: Path) -> Iterator[Place]:
     write_tar(folder / "pool" / "00000000.tar", {"0": sample(0)})
-    with api_server(NAMESPACE) as (api, address), kfp_server() as (endpoint, kfp):
+    with (
+        api_server(NAMESPACE) as (api, address),
+        kfp_server() as (endpoint, kfp),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RECAPTION_LAUNCHER", "local")  # so that the plan step takes a folder as storage
         configuration = client.Configuration(host=address)
         configuration.retries = False
         cluster = Cluster(client.ApiClient(configuration), NAMESPACE, outage=0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.pipelines.operator.corpus import (
     BAD,
     BASE,
     GOOD,
+    LOCAL,
     REFUSED,
     SCHEDULE_BASE,
     SCHEMA,
@@ -44,7 +46,7 @@ def test_the_files_are_what_make_manifests_writes(name: str) -> None:
     assert (FOLDER / name).read_text(encoding="utf-8") == files()[name], "stale: run `make manifests`"
 
 
-@pytest.mark.parametrize("case", GOOD, ids=str)
+@pytest.mark.parametrize("case", [*GOOD, *LOCAL], ids=str)
 def test_the_command_line_takes_what_is_good(case: Case) -> None:
     assert said(case.value) == ""
 
@@ -65,7 +67,7 @@ def test_validate_reads_schedules_too(tmp_path: Path) -> None:
         CliRunner().invoke(app, ["validate", str(path)], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("case", [*GOOD, *ADMITTED, *REFUSED], ids=str)
+@pytest.mark.parametrize("case", [*GOOD, *ADMITTED, *REFUSED, *LOCAL], ids=str)
 def test_the_schema_takes_what_is_good(case: Case) -> None:
     assert refused_by_schema(case.value) == []
 
@@ -74,6 +76,34 @@ def test_the_schema_takes_what_is_good(case: Case) -> None:
 def test_the_schema_refuses_what_a_schema_can(case: Case) -> None:
     """What is left are rules between values, names that must exist, and what has no structural type."""
     assert bool(refused_by_schema(case.value)) == (case.by == SCHEMA)
+
+
+@pytest.mark.parametrize("case", GOOD, ids=str)
+def test_an_address_and_a_path_in_the_image_are_admitted(case: Case) -> None:
+    schema = schema_of(case.value["kind"])
+    assert [*refused_by_patterns(case.value["spec"], schema["properties"]["spec"], "spec")] == []
+
+
+@pytest.mark.parametrize("case", LOCAL, ids=str)
+def test_a_folder_is_refused_at_admission(case: Case) -> None:
+    found = [*refused_by_patterns(case.value["spec"], schema_of("Recaption")["properties"]["spec"], "spec")]
+    assert found
+    assert all("expected" in said and "://" in said for said in found)
+
+
+def refused_by_patterns(value: Any, schema: dict[str, Any], at: str) -> Iterator[str]:
+    """What the API server says by those CEL rules that are one regular expression."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from refused_by_patterns(item, schema.get("items", {}), f"{at}[{number}]")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from refused_by_patterns(item, schema.get("properties", {}).get(key, {}), f"{at}.{key}")
+    if isinstance(value, str):
+        for rule in schema.get("x-kubernetes-validations", ()):
+            pattern = re.fullmatch(r"(!?)self\.matches\('(.*)'\)", rule["rule"])
+            if pattern and bool(re.search(pattern[2], value)) == bool(pattern[1]):
+                yield f"{at}: {rule['message']}"
 
 
 def refused_by_schema(value: dict[str, Any]) -> list[str]:

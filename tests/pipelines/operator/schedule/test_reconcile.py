@@ -297,7 +297,9 @@ def plan_step(here: Scheduled, kfp_run: str) -> tuple[bool, str]:
     values |= {"schedule": NAME, "dumps": str(here.folder)}
     files = {n: {"outputFile": str(here.folder / "kfp" / kfp_run / n)} for n in ("run", "claimant", "mine", "reason")}
     whole = {"inputs": {"parameterValues": values}, "outputs": {"parameters": files}}
-    steps.plan(ExecutorInput.parse(json.dumps(whole)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECAPTION_LAUNCHER", "local")  # so that it takes a folder as storage
+        steps.plan(ExecutorInput.parse(json.dumps(whole)))
     read = {name: Path(file["outputFile"]).read_text() for name, file in files.items()}
     return json.loads(read["mine"]), read["reason"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -54,6 +55,7 @@ class TaskCounter:
         gpu = needs_of(run, key).gpu
         none = {pool.name: no_work(run.spec.compute, key, gpu, pool) for pool in pools}
         self.work = none | read_work(before.get("work"))
+        self.failures: Counter[str] = Counter()
         self.node: Node | None = run.nodes.get(key)
         self.part = run.part(self.node) if self.node else ""
         self.todo, self.began = set(todo), time.monotonic()
@@ -92,6 +94,7 @@ class TaskCounter:
             if record:
                 pool = self.pool_of_task[task]
                 self.work[pool] = self.work[pool].plus(record.seconds, record.rows)
+                self.failures.update(record.failures)
 
     def state(self) -> dict[str, Any]:
         """Return the counts for status.json."""
@@ -101,6 +104,8 @@ class TaskCounter:
             tasks = {"tasks": self.progress.finished, "total": self.total, "work": found["work"]}
             return tasks | (checkpoints_of(self.run) if self.key == TRAIN else {})
         rate = self.progress.count / max(time.monotonic() - self.began, 1e-3)
+        if self.failures:
+            found["failures"] = dict(sorted(self.failures.items()))
         return found | {"samples": self.progress.count, "samples_per_second": round(rate, 1)}
 
     def _record(self, shard: Shard) -> Record | None:

@@ -265,6 +265,12 @@ class ColumnStage(Stage):
         return cls.rates.get(spec.params["options"].get("model", ""))
 
     @classmethod
+    def pace(cls, spec: ColumnSpec) -> str:
+        """Name what takes as long per sample: a rate measured for one such column is expected of the others."""
+        model = spec.params.get("options", {}).get("model")
+        return f"{cls.name}.{readable(model) if model else spec.label}"
+
+    @classmethod
     def bytes_per_sample(cls, spec: ColumnSpec) -> int:
         """Return the bytes of a sample's value in storage, for the plan."""
         return cls.sample_bytes
@@ -327,6 +333,11 @@ class Step(Stage):
     def outcome(self, run: Run) -> dict[str, Any]:
         """Return what status.json shall say of the step besides its time: `samples`, `failures` by reason or others."""
         return {}
+
+    def recorded(self, run: Run) -> tuple[float, float] | None:
+        """Return the seconds that its workers took for what is there, all added up, and how many samples (or whatever
+        the step counts) they did; None where the step doesn't record it."""
+        return None
 
     def run_task(self, run: Run, task: int, tasks: int) -> None:
         """Do what is missing of part `task` of `tasks`; `run` afterwards gives the same bytes as `run` alone."""

@@ -77,6 +77,9 @@ class NodePool(Model):
     """A PriorityClass of the cluster."""
     queue: Name | None = None
     """A Kueue LocalQueue of the namespace; left out where there is no Kueue."""
+    price: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """Price of one GPU for an hour, or of one core where its pods have no GPU; in the currency of your bill, which is
+    the same for all pools. It changes no result. Left out: only hours are told."""
 
     @property
     def device(self) -> str | None:
@@ -123,6 +126,16 @@ class Compute(Model):
     """In a cluster: the nodes that a CLIP is trained on."""
     deadline_hours: Annotated[int, Field(ge=1, le=8760), Whole] = 168
     """In a cluster: hours after which a stage is ended, finished or not; running it again goes on."""
+
+    @property
+    def prices(self) -> dict[str, float]:
+        """The prices of the pools that have one, by the pool's name."""
+        return {pool.name: pool.price for pool in self.pools if pool.price is not None}
+
+    def without_prices(self) -> Compute:
+        """Return these nodes without their prices, for what a change of price must not start again."""
+        pools = [pool.model_copy(update={"price": None}) for pool in self.pools]
+        return self.model_copy(update={"pools": pools}) if pools else self
 
     def pools_of(self, gpu: bool) -> list[NodePool]:
         """Return the pools that serve GPU stages, or the other pools."""

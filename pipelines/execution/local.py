@@ -23,7 +23,7 @@ from components.pool.shards import tasks_of
 from components.selection.demand import load_demand, write_demand
 from pipelines.execution.empty import commit_empty_tasks
 from pipelines.execution.progress import RELAY, Progress
-from pipelines.execution.run_status import timed, unfinished
+from pipelines.execution.run_status import keep_prediction, timed, unfinished
 from pipelines.planning.graph_nodes import groups, ingest_of
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def run_all(run: Run) -> None:
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
+            keep_prediction(run, here=True)
             _walk(run)
             return
         except TemporaryError as error:

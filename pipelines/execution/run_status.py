@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from components.base.errors import RecaptionError, failure_of
@@ -13,10 +13,15 @@ from components.engine.registry import step
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
 from components.pool.usable import check_pool
+from components.recipe.compute import NodePool
+from pipelines.execution import work as accounts
+from pipelines.planning.measured import keep_rates
+from pipelines.planning.predictions import foresee
 
 log = logging.getLogger(__name__)
 
 LOOKS = 5  # tries at status.json, which another launcher may write in the same moment
+LAUNCHED = ("retries", "checkpoints", "checkpoints_total")  # counts of the launcher that stay when a stage is done
 SAID = 5  # reasons that a log line names
 CHANGED = (
     "%s: %d of %d shards were written, moved or touched since they were indexed (or pool.name is another pool's); the "
@@ -36,23 +41,33 @@ def unfinished(run: Run, node: Node) -> list[int]:
     return [task for task, shards in enumerate(tasks) if any(shard.name in lacking for shard in shards)]
 
 
-def timed(run: Run, key: str, work: Callable[[], None]) -> None:
+def timed(run: Run, key: str, work: Callable[[], None], pools: Sequence[NodePool] = ()) -> None:
     """Keep status.json up to date around one stage. A stage found finished keeps the seconds it once took.
 
-    What ends the stage is kept beside its state: `error`, as `failure_of` says it.
+    What ends the stage is kept beside its state: `error`, as `failure_of` says it. What was there before this run
+    first began the stage is kept as `reused`, so that `work` is what this run has spent on it.
+
+    Args:
+        pools: where the stage is launched; empty is this machine.
     """
     before = {name: value for name, value in entry(run, key).items() if name != "error"}
     put(run, key, {**before, "state": "running"})
     began = time.monotonic()
     try:
+        if "reused" not in before:
+            before["reused"] = accounts.summed(accounts.work_of(run, key, pools))
+            put(run, key, {**before, "state": "running"})
         work()
-        found = result(run, key)
+        found = result(run, key, pools)
+        found["work"] = accounts.to_json(accounts.without(found["work"], before["reused"]))
     except BaseException as error:
         state = "failed" if isinstance(error, Exception) else "stopped"
         _put_last(run, key, {"state": state, "error": failure_of(error)})
         raise
     seconds = before.get("seconds", 0.0) + time.monotonic() - began
-    put(run, key, found | {"seconds": seconds, "state": "done"})
+    kept = {"reused": before["reused"]} | {k: v for k, v in entry(run, key).items() if k in LAUNCHED}
+    put(run, key, found | kept | {"seconds": seconds, "state": "done"})
+    keep_rates(run)
     if key not in run.nodes and found.get("failures") and before.get("state") != "done":
         log.info("%s: %s", key, _in_words(found))
 
@@ -79,6 +94,21 @@ def begin(run: Run) -> None:
     }
     if stages != status.get("stages", {}):
         run.save_status({**status, "stages": stages})
+
+
+def keep_prediction(run: Run, here: bool) -> None:
+    """Keep what the run is expected to take, once: when it first begins.
+
+    Args:
+        here: whether this machine does it, and not a cluster.
+    """
+    status = run.status()
+    if "predicted" in status:
+        return
+    found = foresee(run, here)
+    if found is not None:
+        work = {key: None if pools is None else accounts.to_json(pools) for key, pools in found.work.items()}
+        run.save_status({"stages": {}, **status, "predicted": work})
 
 
 def _in_words(found: Mapping[str, Any]) -> str:
@@ -110,14 +140,17 @@ def put(run: Run, key: str, value: Mapping[str, Any]) -> None:
         run.save_status(status)
 
 
-def result(run: Run, key: str) -> dict[str, Any]:
+def result(run: Run, key: str, pools: Sequence[NodePool] = ()) -> dict[str, Any]:
     """Count what a column's node came to, by its records; a step counts for itself.
+
+    Returns:
+        what status.json says of it, and as `work` all the work that is recorded, by pool.
 
     Raises:
         PermanentError: it is the index, and no shard has a usable sample.
     """
     if key not in run.nodes:
-        return step(key).outcome(run)
+        return {**step(key).outcome(run), "work": accounts.work_of(run, key, pools)}
     node, columns = run.nodes[key], run.open_columns()
     columns.read_records(node.spec, run.pool.shards)
     part = run.part(node)
@@ -134,4 +167,5 @@ def result(run: Run, key: str) -> dict[str, Any]:
         "samples": sum(r.rows for r in records),
         "work_seconds": round(sum(r.seconds for r in records), 3),
         "failures": dict(sorted(failures.items())),
+        "work": accounts.work_of(run, key, pools, records),
     }

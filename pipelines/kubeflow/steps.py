@@ -26,7 +26,7 @@ from components.stages.report.table import result_table
 from components.storage.claims import claim, keep_failure, planned_by, point
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
-from pipelines.execution.run_status import begin, timed
+from pipelines.execution.run_status import begin, keep_prediction, timed
 from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of, refuse_folders, refuse_networks, source_of
 from pipelines.kubeflow.step_retry import attempted, clean_up, execute
 from pipelines.planning.checks import check_recipe
@@ -92,6 +92,7 @@ def _plan(given: ExecutorInput, by: str) -> None:
             reason = f"run {run.name} is claimed by {holder}; to go on in its place, give its id as `claim`"
         elif not reason:
             begin(run)
+            keep_prediction(run, here=os.environ.get("RECAPTION_LAUNCHER") == "local")
     log.info("%s", reason or f"run {run.name if run else ''} is claimed by {by}")
     given.write("run", f"{run.storage.uri}/{run.folder}" if run else "")
     given.write("claimant", by)

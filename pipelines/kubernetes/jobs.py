@@ -6,14 +6,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from components.base.cores import CORES
 from components.base.errors import PermanentError
 from components.base.hashing import content_hash
-from components.recipe.compute import Accelerator, Compute, NodePool
-from components.recipe.nodes import DEFAULT_CPU
+from components.recipe.compute import NodePool
+from components.recipe.nodes import DEFAULT_CPU, whole_cores
 from pipelines.kubernetes.pod_settings import PodSettings
 
 if TYPE_CHECKING:  # it brings pyarrow, which the operator needs for nothing else
@@ -76,30 +75,6 @@ class LaunchedStage:
     key: str
     """A node's key or a step's name: what `recaption stage` is called with."""
     needs: Needs
-
-
-def pools_for(compute: Compute, gpu: bool, only: str | None = None) -> list[NodePool]:
-    """Return the pools that serve GPU stages, or the other pools; where the recipe has none, any node that fits.
-
-    Raises:
-        PermanentError: `only` names no such pool.
-    """
-    kind = "GPU" if gpu else "CPU"
-    found = compute.pools_of(gpu)
-    if only is None:
-        return found or [NodePool(name=kind.lower(), accelerator=Accelerator() if gpu else None)]
-    chosen = [pool for pool in found if pool.name == only]
-    if not chosen:
-        names = ", ".join(pool.name for pool in found) or "none"
-        raise PermanentError(f"spec.compute.pools: no {kind} pool {only}; of that kind there is {names}")
-    return chosen
-
-
-def cut(tasks: int, pools: Sequence[NodePool]) -> list[range]:
-    """Cut tasks 0 to `tasks` - 1 contiguously by the pools' shares."""
-    total = sum(pool.share for pool in pools)
-    shares = [sum(pool.share for pool in pools[:i]) / total for i in range(len(pools) + 1)]
-    return [range(a, b) for a, b in pairwise(round(tasks * share) for share in shares)]
 
 
 def build_job(
@@ -201,13 +176,6 @@ def _pod(launched: LaunchedStage, pool: NodePool, target: Target, tasks: str) ->
     if tolerations:
         pod["tolerations"] = tolerations
     return pod
-
-
-def whole_cores(cpu: str) -> int:
-    """Return a quantity of cores, rounded up as the pod's environment variable is."""
-    number = cpu.rstrip("mkMGTi")
-    scale = {"m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(cpu[len(number) :], 1)
-    return math.ceil(float(number) * scale)
 
 
 def _container(launched: LaunchedStage, pool: NodePool, target: Target, tasks: str) -> dict[str, Any]:

@@ -10,21 +10,22 @@ from functools import partial
 from typing import Any
 
 from components.base.errors import PermanentError, RecaptionError, TemporaryError
-from components.engine.registry import column_stage, step
-from components.engine.stage import Needs
+from components.engine.registry import step
 from components.pool.run import Run
-from components.recipe.nodes import train_pool
+from components.recipe.compute import NodePool
+from components.recipe.nodes import cut, train_pool
 from components.selection.demand import write_demand
 from pipelines.execution import run_status
 from pipelines.execution.empty import commit_empty_tasks
 from pipelines.kubernetes.cluster import Cluster, Object
-from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job, cut, pools_for
+from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job
 from pipelines.kubernetes.task_counter import TaskCounter
 from pipelines.kubernetes.training import TrainJobFanOut, train_jobs, untrained
 from pipelines.kubernetes.trainjobs import KEY as TRAIN
 from pipelines.kubernetes.trainjobs import training_needs
 from pipelines.kubernetes.watching import FanOut, JobStates, Pace
 from pipelines.planning.graph_nodes import groups, ingest_of
+from pipelines.planning.workers import needs_of, pools_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def launch(
     found: dict[str, Counts] = {}
     for key in keys_of(run, name):
         again = run_status.entry(run, key).get("state") == "done"
-        run_status.timed(run, key, partial(_launch, run, key, cluster, target, only, pace or Pace(), again))
+        work = partial(_launch, run, key, cluster, target, only, pace or Pace(), again)
+        run_status.timed(run, key, work, pools_of(run, key, only))
         found[key] = run_status.entry(run, key)
     return found
 
@@ -103,19 +105,19 @@ def _fan_out(
     run: Run, key: str, cluster: Cluster, target: Target, only: str | None, pace: Pace, todo: Sequence[int], count: int
 ) -> None:
     """Run these tasks of the stage's `count` as Jobs."""
-    needs = _needs(run, key)
+    needs = needs_of(run, key)
     if needs.decoders is None and key in run.nodes and run.spec.compute.decoders is not None:
         needs = replace(needs, decoders=max(1, run.spec.compute.decoders))  # none: the worker itself decodes
     launched = LaunchedStage(f"{run.storage.uri}/{run.folder}", key, needs)
-    compute, deadline = run.spec.compute, run.spec.compute.deadline_hours * 3600
-    pools = pools_for(compute, needs.gpu, only)
+    deadline = run.spec.compute.deadline_hours * 3600
+    pools = pools_of(run, key, only)
     wanted = set(todo)
     bodies = [
         build_job(launched, pool, target, tasks, deadline)
         for pool, share in zip(pools, cut(count, pools), strict=True)
         if (tasks := [task for task in share if task in wanted])
     ]
-    _follow(run, key, FanOut(cluster, target, launched, pace, deadline), bodies, todo)
+    _follow(run, key, FanOut(cluster, target, launched, pace, deadline), bodies, todo, pools)
 
 
 def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: Pace) -> None:
@@ -130,7 +132,7 @@ def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: P
         wave = todo[start : start + compute.train.parallelism]
         jobs = TrainJobFanOut(cluster, target, launched, pace, compute.deadline_hours * 3600)
         try:
-            _follow(run, TRAIN, jobs, [build(number) for number in wave], wave)
+            _follow(run, TRAIN, jobs, [build(number) for number in wave], wave, pools_of(run, TRAIN, only))
         except RecaptionError as error:
             log.error("%s", error)
             failures.append(error)
@@ -142,19 +144,19 @@ def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: P
         raise TemporaryError(f"train: its TrainJobs are through, but {len(left)} mixtures have no model; run again")
 
 
-def _follow(run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Sequence[int]) -> None:
+def _follow(
+    run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Sequence[int], pools: Sequence[NodePool]
+) -> None:
     """Follow the Jobs of these tasks to their end, and keep status.json up to date."""
     before = run_status.entry(run, key)
-    kept = {"seconds": before["seconds"]} if "seconds" in before else {}
-    with TaskCounter(run, key, todo) as tally:
+    kept: Counts = {name: before[name] for name in ("seconds", "reused") if name in before}
+    with TaskCounter(run, key, todo, pools, before) as tally:
 
         def beat(seen: JobStates) -> None:
             log.info("%s: %s", key, seen.state)
             state = {"state": "running", "pods": seen.count("ready"), "heartbeat": round(time.time())}
+            if retries := max(seen.count("failed"), before.get("retries", 0)):
+                kept["retries"] = retries
             run_status.put(run, key, {**kept, **tally.state(), **state, "waits_for": jobs.trouble or None})
 
         jobs.run(bodies, tally.take, beat)
-
-
-def _needs(run: Run, key: str) -> Needs:
-    return column_stage(run.nodes[key].spec.stage).needs if key in run.nodes else step(key).needs

@@ -101,7 +101,7 @@ class FanOut:
 
         Args:
             done: called with all tasks that are completed, each time.
-            beat: called before the first Job starts and then about every `pace.beat` seconds.
+            beat: called before the first Job starts, then about every `pace.beat` seconds, and at the end.
 
         Raises:
             PermanentError: bad input; the log's last lines are those of a failed pod.
@@ -114,6 +114,7 @@ class FanOut:
         except (Terminated, KeyboardInterrupt):
             self._let_go()
             raise
+        beat(seen)  # with the counts at the end
         self._judge(seen)
 
     def _start(self, body: Object, beat: Callable[[JobStates], None]) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from components.engine.registry import column_stage, stages
-from components.engine.stage import DECODER_GIB, Batch, ColumnStage
+from components.engine.stage import DECODER_GIB, ColumnStage
 from components.pool.columns import ALL, Columns
 from components.pool.run import Node, Run
 from components.pool.shards import Shard
@@ -20,29 +20,18 @@ from components.pool.specs import ColumnSpec
 from components.recipe.training import Train
 from components.selection.demand import expected_share, foresee_demand
 from components.selection.needs import left_out
-from components.selection.rule_inputs import coverage
-from components.stages.index.stage import IndexStage
 from components.stages.report.table import result_table
 from components.stages.train.scales import scale_of
 from pipelines.planning.checks import check_recipe
 from pipelines.planning.download_forecast import upcoming
 from pipelines.planning.graph_nodes import place_of
+from pipelines.planning.pool_size import Size, pool_size
+from pipelines.planning.predictions import costs_in_words
 from pipelines.planning.rates import A100, stated
 from pipelines.planning.training_sets import in_bytes, lines_of
 from pipelines.planning.without_gpus import without_gpus
 
-PROBE = 2  # shards whose headers are read when the pool was never indexed
 COUNTED = 2_000  # shards of a pool whose demand a plan counts exactly: some minutes for 20 million samples
-
-
-@dataclass(frozen=True)
-class Size:
-    """Samples of the pool."""
-
-    rows: float
-    usable: float
-    exact: bool
-    """False where they are scaled up from the headers of a few shards."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,8 @@ def show_plan(run: Run, console: Console) -> None:
     console.print(f"Rates: {stated(A100)} samples/s on an A100 (the paper, Appendix B).", highlight=False)
     for text in check_recipe(run.recipe):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-    for text in without_gpus(run, {line.key: line.todo for line in lines}):
+    todo = {line.key: line.todo for line in lines}
+    for text in (*without_gpus(run, todo), *costs_in_words(run, todo)):
         console.print(text, highlight=False)
 
 
@@ -167,21 +157,6 @@ def plan_lines(run: Run) -> list[Line]:
         written = todo * _bytes_of(node)
         lines[node.key] = Line(node.key, asked, todo, exact, done, written, A100.hours(node, todo))
     return list(lines.values())
-
-
-def pool_size(run: Run) -> Size:
-    """Count the samples where the pool is indexed, else scale up by bytes from the headers of two shards."""
-    columns = run.open_columns()
-    if all(columns.parts(run.index, shard) for shard in run.pool.shards):
-        rows = sum(columns.rows(run.index, shard) for shard in run.pool.shards)
-        return Size(rows, coverage(run, run.index)[1], True)
-    some = run.pool.shards[:PROBE]
-    errors: list[str | None] = []
-    for shard in some:
-        with run.pool.source.open(shard.tar) as tar:
-            errors += IndexStage(run.index).process(Batch(shard, [], tar=tar))["error"]
-    scale = sum(shard.size for shard in run.pool.shards) / max(1, sum(shard.size for shard in some))
-    return Size(len(errors) * scale, errors.count(None) * scale, len(some) == len(run.pool.shards))
 
 
 def _missing(run: Run, columns: Columns, node: Node, asked: float, size: Size) -> float:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 
 from components.engine.registry import column_stage
 from components.pool.run import Run
-from components.recipe.compute import NodePool
-from components.recipe.nodes import DEFAULT_CPU, gpus_per_node, train_pool
+from components.recipe.nodes import cores_of, gpus_per_node, train_pool
 from pipelines.planning.rates import CORE, stated
 
 
@@ -20,13 +18,6 @@ def without_gpus(run: Run, todo: Mapping[str, float]) -> list[str]:
     """
     found = [*_columns(run, todo), *_trainings(run)]
     return [*found, _source()] if found else []
-
-
-def cores_of(pool: NodePool) -> int:
-    """Return how many cores a pod of this pool uses for a model: those that it asks for, rounded up."""
-    text = pool.cpu or DEFAULT_CPU[False]
-    number = float(text.rstrip("mkMGTi"))  # of Kubernetes' units only thousandths are ever used for cores
-    return max(1, ceil(number / 1000 if text.endswith("m") else number))
 
 
 def _columns(run: Run, todo: Mapping[str, float]) -> list[str]:

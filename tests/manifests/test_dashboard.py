@@ -14,6 +14,20 @@ METRICS: dict[str, set[str]] = {
     "recaption_stage_shards_done": {"object_namespace", "name", "stage"},
     "recaption_stage_shards_total": {"object_namespace", "name", "stage"},
     "recaption_stage_samples_per_second": {"object_namespace", "name", "stage"},
+    **{
+        f"recaption_stage_{what}": {"object_namespace", "name", "stage"}
+        for what in (
+            *("tasks_done", "tasks_total", "checkpoints_done", "checkpoints_total"),
+            *("samples", "failures", "gpu_seconds", "retries"),
+        )
+    },
+    "recaption_run_progress": {"object_namespace", "name"},
+    "recaption_run_restarts": {"object_namespace", "name"},
+    "recaption_run_gpu_hours": {"object_namespace", "name", "account"},
+    "recaption_run_cost": {"object_namespace", "name", "account"},
+    "recaption_deletion_timestamp_seconds": {"object_namespace", "name", "kind"},
+    "recaption_schedule_missed": {"object_namespace", "name"},
+    "recaption_schedule_next_timestamp_seconds": {"object_namespace", "name"},
     "recaption_reconcile_seconds": {"kind"},
     "recaption_reconcile_errors_total": {"kind"},
     "recaption_schedule_dumps_behind": {"object_namespace", "name"},

@@ -29,6 +29,7 @@ LARGEST_ANNOTATION = 256 * 1024  # bytes of all annotations of an object
 OTHERS = {
     "ClusterTrainingRuntime.trainer.kubeflow.org",
     *(f"{kind}.kueue.x-k8s.io" for kind in ("ResourceFlavor", "ClusterQueue", "LocalQueue")),
+    "PrometheusRule.monitoring.coreos.com",
     "ServiceMonitor.monitoring.coreos.com",
     "PodMonitoring.monitoring.googleapis.com",
 }

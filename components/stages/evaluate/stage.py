@@ -69,6 +69,12 @@ class EvaluateStep(Step):
                     _merge(run, mixture)
         _raise(failures)
 
+    def recorded(self, run: Run) -> tuple[float, float] | None:
+        """Return the seconds that the results took, and how many results there are."""
+        paths = [_path(run, mixture, task) for mixture in run.trained for task in _tasks(run)] if run.is_indexed else []
+        found = [json.loads(run.storage.read(path)) for path in paths if run.storage.size(path) is not None]
+        return sum(result["seconds"] for result in found), len(found)
+
     def count_tasks(self, run: Run) -> int:
         return len(_groups(run))
 

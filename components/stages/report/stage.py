@@ -19,6 +19,7 @@ from components.base.version import version
 from components.engine.stage import Needs, Step
 from components.pool.run import Run
 from components.recipe import recipe as schema
+from components.recipe.costs import bill, predicted, read_work, spent
 from components.recipe.mixtures import Mixture, in_words
 from components.selection.needs import left_out
 from components.stages.report import gather, plots
@@ -93,6 +94,7 @@ def _content(run: Run) -> dict[str, Any]:
             plots.scatter(gather.circles(run), "unique trigrams of all texts (diversity)", "mean cosine (less noise)")
         ),
         "stages": _stages(run),
+        "costs": _costs(run),
         "notes": [
             *_unfinished(run, funnel, done, results),
             *_arrived(run, funnel),
@@ -203,6 +205,26 @@ def _stages(run: Run) -> list[dict[str, Any]]:
             {"key": key, "state": stage["state"], "samples": samples, "seconds": stage.get("seconds"), "rate": rate}
         )
     return rows
+
+
+def _costs(run: Run) -> list[dict[str, str]]:
+    """Return the rows of what the run has spent beside what was predicted, per stage and in all; empty where nothing
+    was recorded."""
+    status, prices = run.status(), run.spec.compute.prices
+    work = {key: read_work(entry.get("work")) for key, entry in status.get("stages", {}).items()}
+    before: dict[str, Any] = status.get("predicted", {})
+    keys = [key for key in dict.fromkeys([*before, *work]) if work.get(key) or before.get(key)]
+    rows = [
+        {
+            "key": key,
+            "pools": ", ".join(work.get(key) or before.get(key) or ()),
+            "predicted": str(bill(prices, [read_work(before[key])])) if before.get(key) else "–",
+            "spent": str(bill(prices, [work[key]])) if work.get(key) else "–",
+        }
+        for key in keys
+    ]
+    whole = {"key": "all", "pools": "", "predicted": str(predicted(prices, status) or "–")}
+    return [*rows, {**whole, "spent": str(spent(prices, status))}] if rows else []
 
 
 def _notes(run: Run, results: list[dict[str, Any]]) -> list[str]:

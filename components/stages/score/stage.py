@@ -78,6 +78,11 @@ class ScoreStage(ColumnStage):
         return rate and rate.times(TEXT_TOWER)
 
     @classmethod
+    def pace(cls, spec: ColumnSpec) -> str:
+        scorer = scorer_of(spec)  # whatever the text
+        return f"{cls.name}.{model_label(scorer.model, scorer.weights)}"
+
+    @classmethod
     def check(cls, options: Model, where: str) -> Iterator[Finding]:
         assert isinstance(options, ClipScore)
         return check_clip(options.model, options.weights, where)

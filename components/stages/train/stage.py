@@ -71,6 +71,13 @@ class TrainStep(Step):
             if run.storage.size(f"{run.model_folder(mixture)}/model.json") is None:
                 train(run, mixture)
 
+    def recorded(self, run: Run) -> tuple[float, float] | None:
+        """Return the seconds of all processes, of each model's last attempt, and its samples."""
+        paths = [f"{run.model_folder(m)}/model.json" for m in run.trained] if run.is_indexed else []
+        models = [json.loads(run.storage.read(path)) for path in paths if run.storage.size(path) is not None]
+        timed = [(m.get("seconds", 0), m.get("world_size", 1), m.get("samples_per_second") or 0) for m in models]
+        return sum(s * world for s, world, _ in timed), sum(s * rate for s, _, rate in timed)
+
 
 @dataclass(frozen=True)
 class Training:

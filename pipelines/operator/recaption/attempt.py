@@ -41,7 +41,8 @@ def is_under_way(thing: Object) -> bool:
 def attempt_for(thing: Object, recipe: Recipe) -> Object:
     """Return the attempt that the object asks for: the one that is written down, or a new one."""
     spec, status = recipe.spec, thing["status"]
-    hashed = {"hash": content_hash(said(spec, "suspend", "compute")), "compute": content_hash(spec.compute)}
+    compute = content_hash(spec.compute.without_prices())  # another price starts nothing again
+    hashed = {"hash": content_hash(said(spec, "suspend", "compute")), "compute": compute}
     have: Object = status.get("kfp", {})
     if have.get("hash") == hashed["hash"]:
         failed = (status.get("phase") == "Failed" and not is_under_way(thing)) or "restartTime" in status

@@ -25,7 +25,7 @@ from pipelines.operator.recaption.attempt import (
 )
 from pipelines.operator.recaption.endings import PAUSES, Ending, ending_of, restart_after
 from pipelines.operator.recaption.observation import STOPPED, Observation, Problem
-from pipelines.operator.recaption.status_view import result_fields, run_fields
+from pipelines.operator.recaption.status_view import prices_of, result_fields, run_fields
 from pipelines.operator.runtime.allowance import NotAllowed
 from pipelines.operator.runtime.conditions import (
     Event,
@@ -46,7 +46,7 @@ MUCH_LATER = 60.0  # seconds after a bug, whose traceback is logged each time
 
 RUN_STOPPED = "the run is stopped; finished work is kept"
 OF_A_RUN = (  # fields of the status that a new attempt starts without
-    *("stage", "progress", "rate", "stages", "run", "report", "datasets", "empty", "best", "bestResult"),
+    *("stage", "progress", "rate", "stages", "costs", "run", "report", "datasets", "empty", "best", "bestResult"),
     *("startTime", "completionTime", "restartTime", "cleaned"),
 )
 BAD_NEWS = (("Accepted", "False"), ("Reachable", "False"), ("Failed", "True"))
@@ -154,7 +154,7 @@ def _proceed(thing: Object, seen: Observation, suspend: bool) -> Decision:
         if status["kfp"].get("runId"):
             return _failed(thing, seen, "KFPRunDeleted", f"KFP no longer has run {status['kfp']['runId']}")
         return Decision(_suspended(thing, seen, "not started")) if suspend else Decision(status, Act.SUBMIT)
-    fields, waits = run_fields(seen.run, seen.progress)
+    fields, waits = run_fields(seen.run, seen.progress, prices_of(thing["spec"]))
     status = {**status, "kfp": _kfp(status, seen, chosen), **fields}
     status.setdefault("startTime", timestamp(parse_time(chosen.created) if chosen.created else seen.now))
     thing = {**thing, "status": status}

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from components.base.printable import printable
+from components.recipe.costs import GPU, Bill, predicted, read_work, spent
 from pipelines.operator.runtime.conditions import Object
 
 METRICS = ("average", "classification", "retrieval", "ImageNet", "mean cosine")
@@ -26,8 +27,11 @@ LONGEST_ADDRESS = 2048  # characters of an address
 LARGEST = 2**53  # that JSON's readers agree on
 
 
-def run_fields(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
-    """Return the status fields of a run: its URI, its stages, and the current stage in short.
+def run_fields(run: str, progress: Mapping[str, Any], prices: Mapping[str, float] = {}) -> tuple[Object, str]:
+    """Return the status fields of a run: its URI, its stages, the current stage in short, and its costs.
+
+    Args:
+        prices: of an hour of one GPU or core, by the pool's name.
 
     Returns:
         the fields, and what the current stage waits for; empty where it waits for nothing.
@@ -37,7 +41,7 @@ def run_fields(run: str, progress: Mapping[str, Any]) -> tuple[Object, str]:
     given: Mapping[str, Mapping[str, Any]] = progress.get("stages", {})
     entries = {printable(name, LONGEST): entry for name, entry in islice(given.items(), STAGES)}
     stages = {name: _stage(name, entry) for name, entry in entries.items()}
-    found: Object = {"run": run, "stages": [*stages.values()]}
+    found: Object = {"run": run, "stages": [*stages.values()], "costs": _costs(progress, prices)}
     begun = [name for name, entry in entries.items() if entry.get("state") not in ("done", "waiting")]
     now = begun[-1] if begun else ""
     entry, stage = entries.get(now, {}), stages.get(now, {})
@@ -59,12 +63,38 @@ def _stage(name: str, entry: Mapping[str, Any]) -> Object:
         stage["samples"] = _whole(entry["samples"])
     if rate := entry.get("samples_per_second"):
         stage["samplesPerSecond"] = _number(rate)
+    if entry.get("checkpoints_total"):
+        reached, whole = _whole(entry.get("checkpoints", 0)), _whole(entry["checkpoints_total"])
+        stage |= {"checkpoints": reached, "checkpointsTotal": whole}
     if "seconds" in entry:
         stage["seconds"] = _whole(_number(entry["seconds"]))
+    seconds = [work.hours * 3600 for work in read_work(entry.get("work")).values() if work.unit == GPU]
+    if seconds:
+        stage["gpuSeconds"] = _whole(sum(seconds))
+    if entry.get("retries"):
+        stage["retries"] = _whole(entry["retries"])
     if failures := entry.get("failures"):
         often = sorted(failures.items(), key=lambda item: (-item[1], item[0]))[:REASONS]
         stage["failures"] = {printable(reason, LONGEST): _whole(count) for reason, count in often}
     return stage
+
+
+def prices_of(spec: Mapping[str, Any]) -> dict[str, float]:
+    """Return the prices that a recipe gives to its pools, by the pool's name, whether the recipe is valid or not."""
+    pools = (spec.get("compute") or {}).get("pools") or ()
+    return {str(pool["name"]): float(pool["price"]) for pool in pools if pool.get("price") is not None}
+
+
+def _costs(progress: Mapping[str, Any], prices: Mapping[str, float]) -> Object:
+    """Return status.costs: what the run has spent, beside what was predicted when it began."""
+    found = {f"spent{key}": value for key, value in _bill(spent(prices, progress)).items()}
+    before = predicted(prices, progress)
+    return found | ({f"predicted{key}": value for key, value in _bill(before).items()} if before else {})
+
+
+def _bill(bill: Bill) -> Object:
+    said = {"GpuHours": bill.gpu_hours, "CoreHours": bill.core_hours, "Money": bill.money}
+    return {key: round(_number(value), 4) for key, value in said.items() if value is not None}
 
 
 def _number(value: Any) -> float:

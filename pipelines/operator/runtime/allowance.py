@@ -11,9 +11,8 @@ from pydantic.alias_generators import to_camel
 
 from components.base.errors import PermanentError
 from components.recipe.compute import Compute
-from components.recipe.nodes import gpus_per_node, train_pool
+from components.recipe.nodes import gpus_per_node, pools_for, train_pool
 from components.recipe.recipe import Spec
-from pipelines.kubernetes.jobs import pools_for
 
 EVERY = "<every>"
 """Stands for the key of a toleration that has none, which tolerates every taint."""

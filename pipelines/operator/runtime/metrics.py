@@ -17,11 +17,24 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pipelines.kubernetes.cluster import Conflict
-from pipelines.operator.runtime.conditions import Object
+from pipelines.operator.runtime.conditions import Object, condition, parse_time
 
 PHASES = ("Pending", "Suspended", "Running", "Succeeded", "Failed", "Refused", "Ending")
 OBJECT = ("object_namespace", "name")
 """Labels of an object. A scraper sets `namespace` itself: to that of the operator's pod."""
+STAGE = (
+    ("shards-done", "shards_done", "Shards a stage has finished"),
+    ("shards-total", "shards_total", "Shards a stage has to do"),
+    ("tasks-done", "tasks_done", "Tasks (or models) a stage has finished"),
+    ("tasks-total", "tasks_total", "Tasks (or models) a stage has to do"),
+    ("checkpoints", "checkpoints_done", "Checkpoints that the trainings have reached"),
+    ("checkpointsTotal", "checkpoints_total", "Checkpoints of all trainings"),
+    ("samples", "samples", "Samples a stage has done"),
+    ("samplesPerSecond", "samples_per_second", "Samples a stage does per second"),
+    ("gpuSeconds", "gpu_seconds", "Seconds of GPUs that a stage's finished work took"),
+    ("retries", "retries", "Attempts of a stage's pods that failed"),
+)
+"""Of an entry of status.stages: the field (`unit-done` is done of that unit), the metric's name, its meaning."""
 KINDS = ("Recaption", "RecaptionSchedule")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Buckets: a look without a question takes milliseconds; KFP may take 30 s to answer."""
@@ -84,8 +97,14 @@ class _ObjectMetrics(Collector):
         """Make all series."""
         recaptions = list(self.sources.recaptions())
         yield _runs(recaptions)
-        yield from _stages(thing for thing in recaptions if _phase(thing) == "Running")
-        yield _behind(self.sources.schedules())
+        running = [thing for thing in recaptions if _phase(thing) == "Running"]
+        yield from _stages(running)
+        yield from _progress(running)
+        yield from _costs(running)
+        schedules = list(self.sources.schedules())
+        yield _behind(schedules)
+        yield from _times(schedules)
+        yield _deletions({KINDS[0]: recaptions, KINDS[1]: schedules})
         yield _requests(self.sources.requests())
         leader, reachable = self.sources.is_leader(), self.sources.is_kfp_reachable()
         yield _flag("recaption_leader", "1 where this operator acts, 0 where it waits for the Lease", leader)
@@ -103,18 +122,76 @@ def _runs(recaptions: Iterable[Object]) -> Metric:
 
 def _stages(running: Iterable[Object]) -> list[Metric]:
     labels = [*OBJECT, "stage"]
-    done = GaugeMetricFamily("recaption_stage_shards_done", "Shards a stage has finished", labels=labels)
-    total = GaugeMetricFamily("recaption_stage_shards_total", "Shards a stage has to do", labels=labels)
-    rate = GaugeMetricFamily("recaption_stage_samples_per_second", "Samples a stage does per second", labels=labels)
+    found = {field: GaugeMetricFamily(f"recaption_stage_{name}", what, labels=labels) for field, name, what in STAGE}
+    failures = GaugeMetricFamily("recaption_stage_failures", "Samples that a stage could not use", labels=labels)
     for thing in running:
         for stage in thing["status"].get("stages", ()):
             key = [*_key(thing), stage["name"]]
-            if stage.get("unit") == "shards":
-                done.add_metric(key, stage["done"])
-                total.add_metric(key, stage["total"])
-            if "samplesPerSecond" in stage:
-                rate.add_metric(key, stage["samplesPerSecond"])
-    return [done, total, rate]
+            unit = {f"{stage.get('unit')}-{end}": stage[end] for end in ("done", "total") if "unit" in stage}
+            for field, value in {**stage, **unit}.items():
+                if field in found:
+                    found[field].add_metric(key, value)
+            if "samples" in stage:
+                failures.add_metric(key, sum(stage.get("failures", {}).values()))
+    return [*found.values(), failures]
+
+
+def _progress(running: Iterable[Object]) -> list[Metric]:
+    """Make one number of each run that moves whenever anything of it is finished, and count its restarts."""
+    done = GaugeMetricFamily(
+        "recaption_run_progress",
+        "Stages, shards, tasks and checkpoints that a run has finished, added up",
+        labels=OBJECT,
+    )
+    restarts = GaugeMetricFamily("recaption_run_restarts", "Restarts in a row after bad luck", labels=OBJECT)
+    for thing in running:
+        stages = thing["status"].get("stages", ())
+        finished = sum(stage.get("state") == "done" for stage in stages)
+        counted = sum(stage.get("done", 0) + stage.get("checkpoints", 0) for stage in stages)
+        done.add_metric(_key(thing), finished + counted)
+        restarts.add_metric(_key(thing), thing["status"].get("restarts", 0))
+    return [done, restarts]
+
+
+def _costs(running: Iterable[Object]) -> list[Metric]:
+    labels = [*OBJECT, "account"]
+    hours = GaugeMetricFamily("recaption_run_gpu_hours", "GPU-hours of a run, spent or predicted", labels=labels)
+    money = GaugeMetricFamily("recaption_run_cost", "Cost of a run by the prices of its pools", labels=labels)
+    for thing in running:
+        costs = thing["status"].get("costs", {})
+        for account in ("spent", "predicted"):
+            for family, field in ((hours, f"{account}GpuHours"), (money, f"{account}Money")):
+                if field in costs:
+                    family.add_metric([*_key(thing), account], costs[field])
+    return [hours, money]
+
+
+def _times(schedules: Iterable[Object]) -> list[Metric]:
+    due = GaugeMetricFamily(
+        "recaption_schedule_next_timestamp_seconds", "Time at which a schedule is due next", labels=OBJECT
+    )
+    missed = GaugeMetricFamily(
+        "recaption_schedule_missed", "1 where a schedule's last time passed without an outcome", labels=OBJECT
+    )
+    for thing in schedules:
+        status = thing.get("status", {})
+        missed.add_metric(_key(thing), condition(status, "Scheduled").get("reason") == "MissedDeadline")
+        if status.get("nextScheduleTime") and not thing.get("spec", {}).get("suspend"):
+            due.add_metric(_key(thing), parse_time(status["nextScheduleTime"]).timestamp())
+    return [due, missed]
+
+
+def _deletions(things: Mapping[str, Iterable[Object]]) -> Metric:
+    found = GaugeMetricFamily(
+        "recaption_deletion_timestamp_seconds",
+        "Time at which an object's deletion was asked for",
+        labels=[*OBJECT, "kind"],
+    )
+    for kind, listed in things.items():
+        for thing in listed:
+            if since := thing["metadata"].get("deletionTimestamp"):
+                found.add_metric([*_key(thing), kind], parse_time(since).timestamp())
+    return found
 
 
 def _behind(schedules: Iterable[Object]) -> Metric:

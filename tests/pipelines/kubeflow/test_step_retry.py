@@ -156,7 +156,7 @@ def test_what_ended_a_run_is_recorded_in_its_folder(run: Run, error: BaseExcepti
     assert (found["state"], found["error"]["kind"]) == (state, kind)
     assert "\n" not in found["error"]["message"]
     run_status.begin(run)
-    assert run.status()["stages"]["index"] == {"state": "waiting"}
+    assert run.status()["stages"]["index"] == {"state": "waiting", "reused": {"seconds": 0, "samples": 0}}
 
 
 def test_a_storage_that_is_away_does_not_hide_the_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,16 +22,15 @@ from components.base.errors import PermanentError
 from components.engine.images import MAX_BYTES
 from components.engine.stage import DECODER_GIB, Needs
 from components.recipe.compute import Accelerator, Compute, NodePool, Toleration
+from components.recipe.nodes import cut, pools_for
 from pipelines.kubernetes.jobs import (
     LaunchedStage,
     Owner,
     Target,
     build_job,
-    cut,
     job_name,
     label_value,
     parse_ranges,
-    pools_for,
     ranges,
     run_label,
 )

@@ -208,7 +208,8 @@ def test_an_owner_is_set_and_a_later_run_takes_over(world: World) -> None:
 def body_of(world: World, **changed: Any) -> dict[str, Any]:
     """The Job that `launch` makes of this run's index."""
     from components.engine.registry import column_stage
-    from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job, pools_for
+    from components.recipe.nodes import pools_for
+    from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job
 
     compute = world.run.spec.compute
     target = Target(world.cluster.namespace, changed.get("image", world.image), owner=changed.get("owner"))

@@ -227,7 +227,7 @@ GOOD_CHANGES: dict[str, dict[str, Any]] = {
         "spec.compute.pools.0": {
             **{"name": "l4", "parallelism": 64, "spot": True, "share": 0.5, "cpu": "8", "memory": "32Gi"},
             **{"priorityClass": "batch", "queue": "gpus", "nodeSelector": {}, "tolerations": [{"operator": "Exists"}]},
-            "accelerator": {"resource": "amd.com/gpu", "count": 2},
+            **{"accelerator": {"resource": "amd.com/gpu", "count": 2}, "price": 0.75},
         }
     },
     "no GPU in the cluster": {

@@ -103,9 +103,16 @@ def test_an_option_that_says_its_default_is_in_no_name() -> None:
     assert plan_run(parse_recipe(said)).name == plan_run(parse_recipe(RECIPE)).name
 
 
-@pytest.mark.parametrize("added", ["suspend: true", "compute: {decoders: 2}", "trainingSets: {blur: []}", "scorer: {}"])
+PRICES = "compute: {pools: [{name: a100, accelerator: {}, price: 2.5}]}"
+
+
+@pytest.mark.parametrize(
+    "added", ["suspend: true", "compute: {decoders: 2}", "trainingSets: {blur: []}", "scorer: {}", PRICES]
+)
 def test_what_changes_no_result_is_in_no_name(added: str) -> None:
-    assert names(plan_run(parse_recipe(f"{RECIPE}  {added}\n"))) == names(plan_run(parse_recipe(RECIPE)))
+    changed = plan_run(parse_recipe(f"{RECIPE}  {added}\n"))
+    assert names(changed) == names(plan_run(parse_recipe(RECIPE)))
+    assert changed.name == plan_run(parse_recipe(RECIPE)).name
 
 
 def test_a_further_name_for_a_choice_makes_nothing_anew() -> None:

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from components.recipe.compute import NodePool
+from components.recipe.nodes import cores_of
 from pipelines.cli import app
-from pipelines.planning.without_gpus import cores_of
 from tests.pipelines.execution.test_local import recipe_text
 from tests.pools import write_shard
 

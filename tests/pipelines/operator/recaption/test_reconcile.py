@@ -316,3 +316,36 @@ def test_a_status_that_was_wiped_is_found_again(here: Place) -> None:
     here.look()
     assert here.status()["kfp"]["name"] == name
     assert len(here.runs()) == 1
+
+
+def test_costs_are_told_by_the_prices_that_the_object_has_now(here: Place) -> None:
+    here.apply(compute={"pools": [{"name": "a100", "accelerator": {"count": 2}, "price": 2}]})
+    here.look()
+    here.play()
+    here.look()
+    work = {"a100": {"seconds": 5400, "samples": 90, "devices": 2, "unit": "GPU"}}
+    here.progress("embed", state="running", shards=3, total=8, work=work, retries=4, reused={})
+    here.progress("train", state="running", tasks=0, total=1, checkpoints=3, checkpoints_total=5)
+    run = here.run()
+    run.save_status({**run.status(), "predicted": {"embed": {**work, "cpu": {**work["a100"], "unit": "core"}}}})
+    here.look()
+    status = here.status()
+    assert status["costs"] == {
+        **{"spentGpuHours": 3.0, "spentCoreHours": 0.0, "spentMoney": 6.0},
+        **{"predictedGpuHours": 3.0, "predictedCoreHours": 3.0, "predictedMoney": 6.0},
+    }
+    embed, train = status["stages"]
+    assert (embed["gpuSeconds"], embed["retries"]) == (10_800, 4)
+    assert (train["checkpoints"], train["checkpointsTotal"]) == (3, 5)
+    here.apply(compute={"pools": [{"name": "a100", "accelerator": {"count": 2}, "price": 3}]})
+    here.look()
+    assert here.status()["costs"]["spentMoney"] == 9.0
+    assert len(here.runs()) == 1
+
+
+@pytest.mark.parametrize("work", [{"a": 5}, {"a": {"seconds": 1e400}}, {"a": {"seconds": -1, "samples": 0}}])
+def test_work_that_somebody_else_wrote_is_refused_in_one_line(here: Place, work: object) -> None:
+    start(here)
+    here.progress("embed", state="running", work=work)
+    here.look()
+    assert here.reason("Reachable") == "False Refused"

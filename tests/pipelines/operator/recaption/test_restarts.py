@@ -151,12 +151,12 @@ def test_a_launcher_that_was_deleted_or_evicted_is_named_and_started_anew(
     start(here)
     here.progress("embed", state="done", shards=1, total=1)
     if last_words:
-        here.ends("caption:blip2", last_words)
+        here.ends("score:raw", last_words)
     else:
-        here.progress("caption:blip2", state="running", shards=2, total=12)
+        here.progress("score:raw", state="running", shards=2, total=12)
     here.finish("FAILED")
     assert here.look() == pytest.approx(PAUSES[0])
-    assert "stage caption:blip2: its pod was evicted, deleted or killed before it could say" in message(here, "Running")
+    assert "stage score:raw: its pod was evicted, deleted or killed before it could say" in message(here, "Running")
     clock.later(PAUSES[0])
     here.look()
     assert len(here.runs()) == 2
@@ -281,3 +281,22 @@ def test_kfp_and_storage_answer_only_when_both_have(here: Place) -> None:
         assert "Answered" not in here.events()
     here.look()
     assert here.reason("Reachable") == "True Answered"
+
+
+def test_another_price_starts_nothing_again(here: Place, clock: Clock) -> None:
+    def pools(**more: object) -> dict[str, object]:
+        return {"pools": [{"name": "a100", "accelerator": {"count": 1}, **more}]}
+
+    here.apply(compute=pools())
+    here.look()
+    here.play()
+    here.look()
+    here.ends("embed", PermanentError("spec.scorer: wrong"))
+    here.finish("FAILED")
+    assert here.look() == inf
+    here.apply(compute=pools(price=2.5))
+    assert here.look() == inf
+    assert (here.phase(), len(here.runs())) == ("Failed", 1)
+    here.apply(compute=pools(spot=True))
+    here.look()
+    assert len(here.runs()) == 2

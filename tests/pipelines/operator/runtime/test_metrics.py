@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes import client
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +23,12 @@ from pipelines.operator.runtime.metrics import KINDS, PHASES, Metrics, Sources
 
 EMPTY = Sources(lambda: [], lambda: [], lambda: {}, lambda: True, lambda: True)
 STATUS = "recaptions.recaption.dev/status"
-DASHBOARD = Path(__file__).parents[4] / "manifests/monitoring/dashboard.json"
+ROOT = Path(__file__).parents[4]
+DASHBOARD = ROOT / "manifests/monitoring/dashboard.json"
+RULES = ROOT / "manifests/components/prometheus/rules.yaml"
+TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
+WORDS = {"and", "or", "on", "offset", "object_namespace", "name", "phase", "account"}
+"""What an alert's expression has besides functions and metrics: PromQL's words, and labels."""
 
 
 def thing(name: str, **status: Any) -> dict[str, Any]:
@@ -61,6 +67,10 @@ def test_a_running_object_has_its_stages_until_it_ends_or_is_deleted() -> None:
     metrics = Metrics(replace(EMPTY, recaptions=lambda: things))
     labels = '{{name="a",object_namespace="research",stage="{}"}}'
     assert series(metrics, "recaption_stage") == {
+        "recaption_stage_samples" + labels.format("index"): 80_000,
+        "recaption_stage_failures" + labels.format("index"): 0,
+        "recaption_stage_tasks_done" + labels.format("train"): 1,
+        "recaption_stage_tasks_total" + labels.format("train"): 2,
         "recaption_stage_shards_done" + labels.format("index"): 8,
         "recaption_stage_shards_total" + labels.format("index"): 8,
         "recaption_stage_shards_done" + labels.format("caption:blip2"): 3,
@@ -75,14 +85,53 @@ def test_a_schedule_is_behind_by_what_its_status_says() -> None:
     things = [thing("weekly", behind=3), thing("new")]
     metrics = Metrics(replace(EMPTY, schedules=lambda: things))
     expected = {'recaption_schedule_dumps_behind{name="weekly",object_namespace="research"}': 3}
-    assert series(metrics, "recaption_schedule") == expected
+    assert series(metrics, "recaption_schedule_dumps") == expected
+
+
+def test_what_a_stage_costs_retries_and_has_trained() -> None:
+    train = {"name": "train", "state": "running", "unit": "tasks", "done": 1, "total": 2}
+    stage = {**train, "checkpoints": 7, "checkpointsTotal": 10, "gpuSeconds": 3600, "retries": 4}
+    caption = {"name": "caption:a", "state": "done", "samples": 100, "failures": {"sample: x": 3, "sample: y": 2}}
+    costs = {"spentGpuHours": 1.0, "predictedGpuHours": 2.5, "spentMoney": 3.5}
+    things = [thing("a", phase="Running", stages=[stage, caption], costs=costs, restarts=2)]
+    found = series(Metrics(replace(EMPTY, recaptions=lambda: things)), "recaption_")
+    of = '{{name="a",object_namespace="research",stage="{}"}}'.format
+    assert found["recaption_stage_gpu_seconds" + of("train")] == 3600
+    assert found["recaption_stage_retries" + of("train")] == 4
+    assert found["recaption_stage_checkpoints_done" + of("train")] == 7
+    assert found["recaption_stage_checkpoints_total" + of("train")] == 10
+    assert found["recaption_stage_failures" + of("caption:a")] == 5
+    run = 'name="a",object_namespace="research"'
+    assert found[f"recaption_run_progress{{{run}}}"] == 1 + 1 + 7  # a stage, a model, the checkpoints
+    assert found[f"recaption_run_restarts{{{run}}}"] == 2
+    hours = {
+        account: found[f'recaption_run_gpu_hours{{account="{account}",{run}}}'] for account in ("spent", "predicted")
+    }
+    assert hours == {"spent": 1.0, "predicted": 2.5}
+    assert [name for name in found if name.startswith("recaption_run_cost")] == [
+        f'recaption_run_cost{{account="spent",{run}}}'
+    ]
+
+
+def test_a_deletion_and_a_schedule_have_their_times_and_two_kinds_of_one_name_their_own_series() -> None:
+    gone, weekly = thing("weekly"), thing("weekly", nextScheduleTime="2026-11-29T08:00:00Z")
+    gone["metadata"]["deletionTimestamp"] = weekly["metadata"]["deletionTimestamp"] = "2026-11-29T07:00:00Z"
+    weekly["status"]["conditions"] = [{"type": "Scheduled", "status": "False", "reason": "MissedDeadline"}]
+    made = Metrics(replace(EMPTY, recaptions=lambda: [gone], schedules=lambda: [weekly]))
+    assert set(series(made, "recaption_deletion").values()) == {1795935600.0}
+    assert len(series(made, "recaption_deletion")) == 2
+    assert set(series(made, "recaption_schedule_next").values()) == {1795939200.0}
+    assert set(series(made, "recaption_schedule_missed").values()) == {1.0}
+    weekly["spec"] = {"suspend": True}
+    assert series(made, "recaption_schedule_next") == {}
 
 
 def test_no_label_is_one_that_the_scraper_sets_itself() -> None:
     """Of Prometheus with the Prometheus Operator, and of Google's managed one: they rename or overwrite ours."""
     theirs = {"namespace", "pod", "container", "job", "instance", "endpoint", "service", "cluster", "location", "node"}
     stages = [{"name": "index", "state": "done", "unit": "shards", "done": 8, "total": 8, "samplesPerSecond": 7.0}]
-    things = [thing("a", phase="Running", stages=stages, behind=1)]
+    things = [thing("a", phase="Running", stages=stages, behind=1, costs={"spentGpuHours": 1.0})]
+    things[0]["metadata"]["deletionTimestamp"] = "2026-11-29T07:00:00Z"
     made = Metrics(replace(EMPTY, recaptions=lambda: things, schedules=lambda: things, requests=lambda: {"get x": 1}))
     with made.reconciling("Recaption"):
         pass
@@ -139,12 +188,39 @@ def test_every_metric_says_what_it_is_and_two_operators_of_one_process_have_thei
     assert "process_resident_memory_bytes" in {family.name for family in families}
 
 
-def test_the_dashboard_asks_for_nothing_that_there_is_not() -> None:
-    metrics = Metrics(EMPTY)
-    families = list(text_string_to_metric_families(generate_latest(metrics.registry).decode()))
+def exported() -> set[str]:
+    """The names of all series that the operator exports."""
+    families = list(text_string_to_metric_families(generate_latest(Metrics(EMPTY).registry).decode()))
     kinds = {family.name: family.type for family in families}
     parts = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
-    there = {name + end for name, kind in kinds.items() for end in parts[kind] if name.startswith("recaption_")}
+    return {name + end for name, kind in kinds.items() for end in parts[kind] if name.startswith("recaption_")}
+
+
+def test_the_dashboard_asks_for_nothing_that_there_is_not() -> None:
     asked = set(re.findall(r"\brecaption_\w+", json.dumps(json.loads(DASHBOARD.read_text()))))
     assert asked
-    assert asked <= there
+    assert asked <= exported()
+
+
+def test_the_alerts_ask_for_nothing_that_there_is_not() -> None:
+    rules = yaml.safe_load(RULES.read_text())
+    assert rules["kind"] == "PrometheusRule"
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+    assert len({alert["alert"] for alert in alerts}) == len(alerts)
+    for alert in alerts:
+        words = set(re.findall(r"[a-z_]\w*(?![\w(])", re.sub(r'"[^"]*"|\[\w+\]|\d\w*', "", alert["expr"])))
+        assert words & exported(), alert["alert"]
+        assert words <= exported() | WORDS, alert["alert"]
+        assert alert["expr"].count("(") == alert["expr"].count(")")
+        assert alert["labels"]["severity"] in ("warning", "critical")
+
+
+def test_every_alert_has_a_section_that_says_what_to_do() -> None:
+    """Anchors as Markdown's renderers make them of a heading."""
+    page = TROUBLESHOOTING.read_text()
+    anchors = {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", page, re.M)}
+    for group in yaml.safe_load(RULES.read_text())["spec"]["groups"]:
+        for alert in group["rules"]:
+            place, _, anchor = alert["annotations"]["runbook"].partition("#")
+            assert place == "docs/troubleshooting.md"
+            assert anchor in anchors, alert["alert"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,13 @@ def compile_manifests(
 
 
 def _compiled(images: str, tag: str | None, pods: PodSettings | None, **how: Any) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(pipeline(images, tag, pods), str(path), **how)
-        return path.read_text(encoding="utf-8")
+    def compiled() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "pipeline.yaml"
+            compiler.Compiler().compile(pipeline(images, tag, pods), str(path), **how)
+            return path.read_text(encoding="utf-8")
+
+    # kfp calls inspect.stack() for every setting of a task, whose time is that of the callers times the modules
+    # imported: seconds below a deep caller. A thread of its own has no callers.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(compiled).result()

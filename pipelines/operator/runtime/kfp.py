@@ -84,13 +84,17 @@ class Kfp:
             answer = question(self._client(namespace))
         except TemporaryError as error:
             with self._lock:
-                if time.monotonic() >= self._down_until:  # else another thread found it just now
-                    self._down, self._down_until = str(error), time.monotonic() + self._pause
-                    self._pause = min(2 * self._pause, LONGEST)
-                    self._clients.clear()
+                self._went_down(error)
             raise
         self._down, self._pause = "", SHORTEST
         return answer
+
+    def _went_down(self, error: TemporaryError) -> None:
+        """Note that KFP is down, unless another thread found that just now; for who has the lock."""
+        if time.monotonic() >= self._down_until:
+            self._down, self._down_until = str(error), time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LONGEST)
+            self._clients.clear()
 
     def _check(self) -> None:
         if self._down_until > time.monotonic():
@@ -100,8 +104,12 @@ class Kfp:
         """Return the client for a namespace. In a KFP with one user no request may name a namespace."""
         with self._lock:
             self._check()  # the thread that had the lock may have waited for KFP in vain
-            client = self._cached(None)
-            return self._cached(namespace) if client.multi_user else client
+            try:
+                client = self._cached(None)
+                return self._cached(namespace) if client.multi_user else client
+            except TemporaryError as error:  # noted before the next thread has the lock
+                self._went_down(error)
+                raise
 
     def _cached(self, namespace: str | None) -> Pipelines:
         made, client = self._clients.get(namespace, (0.0, None))

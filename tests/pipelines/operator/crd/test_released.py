@@ -1,6 +1,6 @@
 """The custom resources admit whatever an earlier version's admitted: stored objects outlive an upgrade.
 
-`python -m tests.pipelines.operator.crd.test_released` writes the schemas of this version, when it is released.
+`python -m tests.pipelines.operator.crd.test_released` writes the schemas of this version, until it is released.
 """
 
 from __future__ import annotations

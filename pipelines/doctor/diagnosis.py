@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.base.errors import PermanentError, RecaptionError, TemporaryError
-from pipelines.doctor import installed, ours, outside, rights, secrets
+from pipelines.doctor import installed, ours, outside, pods, rights, secrets
 from pipelines.doctor.finding import Check, Context, Finding, State, broken, examine
 from pipelines.kubernetes.cluster import Cluster, connect
 from pipelines.operator.runtime.settings import Settings
@@ -29,6 +29,7 @@ CHECKS: dict[str, Check] = {
     "launcher's rights": rights.launchers_rights,
     "service account": rights.accounts,
     "Secret": secrets.runs_secret,
+    "runs' pods": pods.pods,
     "your rights": rights.your_rights,
     "Argo Workflows": installed.workflows,
     "Kubeflow Trainer": installed.trainer,

@@ -31,6 +31,7 @@ from pipelines.doctor.diagnosis import CHECKS, exit_code
 from pipelines.doctor.finding import Context, Finding, State, broken, examine, find, good, open_
 from pipelines.kubeflow.client import Endpoint
 from pipelines.kubernetes.cluster import Cluster
+from pipelines.kubernetes.pod_settings import PodSettings
 from pipelines.operator.crd.generate import recaption_crd, schedule_crd
 from pipelines.operator.runtime.settings import Settings
 from pipelines.operator.runtime.tenants import Tenants
@@ -344,6 +345,44 @@ def test_a_store_beside_aws_needs_keys(check: str, path: str, secret: str, monke
         if state is State.BROKEN:
             assert f"no keys of {storage}" in found.what
             assert f"kubectl create secret generic {secret}" in found.remedy
+
+
+KUBERNETES = "/api/v1/namespaces/default/services/kubernetes"
+CLAIM = "/api/v1/namespaces/kubeflow/persistentvolumeclaims/models"
+PROXY = ("HTTPS_PROXY", "http://proxy:3128")
+
+
+@pytest.mark.parametrize(("pods", "paths", "what", "remedy"), [
+    (PodSettings(pull_secrets=("recaption", "mirror")), {}, "RECAPTION_PULL_SECRETS: namespace kubeflow has no Secret "
+     "mirror", "kubectl create secret docker-registry mirror -n kubeflow"),
+    (PodSettings(volume="models"), {}, "RECAPTION_CACHE_VOLUME: namespace kubeflow has no PersistentVolumeClaim models",
+     "make it, with ReadWriteMany"),
+    (PodSettings(volume="models"), {CLAIM: {"spec": {"accessModes": ["ReadWriteOnce"]}}},
+     "kubeflow/models is ReadWriteOnce, which pods of several nodes can't share", "with ReadWriteMany"),
+    (PodSettings(volume="models"), {CLAIM: {"spec": {"accessModes": ["ReadWriteMany"]}}}, "cache of models in m", ""),
+    (PodSettings(volume="/var/models"), {"/api/v1/namespaces/kubeflow": {"metadata": {"labels": {
+     "pod-security.kubernetes.io/enforce": "baseline"}}}}, "is baseline, which lets no pod have the nodes' /var/models",
+     "name a PersistentVolumeClaim"),
+    (PodSettings(volume="/var/models"), {"/api/v1/namespaces/kubeflow": {"metadata": {}}}, "models in /var/models", ""),
+    (PodSettings((PROXY,)), {}, "NO_PROXY: nothing leaves out ml-pipeline.kubeflow, so it is asked through the proxy",
+     "add it in the overlay's ConfigMap"),
+    (PodSettings((PROXY, ("NO_PROXY", ".kubeflow"))), {KUBERNETES: {"spec": {"clusterIP": "10.96.0.1"}}},
+     "NO_PROXY: .kubeflow leaves out 10.96.0.1", "add it"),
+    (PodSettings((PROXY, ("NO_PROXY", ".kubeflow,10.96.0.0/12"))), {KUBERNETES: {"spec": {"clusterIP": "10.96.0.1"}}},
+     "they get HTTPS_PROXY, NO_PROXY, no common cache", ""),
+])  # fmt: skip
+def test_what_all_pods_get(pods: PodSettings, paths: dict[str, Any], what: str, remedy: str) -> None:
+    with asked(Answers({**healthy(), **paths}), settings=replace(SETTINGS, pods=pods)) as context:
+        found = find(CHECKS["runs' pods"], context)
+    assert what in found.what
+    assert remedy in found.remedy
+    assert found.state is (State.BROKEN if remedy else State.GOOD)
+
+
+def test_the_pods_settings_are_read_from_the_operators_environment() -> None:
+    given = {"KF_PIPELINES_ENDPOINT": "http://x", "HF_ENDPOINT": "https://hub.example", "RECAPTION_CACHE_VOLUME": "/m"}
+    expected = PodSettings((("HF_ENDPOINT", "https://hub.example"),), ("a", "b"), "/m")
+    assert Settings.from_environment({**given, "RECAPTION_PULL_SECRETS": "a, b"}).pods == expected
 
 
 def test_a_lease_without_an_operator_is_no_second_trouble() -> None:

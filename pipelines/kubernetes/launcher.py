@@ -19,6 +19,7 @@ from pipelines.execution import run_status
 from pipelines.execution.empty import commit_empty_tasks
 from pipelines.kubernetes.cluster import Cluster, Object
 from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job
+from pipelines.kubernetes.pod_logs import PodLogs
 from pipelines.kubernetes.task_counter import TaskCounter
 from pipelines.kubernetes.training import TrainJobFanOut, train_jobs, untrained
 from pipelines.kubernetes.trainjobs import KEY as TRAIN
@@ -150,10 +151,13 @@ def _follow(
     """Follow the Jobs of these tasks to their end, and keep status.json up to date."""
     before = run_status.entry(run, key)
     kept: Counts = {name: before[name] for name in ("seconds", "reused") if name in before}
+    logs = PodLogs(run, key, jobs.cluster, jobs.container)
     with TaskCounter(run, key, todo, pools, before) as tally:
 
         def beat(seen: JobStates) -> None:
             log.info("%s: %s", key, seen.state)
+            if seen.count("failed") or (key == TRAIN and seen.jobs):  # a TrainJob doesn't count its pods
+                logs.keep()
             state = {"state": "running", "pods": seen.count("ready"), "heartbeat": round(time.time())}
             if retries := max(seen.count("failed"), before.get("retries", 0)):
                 kept["retries"] = retries

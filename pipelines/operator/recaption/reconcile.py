@@ -27,7 +27,7 @@ from pipelines.kubernetes.cluster import RECAPTIONS, Conflict
 from pipelines.operator.recaption.attempt import is_under_way, recipe_of
 from pipelines.operator.recaption.decide import BAD_NEWS, Act, decide
 from pipelines.operator.recaption.observation import STOPPED, Observation, Problem
-from pipelines.operator.recaption.status_view import result_fields, run_fields
+from pipelines.operator.recaption.status_view import linked, result_fields, run_fields
 from pipelines.operator.runtime.conditions import Object, events, with_condition
 from pipelines.operator.runtime.dependencies import Dependencies
 from pipelines.operator.runtime.patches import post_event, set_finalizer, where, write_status
@@ -53,7 +53,7 @@ def reconcile(thing: Object, deps: Dependencies) -> float:
         noted = {**thing, "status": {**thing.get("status", {}), **notes}}
         seen = observe(noted, deps, problem)
         decision = decide(noted, seen)
-        told = events(thing.get("status", {}), decision.status, BAD_NEWS)
+        told = [linked(event, decision.status) for event in events(thing.get("status", {}), decision.status, BAD_NEWS)]
         written = write_status(deps.cluster, RECAPTIONS, thing, decision.status)
         if written is None:
             return inf

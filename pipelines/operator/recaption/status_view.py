@@ -7,12 +7,13 @@ takes, or no status of the object is ever written again: texts are short, number
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from components.base.printable import printable
 from components.recipe.costs import GPU, Bill, predicted, read_work, spent
-from pipelines.operator.runtime.conditions import Object
+from pipelines.operator.runtime.conditions import Event, Object
 
 METRICS = ("average", "classification", "retrieval", "ImageNet", "mean cosine")
 """Metrics that may choose the best mixture: the first that the results have."""
@@ -24,6 +25,7 @@ SETS = 200  # that are listed: as many as a recipe has mixtures
 LONGEST = 128  # characters of a text
 LONGEST_REASON = 512  # characters of why a mixture is empty
 LONGEST_ADDRESS = 2048  # characters of an address
+LONGEST_EVENT = 1000  # characters of an Event's message, of which Kubernetes takes 1,024
 LARGEST = 2**53  # that JSON's readers agree on
 
 
@@ -51,6 +53,15 @@ def run_fields(run: str, progress: Mapping[str, Any], prices: Mapping[str, float
     found["rate"] = f"{stage['samplesPerSecond']:g}/s" if works and stage.get("samplesPerSecond") else ""
     waits = f"{now} waits: {printable(str(entry['waits_for']))}" if works and entry.get("waits_for") else ""
     return found, waits
+
+
+def linked(event: Event, status: Object) -> Event:
+    """Return the Event with the address of the KFP run in KFP's UI, if that is known, where a reader goes next."""
+    address = status.get("kfp", {}).get("link")
+    if not address:
+        return event
+    end = f"; see {address}"
+    return replace(event, message=f"{event.message[: max(0, LONGEST_EVENT - len(end))]}{end}")
 
 
 def _stage(name: str, entry: Mapping[str, Any]) -> Object:

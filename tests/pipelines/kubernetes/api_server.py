@@ -113,8 +113,10 @@ class Api:
             self.put("jobs", job)
 
     def pod(self, job: str, index: int, name: str | None = None, **status: Any) -> Object:
-        """A pod of a Job's index."""
-        labels = {"batch.kubernetes.io/job-name": job, "batch.kubernetes.io/job-completion-index": str(index)}
+        """A pod of a Job's index, with the labels of the Job's template."""
+        of = self.objects.get("jobs", {}).get(job, {}).get("spec", {}).get("template", {})
+        labels = {**of.get("metadata", {}).get("labels", {}), "batch.kubernetes.io/job-name": job}
+        labels["batch.kubernetes.io/job-completion-index"] = str(index)
         name = name or f"{job}-{index}-abcde"
         body = {"metadata": {"name": name, "labels": labels}, "spec": {"nodeName": "node-1"}, "status": status}
         return self.put("pods", body)

@@ -349,3 +349,16 @@ def test_work_that_somebody_else_wrote_is_refused_in_one_line(here: Place, work:
     here.progress("embed", state="running", work=work)
     here.look()
     assert here.reason("Reachable") == "False Refused"
+
+
+def test_events_link_the_kfp_run_however_long_their_message_is(here: Place) -> None:
+    start(here)
+    here.ends("embed", PermanentError(f"spec.scorer: {'wrong ' * 500}"))
+    here.runs()[0]["state"] = "FAILED"
+    here.look()
+    messages = {event["reason"]: event["message"] for event in here.api.of("events")}
+    link = f"; see https://kfp.example/#/runs/details/{here.runs()[0]['run_id']}"
+    assert messages["Mistake"].endswith(link)
+    assert messages["Mistake"].startswith("stage embed: spec.scorer: wrong")
+    assert len(messages["Mistake"]) <= 1024
+    assert link not in messages["Valid"]  # there was no run yet

@@ -141,7 +141,8 @@ def test_a_mistake_that_the_plan_step_finds_is_in_the_condition_and_an_event(her
     assert here.reason("Failed") == "True Mistake"
     assert message(here, "Failed").startswith("plan: spec.train.scale.model: /models/x.json does not exist")
     told = [event for event in here.api.of("events") if event["reason"] == "Mistake"]
-    assert [(event["type"], event["message"]) for event in told] == [("Warning", message(here, "Failed"))]
+    said = f"{message(here, 'Failed')}; see https://kfp.example/#/runs/details/runs-1"
+    assert [(event["type"], event["message"]) for event in told] == [("Warning", said)]
 
 
 @pytest.mark.parametrize("last_words", [None, Terminated()])

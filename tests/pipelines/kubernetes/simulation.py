@@ -36,7 +36,7 @@ from pipelines.execution.local import run_column
 from pipelines.kubernetes.jobs import RETRIES, parse_ranges, ranges
 from pipelines.kubernetes.worker import EVERY
 from pipelines.planning.columns import plan_columns
-from tests.pipelines.kubernetes.api_server import Api, Object, api_server
+from tests.pipelines.kubernetes.api_server import Object, api_server
 
 PAGE = 1000  # objects that a bucket lists in one request
 BACKOFF = 10.0  # seconds before an index that failed is tried again, doubled each time: Kubernetes' own

@@ -69,9 +69,8 @@ def run_task(
     Raises:
         TemporaryError, PermanentError: as storage and stage do; committed shards stay.
     """
-    columns.check_files(stage.spec, shards)
-    for spec in stage.spec.inputs.values():
-        columns.check_files(spec, shards)
+    for spec in {spec.folder: spec for spec in (stage.spec, *stage.spec.inputs.values())}.values():
+        columns.check_files(spec, shards)  # once where the index is also the text: each is a listing
     open_shards = [s for s in shards if part not in columns.parts(stage.spec, s)]
     summary = Summary()
     progress(0, len(shards) - len(open_shards))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from components.base.errors import PermanentError, TemporaryError
 from pipelines.kubernetes.jobs import Owner
@@ -50,6 +50,16 @@ Object = dict[str, Any]
 _counting = threading.Lock()
 
 
+class Clock(Protocol):
+    """The time that requests and launchers measure and wait by: the module `time`, or a simulated one."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Wait for so many seconds."""
+
+
 class QuotaRefused(TemporaryError):
     """A ResourceQuota has no room for the object now."""
 
@@ -76,13 +86,13 @@ class _ErrorStatus(Exception):
 class Cluster:
     """One namespace of a cluster; "" is all of them, only to list. Counts its requests by verb and resource."""
 
-    def __init__(self, client: ApiClient, namespace: str, outage: float = OUTAGE) -> None:
-        self.client, self.namespace, self.outage = client, namespace, outage
+    def __init__(self, client: ApiClient, namespace: str, outage: float = OUTAGE, clock: Clock = time) -> None:
+        self.client, self.namespace, self.outage, self.clock = client, namespace, outage, clock
         self.requests: dict[str, int] = {}
 
     def within(self, namespace: str) -> Cluster:
         """Return the same cluster for another namespace; requests are counted together."""
-        other = Cluster(self.client, namespace, self.outage)
+        other = Cluster(self.client, namespace, self.outage, self.clock)
         other.requests = self.requests
         return other
 
@@ -186,7 +196,7 @@ class Cluster:
         from urllib3.exceptions import HTTPError
 
         self._count("watch", resource)
-        began = time.monotonic()
+        began = self.clock.monotonic()
         query = {"watch": "true", "labelSelector": selector, "timeoutSeconds": max(1, round(seconds))}
         query |= {"resourceVersion": version} if version else {}
         try:
@@ -199,8 +209,8 @@ class Cluster:
                     return
         except (HTTPError, OSError):
             pass  # no event, or the API server is away: the listing will tell
-        if time.monotonic() - began < 1:
-            time.sleep(min(1.0, seconds))  # refused at once: don't ask in a tight loop
+        if self.clock.monotonic() - began < 1:
+            self.clock.sleep(min(1.0, seconds))  # refused at once: don't ask in a tight loop
 
     def _stream(self, resource: str, query: Mapping[str, object], seconds: float) -> Any:
         from urllib3 import Timeout
@@ -244,18 +254,18 @@ class Cluster:
             PermanentError: what asking again doesn't mend; the message says what is missing.
             TemporaryError: the API server was away for too long, or a quota is used up.
         """
-        deadline, pause = time.monotonic() + self.outage, 0.5
+        deadline, pause = self.clock.monotonic() + self.outage, 0.5
         while True:
             try:
                 self._count(verb, resource)
                 return self._call(resource, method, path, query or {}, body, kind)
             except _Away as away:
-                if time.monotonic() + pause > deadline:
+                if self.clock.monotonic() + pause > deadline:
                     raise TemporaryError(
                         f"the API server is away since {self.outage:.0f} s ({away}); run again to go on"
                     ) from away
                 log.warning("API server: %s; again in %.1f s", away, pause)
-                time.sleep(pause * random.uniform(0.5, 1))
+                self.clock.sleep(pause * random.uniform(0.5, 1))
                 pause = min(2 * pause, LONGEST_PAUSE)
             except _ErrorStatus as answer:
                 if answer.code in (404, 409):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,6 +85,7 @@ class FanOut:
 
     def __init__(self, cluster: Cluster, target: Target, launched: LaunchedStage, pace: Pace, deadline: float) -> None:
         self.cluster, self.target, self.launched, self.pace, self.deadline = cluster, target, launched, pace, deadline
+        self.clock = cluster.clock
         self.tasks: dict[str, list[int]] = {}
         self._begun: set[str] = set()
         self._finished: dict[str, Object] = {}  # kept: Kubernetes clears them away while others still run
@@ -119,7 +119,7 @@ class FanOut:
 
     def _start(self, body: Object, beat: Callable[[JobStates], None]) -> None:
         """Create the Job or adopt it: never a second one beside it."""
-        name, since = body["metadata"]["name"], time.monotonic()
+        name, since = body["metadata"]["name"], self.clock.monotonic()
         self._begun.add(name)  # before it is there: a signal may come with the answer
         while True:
             self._beat(beat, JobStates({}, ""))
@@ -133,13 +133,13 @@ class FanOut:
                 why = f"Job {name} is still being deleted"
             except QuotaRefused as refused:
                 why = str(refused)
-            if time.monotonic() - since > self.pace.scarce:
+            if self.clock.monotonic() - since > self.pace.scarce:
                 self._delete()
                 raise TemporaryError(
                     f"{self.launched.key}: Job {name} can't be created since {self.pace.scarce:.0f} s: {why}"
                 )
             self._tell(why)
-            time.sleep(self.pace.look)
+            self.clock.sleep(self.pace.look)
 
     def _adopt(self, body: Object) -> bool:
         """Return whether the Job of that name is ours to follow; a finished one that can be done anew is deleted."""
@@ -170,10 +170,10 @@ class FanOut:
         return bool(diagnosis.condition(job, "Failed")) and diagnosis.is_bad_input(self._endings(job))
 
     def _follow(self, done: Callable[[set[int]], None], beat: Callable[[JobStates], None]) -> JobStates:
-        moved = looked = started = time.monotonic()
+        moved = looked = started = self.clock.monotonic()
         before: tuple[int, ...] = ()
         while True:
-            began = time.monotonic()
+            began = self.clock.monotonic()
             seen = self._look()
             done({self.tasks[name][i] for name, job in seen.jobs.items() for i in diagnosis.completed(job)})
             if not seen.open:
@@ -187,12 +187,12 @@ class FanOut:
             if self._beat(beat, seen):
                 self._stop_if_ended()
             self.cluster.wait(self.kind, self.selector, seen.version, self.pace.beat / 4)
-            time.sleep(max(0.0, self.pace.look - (time.monotonic() - began)))
+            self.clock.sleep(max(0.0, self.pace.look - (self.clock.monotonic() - began)))
 
     def _beat(self, beat: Callable[[JobStates], None], seen: JobStates) -> bool:
-        if time.monotonic() - self._beaten < self.pace.beat:
+        if self.clock.monotonic() - self._beaten < self.pace.beat:
             return False
-        self._beaten = time.monotonic()
+        self._beaten = self.clock.monotonic()
         beat(seen)
         return True
 

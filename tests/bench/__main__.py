@@ -9,7 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("worker", "mix", "reshard", "published", "storage", "download", "extract", "tables", "dedup", "screen")
+BENCHES = (
+    "worker",
+    "mix",
+    "reshard",
+    "published",
+    "storage",
+    "download",
+    "extract",
+    "tables",
+    "dedup",
+    "screen",
+    "scale",
+)
 
 
 def main(names: list[str]) -> None:

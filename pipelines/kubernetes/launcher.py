@@ -115,7 +115,7 @@ def _fan_out(
         for pool, share in zip(pools, cut(count, pools), strict=True)
         if (tasks := [task for task in share if task in wanted])
     ]
-    _follow(run, key, FanOut(cluster, target, launched, pace, deadline), bodies, todo)
+    _follow(run, key, FanOut(cluster, target, launched, pace, deadline), bodies, todo, count, count - len(todo))
 
 
 def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: Pace) -> None:
@@ -130,7 +130,8 @@ def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: P
         wave = todo[start : start + compute.train.parallelism]
         jobs = TrainJobFanOut(cluster, target, launched, pace, compute.deadline_hours * 3600)
         try:
-            _follow(run, TRAIN, jobs, [build(number) for number in wave], wave)
+            total = len(run.trained)
+            _follow(run, TRAIN, jobs, [build(n) for n in wave], wave, total, total - len(untrained(run)))
         except RecaptionError as error:
             log.error("%s", error)
             failures.append(error)
@@ -142,11 +143,17 @@ def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: P
         raise TemporaryError(f"train: its TrainJobs are through, but {len(left)} mixtures have no model; run again")
 
 
-def _follow(run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Sequence[int]) -> None:
-    """Follow the Jobs of these tasks to their end, and keep status.json up to date."""
+def _follow(
+    run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Sequence[int], total: int, done: int
+) -> None:
+    """Follow the Jobs of these tasks to their end, and keep status.json up to date.
+
+    Args:
+        total: tasks of the stage, of which `done` are finished already.
+    """
     before = run_status.entry(run, key)
     kept = {"seconds": before["seconds"]} if "seconds" in before else {}
-    with TaskCounter(run, key, todo) as tally:
+    with TaskCounter(run, key, todo, total, done) as tally:
 
         def beat(seen: JobStates) -> None:
             log.info("%s: %s", key, seen.state)

@@ -19,17 +19,23 @@ READERS = 16  # records that are read at a time: small objects, some 20 ms each
 class TaskCounter:
     """Counts tasks once each, with the shards and samples of a column's."""
 
-    def __init__(self, run: Run, key: str, todo: Sequence[int]) -> None:
-        """Start counting. `todo`: the tasks that are to be done, without those finished already."""
+    def __init__(self, run: Run, key: str, todo: Sequence[int], total: int, done: int) -> None:
+        """Start counting.
+
+        Args:
+            todo: the tasks that are to be done now.
+            total: tasks of the stage.
+            done: those of them that are finished already.
+        """
         self.node: Node | None = run.nodes.get(key)
         self.part = run.part(self.node) if self.node else ""
         self.todo, self.began = set(todo), time.monotonic()
         self.columns = run.open_columns()
         self.shards: list[Sequence[Shard]] = tasks_of(run.pool.shards, run.tasks) if self.node else []
-        self.total = len(run.pool.shards) if self.node else len(todo)
-        total = sum(len(self.shards[task]) for task in todo) if self.node else len(todo)
-        self.before = self.total - total
-        self.progress = Progress(key, total, "shards" if self.node else "tasks")
+        parts = sum(len(self.shards[task]) for task in todo) if self.node else len(todo)
+        self.total = len(run.pool.shards) if self.node else total
+        self.before = self.total - parts if self.node else done
+        self.progress = Progress(key, parts, "shards" if self.node else "tasks")
         self.readers = ThreadPoolExecutor(READERS)
 
     def __enter__(self) -> Self:
@@ -54,11 +60,11 @@ class TaskCounter:
 
     def state(self) -> dict[str, Any]:
         """Return the counts for status.json."""
-        found: dict[str, Any] = {"shards": self.before + self.progress.finished, "total": self.total}
+        done = {"shards" if self.node else "tasks": self.before + self.progress.finished, "total": self.total}
         if self.node is None:
-            return {"tasks": self.progress.finished, "total": self.total}
+            return done
         rate = self.progress.count / max(time.monotonic() - self.began, 1e-3)
-        return found | {"samples": self.progress.count, "samples_per_second": round(rate, 1)}
+        return done | {"samples": self.progress.count, "samples_per_second": round(rate, 1)}
 
     def _samples(self, shard: Shard) -> int:
         assert self.node is not None

@@ -123,6 +123,21 @@ def test_every_mixture_is_trained_one_after_the_other_and_never_twice(trained: W
     assert trained.api.requests["create trainjobs"] == before == 3
 
 
+def test_progress_counts_all_trainings(trained: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    put = run_status.put
+
+    def spy(run: Run, key: str, value: dict[str, Any]) -> None:
+        if "tasks" in value:
+            told.append((value["tasks"], value["total"]))
+        put(run, key, value)
+
+    monkeypatch.setattr(run_status, "put", spy)
+    with played(trained, lambda job: finish(trained, job)):
+        trained.launch("train")
+    assert list(dict.fromkeys(told))[:3] == [(0, 3), (1, 3), (2, 3)]
+
+
 def test_as_many_at_a_time_as_the_recipe_says(trained: World, tmp_path: Path) -> None:
     trained.run = plan(tmp_path, parallelism=2)
     with played(trained, lambda job: finish(trained, job)) as opened:

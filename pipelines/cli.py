@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -131,7 +132,12 @@ def stages() -> None:
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(metavar="STAGE", help="A column of the run (e.g. caption:blip2) or a step.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STAGE", help="A column of the run (e.g. caption:blip2) or a step; several: mix,analyze."
+        ),
+    ],
     run: RunUri,
     task: Annotated[int | None, typer.Option(help="Only this part of the work; tasks count from 0.")] = None,
     tasks: Annotated[
@@ -149,7 +155,10 @@ def stage(
     """Run one stage of a planned run, as a container does."""
     from pipelines.kubeflow.step_retry import execute
 
-    execute(name, run, claimant, lambda loaded: _stage(loaded, name, task, tasks, mixture, launched))
+    for one in name.split(","):
+        execute(
+            one, run, claimant, partial(_stage, name=one, task=task, tasks=tasks, mixture=mixture, launched=launched)
+        )
 
 
 def _stage(loaded: Run, name: str, task: int | None, tasks: str | None, mixture: str | None, launched: bool) -> None:
@@ -182,10 +191,13 @@ def _stage(loaded: Run, name: str, task: int | None, tasks: str | None, mixture:
 @app.command()
 def launch(
     name: Annotated[
-        str, typer.Argument(metavar="STAGE", help="A group (e.g. caption), a column or a step with tasks.")
+        str,
+        typer.Argument(metavar="STAGE", help="A group (e.g. caption), a column or a step with tasks; or several: a,b."),
     ],
     run: RunUri,
-    image: Annotated[str, typer.Option(envvar="RECAPTION_IMAGE", help="The workers' image.", show_default=False)],
+    image: Annotated[str | None, typer.Option(envvar="RECAPTION_IMAGE", help="The workers' image.")] = None,
+    cpu_image: Annotated[str | None, typer.Option(help="Their image for groups without a model.")] = None,
+    gpu_image: Annotated[str | None, typer.Option(help="Their image for groups with a model.")] = None,
     namespace: Namespace = None,
     service_account: Annotated[
         str | None,
@@ -208,21 +220,38 @@ def launch(
     if _on_this_machine():
         from pipelines.execution.local import run_group
 
-        execute(name, run, claimant, lambda loaded: run_group(loaded, name))
+        for one in name.split(","):
+            execute(one, run, claimant, partial(run_group, name=one))
         return
     from pipelines.kubernetes.cluster import connect, own_workflow
     from pipelines.kubernetes.jobs import Owner, Target
     from pipelines.kubernetes.launcher import launch
     from pipelines.kubernetes.pod_settings import PodSettings
 
-    def work(loaded: Run) -> None:
+    def work(loaded: Run, name: str) -> None:
         cluster = connect(namespace)
         owner = Owner(*workflow.split("/", 1)) if workflow and "/" in workflow else own_workflow(cluster)
-        target = Target(cluster.namespace, image, service_account, secret, owner, PodSettings.from_environment())
+        pods = PodSettings.from_environment()
+        used = _image(name, image, cpu_image, gpu_image)
+        target = Target(cluster.namespace, used, service_account, secret, owner, pods)
         for key, counts in launch(loaded, name, cluster, target, pool).items():
             out.print(key, {k: v for k, v in counts.items() if k != "state"}, soft_wrap=True)
 
-    execute(name, run, claimant, work)
+    for one in name.split(","):
+        execute(one, run, claimant, partial(work, name=one))
+
+
+def _image(group: str, image: str | None, cpu_image: str | None, gpu_image: str | None) -> str:
+    """Return the image of a group's workers. Raises PermanentError where none was given for it."""
+    from pipelines.planning.graph_nodes import FANNED_OUT, needs_gpu
+
+    kind = None if group not in FANNED_OUT else "gpu" if needs_gpu(group) else "cpu"
+    found = {"gpu": gpu_image, "cpu": cpu_image, None: None}[kind] or image
+    if not found:
+        raise PermanentError(
+            f"launch {group}: no image for its workers; give --image" + (f" or --{kind}-image" if kind else "")
+        )
+    return found
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.storage.model_files import OPEN_CLIP_CONFIG, read_object
+from components.storage.secret import secret
 
 HF_HUB = "hf-hub:"  # open_clip's prefix
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -58,7 +59,7 @@ def ask_hub(repository: str, revision: str | None) -> HubModel:
     from huggingface_hub import HfApi, errors, snapshot_download
 
     try:
-        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=secret("HF_TOKEN"))
         found = api.model_info(repository, revision=revision, timeout=TIMEOUT)
         names = {sibling.rfilename for sibling in found.siblings or ()}
         configs = {name: _read(api, repository, name, str(found.sha)) for name in READ if name in names}
@@ -90,9 +91,10 @@ def _read(api: Any, repository: str, name: str, commit: str) -> Mapping[str, Any
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     url = hf_hub_url(repository, name, revision=commit, endpoint=api.endpoint)
-    if (get_hf_file_metadata(url, timeout=TIMEOUT).size or 0) > LARGEST:
+    if (get_hf_file_metadata(url, token=api.token, timeout=TIMEOUT).size or 0) > LARGEST:
         return {}
-    return read_object(Path(hf_hub_download(repository, name, revision=commit, endpoint=api.endpoint)))
+    path = hf_hub_download(repository, name, revision=commit, endpoint=api.endpoint, token=api.token)
+    return read_object(Path(path))
 
 
 def _in_one_line(error: Exception) -> str:

@@ -1,9 +1,8 @@
 """Storage in a bucket of S3, or of a store that speaks its protocol (s3fs's client; extra `s3`).
 
 Endpoint, region and credentials are the environment's: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION, and the
-usual chain (a service account's role in a cluster). A folder that RECAPTION_SECRET_FOLDER names has a file for each
-variable that goes before the environment's, as a Secret is mounted; it is read anew for every request, so that a Secret
-may come late and may change. The store has to honour `If-None-Match: *`.
+usual chain (a service account's role in a cluster); those of a mounted Secret go before the environment's, at every
+request anew. The store has to honour `If-None-Match: *`.
 
 obstore would take 90 lines less and is as fast, but can't be used: the loading processes of a training are forked, and
 a forked process waits forever for its first answer if the parent has used obstore before.
@@ -25,6 +24,7 @@ from components.base.errors import PermanentError, RecaptionError, TemporaryErro
 from components.storage import multipart, ranged_reader
 from components.storage.interface import Entry, replaced
 from components.storage.retry import PASSING_STATUS, TIMEOUT, attempted, short
+from components.storage.secret import secret
 
 try:
     import aiohttp
@@ -51,7 +51,6 @@ PASSING_CODES = (  # sent with status 400 or 409
     "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "OperationAborted", "RequestTimeout",
     "RequestTimeTooSkewed", "XAmzContentSHA256Mismatch",
 )  # fmt: skip
-SECRET = "RECAPTION_SECRET_FOLDER"
 VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"),
@@ -304,12 +303,7 @@ def _connect(settings: Mapping[str, str]) -> Any:
 
 def _settings() -> dict[str, str]:
     """Return those of VARIABLES that are set, by the mounted Secret or else by the environment."""
-    found = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-    if folder := os.environ.get(SECRET):
-        for name in VARIABLES:
-            with suppress(FileNotFoundError):
-                found[name] = Path(folder, name).read_text().strip()
-    return found
+    return {name: value for name in VARIABLES if (value := secret(name))}
 
 
 def _endpoint(settings: Mapping[str, str]) -> str | None:

@@ -118,7 +118,8 @@ def _fan_out(
         for pool, share in zip(pools, cut(count, pools), strict=True)
         if (tasks := [task for task in share if task in wanted])
     ]
-    _follow(run, key, FanOut(cluster, target, launched, pace, deadline), bodies, todo, pools)
+    done = count - len(todo)
+    _follow(run, key, FanOut(cluster, target, launched, pace, deadline), bodies, todo, pools, count, done)
 
 
 def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: Pace) -> None:
@@ -133,7 +134,8 @@ def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: P
         wave = todo[start : start + compute.train.parallelism]
         jobs = TrainJobFanOut(cluster, target, launched, pace, compute.deadline_hours * 3600)
         try:
-            _follow(run, TRAIN, jobs, [build(number) for number in wave], wave, pools_of(run, TRAIN, only))
+            pools, done = pools_of(run, TRAIN, only), len(run.trained) - len(untrained(run))
+            _follow(run, TRAIN, jobs, [build(n) for n in wave], wave, pools, len(run.trained), done)
         except RecaptionError as error:
             log.error("%s", error)
             failures.append(error)
@@ -146,13 +148,25 @@ def _train(run: Run, cluster: Cluster, target: Target, only: str | None, pace: P
 
 
 def _follow(
-    run: Run, key: str, jobs: FanOut, bodies: Sequence[Object], todo: Sequence[int], pools: Sequence[NodePool]
+    run: Run,
+    key: str,
+    jobs: FanOut,
+    bodies: Sequence[Object],
+    todo: Sequence[int],
+    pools: Sequence[NodePool],
+    total: int,
+    done: int,
 ) -> None:
-    """Follow the Jobs of these tasks to their end, and keep status.json up to date."""
+    """Follow the Jobs of these tasks to their end, and keep status.json up to date.
+
+    Args:
+        pools: where the tasks are done.
+        total: tasks of the stage, of which `done` are finished already.
+    """
     before = run_status.entry(run, key)
     kept: Counts = {name: before[name] for name in ("seconds", "reused") if name in before}
     logs = PodLogs(run, key, jobs.cluster, jobs.container)
-    with TaskCounter(run, key, todo, pools, before) as tally:
+    with TaskCounter(run, key, todo, pools, before, total, done) as tally:
 
         def beat(seen: JobStates) -> None:
             log.info("%s: %s", key, seen.state)

@@ -42,14 +42,23 @@ class TaskCounter:
     """Counts tasks once each, with the shards and samples of a column's."""
 
     def __init__(
-        self, run: Run, key: str, todo: Sequence[int], pools: Sequence[NodePool], before: Mapping[str, Any]
+        self,
+        run: Run,
+        key: str,
+        todo: Sequence[int],
+        pools: Sequence[NodePool],
+        before: Mapping[str, Any],
+        total: int,
+        done: int,
     ) -> None:
         """Start counting.
 
         Args:
-            todo: the tasks that are to be done, without those finished already.
+            todo: the tasks that are to be done now.
             pools: where they are done.
             before: the stage's entry of status.json, with what was spent on it so far.
+            total: tasks of the stage.
+            done: those of them that are finished already.
         """
         self.run, self.key, self.pools, self.before_run = run, key, pools, before.get("reused", {})
         gpu = needs_of(run, key).gpu
@@ -63,10 +72,10 @@ class TaskCounter:
         self.shards: list[Sequence[Shard]] = tasks_of(run.pool.shards, run.tasks) if self.node else []
         shares = zip(pools, cut(run.tasks, pools), strict=True) if self.node else ()
         self.pool_of_task = {task: pool.name for pool, share in shares for task in share}
-        self.total = len(run.pool.shards) if self.node else len(todo)
-        total = sum(len(self.shards[task]) for task in todo) if self.node else len(todo)
-        self.before = self.total - total
-        self.progress = Progress(key, total, "shards" if self.node else "tasks")
+        parts = sum(len(self.shards[task]) for task in todo) if self.node else len(todo)
+        self.total = len(run.pool.shards) if self.node else total
+        self.before = self.total - parts if self.node else done
+        self.progress = Progress(key, parts, "shards" if self.node else "tasks")
         self.readers = ThreadPoolExecutor(READERS)
 
     def __enter__(self) -> Self:
@@ -98,11 +107,11 @@ class TaskCounter:
 
     def state(self) -> dict[str, Any]:
         """Return the counts for status.json."""
-        found: dict[str, Any] = {"shards": self.before + self.progress.finished, "total": self.total}
+        counted = "shards" if self.node else "tasks"
+        found: dict[str, Any] = {counted: self.before + self.progress.finished, "total": self.total}
         found["work"] = accounts.to_json(self.work)
         if self.node is None:
-            tasks = {"tasks": self.progress.finished, "total": self.total, "work": found["work"]}
-            return tasks | (checkpoints_of(self.run) if self.key == TRAIN else {})
+            return found | (checkpoints_of(self.run) if self.key == TRAIN else {})
         rate = self.progress.count / max(time.monotonic() - self.began, 1e-3)
         if self.failures:
             found["failures"] = dict(sorted(self.failures.items()))

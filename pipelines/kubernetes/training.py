@@ -77,6 +77,13 @@ class TrainJobFanOut(FanOut):
         seen = super()._look()
         return JobStates({name: as_job(job) for name, job in seen.jobs.items()}, seen.version)
 
+    def _judge(self, seen: JobStates) -> None:
+        """Delete what is complete, which no one else does; what failed stays until the run's end, to be looked at."""
+        for name, job in seen.jobs.items():
+            if diagnosis.condition(job, "Complete"):
+                self.cluster.delete(self.kind, name, job["metadata"]["uid"])
+        super()._judge(seen)
+
     def _give_up(self, bad_input: bool, text: str) -> None:
         self.starved = True
         super()._give_up(bad_input, text)

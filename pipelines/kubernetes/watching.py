@@ -38,7 +38,8 @@ class Pace:
     look: float = 5.0
     """Least time between two listings of the Jobs, however busy the watch is."""
     beat: float = 60.0
-    """Most time between two listings, however silent the watch is; also between two writes of the status."""
+    """Most time between two listings, however silent the watch is; also between two writes of the status, of which
+    the first come sooner: after a tenth of the time that the stage has taken so far."""
     stuck: float = 900.0
     """Most time without any pod where somebody must change something: images are pulled within minutes, or never."""
     scarce: float = 4 * 3600.0
@@ -91,7 +92,7 @@ class FanOut:
         self._finished: dict[str, Object] = {}  # kept: Kubernetes clears them away while others still run
         self.selector = selector(launched.run, launched.key)
         self._may_see_workflow = True
-        self._beaten = -math.inf
+        self._began, self._beaten = self.clock.monotonic(), -math.inf
         self.trouble = ""
 
     def run(
@@ -190,7 +191,8 @@ class FanOut:
             self.clock.sleep(max(0.0, self.pace.look - (self.clock.monotonic() - began)))
 
     def _beat(self, beat: Callable[[JobStates], None], seen: JobStates) -> bool:
-        if self.clock.monotonic() - self._beaten < self.pace.beat:
+        now = self.clock.monotonic()
+        if now - self._beaten < min(self.pace.beat, max(self.pace.look, (now - self._began) / 10)):
             return False
         self._beaten = self.clock.monotonic()
         beat(seen)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from components.stages.train.nodes import FIRST, LONGEST
 from components.storage.retry import DEADLINE
 from pipelines.execution import local
 from pipelines.kubeflow import step_retry
@@ -34,7 +35,12 @@ def retries() -> str:
             "Kubernetes' own back-off",
         ),
         ("one index of a Job", "its pod was evicted or preempted", "without limit", "none"),
-        ("a TrainJob", "any exit code but 42", f"{restarts} times, all nodes together", "none"),
+        (
+            "a TrainJob",
+            "any exit code but 42",
+            f"{restarts} times, all nodes together",
+            f"{FIRST:.0f} s, doubled up to {LONGEST:.0f} s: the node that failed waits before it leaves",
+        ),
         ("a TrainJob", "a pod was evicted or preempted", "without limit", "none"),
         (
             "a step of the KFP run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from components.engine.registry import stages
 from components.engine.stage import ColumnStage, Stage
 from components.pool.run import Run
 
@@ -12,10 +13,21 @@ GROUPS = (
     *("mix", "analyze", "reshard", "train", "evaluate", "report"),
 )
 """In an order in which everything can be computed."""
+NODES = {
+    **{"ingest": ("ingest", "index"), "embed": ("embed", "score"), "caption": ("caption", "score-captions")},
+    **{"mix": ("mix", "analyze"), "train": ("reshard", "train", "evaluate"), "report": ("report",)},
+}
+"""Node of the KFP run → the groups that it works through. A node costs two pods and 40 kB of KFP's Workflow, whose
+limit is 1 MB: what follows each other and runs in the same way is one node."""
 FANNED_OUT = ("ingest", "index", "embed", "score", "caption", "score-captions", "reshard", "train", "evaluate")
 """Groups whose work runs in pods of their own: `recaption launch GROUP RUN`; the others are steps of one pod."""
 STAGE = {"ingest": "download", "score-captions": "score"}
 """Of a group that isn't called as its stage: the stage whose image does its work."""
+
+
+def needs_gpu(group: str) -> bool:
+    """Return whether a group's work is done in the image of the stages with a model."""
+    return stages()[STAGE.get(group, group)].needs.gpu
 
 
 def ingest_of(run: Run) -> list[str]:

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from components.storage import s3
+from components.storage.secret import VARIABLE
 from pipelines.operator.runtime.settings import Settings
 from tests.manifests.rendering import MANIFESTS, Object, folders, kustomize, named, one, pods, render
 
@@ -118,7 +118,7 @@ def test_the_operator_reads_its_secret_from_files(folder: str) -> None:
     """A variable of its environment would stay as it was when the pod started: a Secret may come later, and change."""
     pod = one(render(folder), "Deployment", "recaption-operator")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    (place,) = (e["value"] for e in container["env"] if e["name"] == s3.SECRET)
+    (place,) = (e["value"] for e in container["env"] if e["name"] == VARIABLE)
     (volume,) = (mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == place)
     (secret,) = (v["secret"] for v in pod["volumes"] if v["name"] == volume)
     assert (secret["secretName"], secret["optional"]) == ("recaption", True)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from components.base.errors import PermanentError, TemporaryError
 
+log = logging.getLogger(__name__)
+
+RESTARTS = "RECAPTION_RESTARTS"  # how often the JobSet has started these nodes; manifests/training/runtime.yaml sets it
+FIRST, LONGEST = 10.0, 300.0  # seconds of the first pause and of the longest: Kubernetes' own for a container
 ADDRESS = ("PET_MASTER_ADDR", "PET_MASTER_PORT")
 
 
@@ -20,6 +27,8 @@ class Nodes:
     """0 is the one that copies checkpoints and writes the model's record."""
     processes: int | None = None
     """Number of processes on each node; None is one per GPU."""
+    restarts: int = 0
+    """Number of times that these nodes were started together before."""
     together: bool = False
     """Whether the nodes are started together and torchrun must meet the others; False on a machine alone."""
 
@@ -41,6 +50,24 @@ class Nodes:
             )
         return self.processes
 
+    @property
+    def pause(self) -> float:
+        """Return the seconds to wait before this node leaves after a failure: JobSet starts all again at once."""
+        return min(FIRST * 2 ** min(self.restarts, 10), LONGEST) if self.together else 0.0
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Let a failure that another start may cure leave only after a pause; a mistake or a signal leaves at once."""
+        try:
+            yield
+        except PermanentError:
+            raise
+        except Exception as error:
+            if self.pause:
+                log.warning("train: %s; leaving in %.0f s, after %d restarts", error, self.pause, self.restarts)
+                time.sleep(self.pause)
+            raise
+
 
 ALONE = Nodes()
 
@@ -61,7 +88,9 @@ def this_node(environment: Mapping[str, str] = os.environ) -> Nodes:
         raise PermanentError(f"train: {what}; Kubeflow Trainer sets PET_NNODES, PET_NODE_RANK, {', '.join(ADDRESS)}")
     # `auto`, `gpu` and `cpu` are torchrun's other words for it
     fixed = environment.get("PET_NPROC_PER_NODE", "").isdecimal()
-    return Nodes(count, rank, _number(environment, "PET_NPROC_PER_NODE") if fixed else None, together=True)
+    restarts = _number(environment, RESTARTS) if environment.get(RESTARTS) else 0
+    processes = _number(environment, "PET_NPROC_PER_NODE") if fixed else None
+    return Nodes(count, rank, processes, restarts, together=True)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -47,7 +47,7 @@ from components.storage.opening import open_object
 
 log = logging.getLogger(__name__)
 
-LINGER = 30.0  # seconds; a preempted node has mostly ended by then
+LINGER = 60.0  # seconds; a preempted node has ended by then: its pod has 45, in manifests/training/runtime.yaml
 PASSES = "passes.json"  # of a training on several nodes whose GPUs were too small for one pass
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "webdataset")
 
@@ -67,9 +67,10 @@ class TrainStep(Step):
         return check_student(scale.model, "spec.train.scale.model") if isinstance(scale, ScaleConfig) else iter(())
 
     def run(self, run: Run) -> None:
-        for mixture in run.trained:
-            if run.storage.size(f"{run.model_folder(mixture)}/model.json") is None:
-                train(run, mixture)
+        with this_node().pausing():
+            for mixture in run.trained:
+                if run.storage.size(f"{run.model_folder(mixture)}/model.json") is None:
+                    train(run, mixture)
 
     def recorded(self, run: Run) -> tuple[float, float] | None:
         """Return the seconds of all processes, of each model's last attempt, and its samples."""

@@ -123,7 +123,7 @@ def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Secret:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv(s3.SECRET, str(tmp_path / "secret"))
+    monkeypatch.setenv("RECAPTION_SECRET_FOLDER", str(tmp_path / "secret"))
     return Secret(tmp_path / "secret")
 
 

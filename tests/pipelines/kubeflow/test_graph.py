@@ -13,12 +13,14 @@ from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.storage.secret import FOLDER
 from pipelines.kubeflow.graph import EVICTIONS
 from pipelines.kubeflow.naming import version_name
 from pipelines.kubeflow.package import compile_manifests, compile_package
 from pipelines.kubeflow.parameters import parameters
 from pipelines.kubernetes.pod_settings import PodSettings
-from pipelines.planning.graph_nodes import GROUPS
+from pipelines.planning.graph_nodes import GROUPS, NODES
+from tests.pipelines.kubeflow.workflow_size import UUID, workflow_size
 
 GOLDEN = Path(__file__).with_name("golden") / "pipeline.yaml"
 
@@ -58,12 +60,22 @@ def test_it_passes_kfps_own_loader_and_schema(package: str, parts: tuple[dict[st
     assert parsed == loaded.pipeline_spec
 
 
-def test_the_graph_has_a_node_per_group_and_ends_with_cleanup(parts: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_the_graph_has_every_group_in_order_and_ends_with_cleanup(parts: tuple[dict[str, Any], dict[str, Any]]) -> None:
     tasks = tasks_in(parts[0])
-    assert set(tasks) == {"plan", *GROUPS, "cleanup"}
+    assert [group for groups in NODES.values() for group in groups] == list(GROUPS)
+    assert set(tasks) == {"plan", *NODES, "cleanup"}
     assert tasks["cleanup"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
-    for before, after in pairwise(GROUPS):
+    for before, after in pairwise(NODES):
         assert tasks[after]["dependentTasks"] == [before]
+
+
+def test_the_workflow_stays_far_below_its_limit(package: str) -> None:
+    """Argo keeps up to 1 MB of a Workflow's nodes, and what comes with a long recipe has to fit, too."""
+    values = {p.name: p.default for p in parameters("registry.example/recaption", "1.2.3")}
+    values |= {"run": "s3://bucket/recaption/runs/small-0123456789ab", "claimant": UUID, "mine": "true"}
+    small = workflow_size(package, values | {"recipe": Path("manifests/samples/small.yaml").read_text()})
+    assert small < 400_000
+    assert workflow_size(package, values | {"recipe": "x" * 20_000}) < 800_000
 
 
 def test_every_task_is_fit_for_a_cluster(parts: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -73,7 +85,7 @@ def test_every_task_is_fit_for_a_cluster(parts: tuple[dict[str, Any], dict[str, 
         container = executors[f"exec-{name}"]["container"]
         assert not task["cachingOptions"].get("enableCache"), name
         assert container["command"][0] == "recaption", name
-        assert container["image"].startswith("{{$.inputs.parameters['pipelinechannel--"), name
+        assert container["image"] in ("{{$.inputs.parameters['image']}}", "{{$.inputs.parameters['operator_image']}}")
         assert {"resourceCpuRequest", "resourceCpuLimit"} < set(container["resources"]), name
         assert {"resourceMemoryRequest", "resourceMemoryLimit"} < set(container["resources"]), name
         assert task["retryPolicy"]["maxRetryCount"] == EVICTIONS, name
@@ -82,14 +94,16 @@ def test_every_task_is_fit_for_a_cluster(parts: tuple[dict[str, Any], dict[str, 
         assert platform[f"exec-{name}"]["securityContext"] == {
             "runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True,
         }, name  # fmt: skip
+        (mounted,) = platform[f"exec-{name}"]["secretAsVolume"]
+        assert (mounted["mountPath"], mounted["optional"]) == (FOLDER, True), name
         assert platform[f"exec-{name}"]["emptyDirMounts"][0]["mountPath"] == "/scratch", name
 
 
 def test_only_the_runs_address_travels_between_tasks(parts: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    for name in GROUPS:
+    for name in NODES:
         inputs = parts[0]["components"][f"comp-{name}"]["inputDefinitions"]
         assert "artifacts" not in inputs
-        assert set(inputs["parameters"]) <= {"run", "claimant", "image", "account", "secret"}
+        assert set(inputs["parameters"]) <= {"run", "claimant", "image", "account", "secret", "cpu", "gpu"}
         assert not parts[0]["components"][f"comp-{name}"].get("outputDefinitions", {}).get("parameters")
 
 

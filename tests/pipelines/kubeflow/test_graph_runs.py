@@ -13,7 +13,7 @@ from components.miniature.pool import write_evaluation
 from components.pool.run import load_run
 from components.stages.report.table import result_table
 from pipelines.kubeflow.graph import pipeline
-from pipelines.planning.graph_nodes import FANNED_OUT, GROUPS, ingest_of
+from pipelines.planning.graph_nodes import NODES, ingest_of
 from tests.pipelines.crawl import crawl
 from tests.pipelines.execution.test_local import GOOD, REST, recipe_text
 from tests.pipelines.kubeflow.on_this_machine import containers_as_processes
@@ -47,7 +47,7 @@ def test_the_whole_graph_from_a_dump(tmp_path: Path) -> None:
         graph(recipe=text, claim="second")  # a doubled run
         assert [" ".join(command[1:3]) for command in commands] == ["kfp plan", "kfp cleanup"]
 
-    middle = [f"{'launch' if name in FANNED_OUT else 'stage'} {name}" for name in GROUPS[:-1]]
+    middle = [f"{'stage' if node == 'mix' else 'launch'} {','.join(groups)}" for node, groups in NODES.items()][:-1]
     assert ran == ["kfp plan", *middle, "kfp report", "kfp cleanup"]
     (folder,) = (tmp_path / "storage" / "runs").iterdir()
     assert json.loads((folder / "claim.json").read_text()) == {"by": "first"}

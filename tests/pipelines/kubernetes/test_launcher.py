@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pipelines.kubernetes.diagnosis import workflow_ended
 from pipelines.planning.plan import plan_run
 from tests.pipelines.execution.test_local import recipe_text
 from tests.pipelines.kubernetes.api_server import kubeconfig
-from tests.pipelines.kubernetes.conftest import TASKS, Work, World, plan, uri
+from tests.pipelines.kubernetes.conftest import FAST, TASKS, Work, World, plan, uri
 from tests.pipelines.kubernetes.controller import DISRUPTED, Pod, controlled
 from tests.pools import write_shard
 
@@ -263,6 +264,7 @@ def test_a_job_that_somebody_deletes_is_said(world: World) -> None:
 
 
 def test_progress_is_told_and_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Also of a stage that is over long before the first regular beat."""
     seen = []
     beat = run_status.put
 
@@ -273,7 +275,7 @@ def test_progress_is_told_and_kept(world: World, caplog: pytest.LogCaptureFixtur
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO):
         patch.setattr(run_status, "put", spy)
         with controlled(world.api, Work(lambda pod: time.sleep(0.4))):  # type: ignore[func-returns-value]
-            world.launch()
+            world.launch(pace=replace(FAST, beat=600.0))
     beats = [value for value in seen if "heartbeat" in value and value["state"] == "running"]
     assert beats[0]["shards"] == 0
     assert 0 < beats[-1]["shards"] <= beats[-1]["total"] == TASKS

@@ -106,18 +106,18 @@ def played(world: World, end_of: Callable[[dict[str, Any]], Any]) -> Iterator[li
 
 def test_every_mixture_is_trained_one_after_the_other_and_never_twice(trained: World) -> None:
     assert keys_of(trained.run, "train") == ["train"]
-    with played(trained, lambda job: finish(trained, job)) as opened:
+    jobs: list[dict[str, Any]] = []
+    with played(trained, lambda job: [jobs.append(job), finish(trained, job)]) as opened:
         counts = trained.launch("train")
     assert opened == [1, 1, 1]
     assert counts["train"]["state"] == "done"
-    jobs = trained.api.of("trainjobs")
+    assert trained.api.of("trainjobs") == [], "Kubeflow Trainer deletes none by itself"
     assert [job["metadata"]["labels"]["recaption.dev/mixture"] for job in jobs] == ["a", "b", "c"]
     for job in jobs:
         validate({key: job[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": {}})
         assert (job["spec"]["trainer"]["numNodes"], job["spec"]["trainer"]["numProcPerNode"]) == (2, 8)
         # 8 × (8 GiB + 16 batches of 256 × 602,112 bytes)
         assert job["spec"]["trainer"]["resourcesPerNode"]["limits"]["memory"] == "83Gi"
-        # 8 × (8 GiB + 16 batches of 256 × 602,112 bytes)
     before = trained.api.requests["create trainjobs"]
     trained.launch("train")
     assert trained.api.requests["create trainjobs"] == before == 3
@@ -132,12 +132,27 @@ def test_an_empty_mixture_gets_no_train_job(trained: World) -> None:
     assert [job["metadata"]["labels"]["recaption.dev/mixture"] for job in trained.api.of("trainjobs")] == ["a", "c"]
 
 
+def test_progress_counts_all_trainings(trained: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    put = run_status.put
+
+    def spy(run: Run, key: str, value: dict[str, Any]) -> None:
+        if "tasks" in value:
+            told.append((value["tasks"], value["total"]))
+        put(run, key, value)
+
+    monkeypatch.setattr(run_status, "put", spy)
+    with played(trained, lambda job: finish(trained, job)):
+        trained.launch("train")
+    assert list(dict.fromkeys(told))[:3] == [(0, 3), (1, 3), (2, 3)]
+
+
 def test_as_many_at_a_time_as_the_recipe_says(trained: World, tmp_path: Path) -> None:
     trained.run = plan(tmp_path, parallelism=2)
     with played(trained, lambda job: finish(trained, job)) as opened:
         trained.launch("train")
     assert max(opened) == 2
-    assert len(trained.api.of("trainjobs")) == 3
+    assert trained.api.requests["create trainjobs"] == 3
 
 
 def test_a_training_that_fails_stops_no_other_and_says_why(trained: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -182,30 +197,36 @@ def test_the_same_kfp_run_trains_anew_what_failed_by_bad_luck_or_left_no_model(t
     ):
         trained.launch("train")
     before = {job["metadata"]["labels"]["recaption.dev/mixture"]: job for job in trained.api.of("trainjobs")}
+    assert set(before) == {"a", "c"}  # why they failed is told by their pods
     with (
         played(trained, lambda job: finish(trained, job)),
         pytest.raises(PermanentError, match=r"1 tasks failed \(Job train-c-.*code 42"),
     ):
         trained.launch("train")
-    after = {job["metadata"]["labels"]["recaption.dev/mixture"]: job for job in trained.api.of("trainjobs")}
-    assert {m for m in after if after[m]["metadata"]["uid"] != before[m]["metadata"]["uid"]} == {"a", "b"}
+    (kept,) = trained.api.of("trainjobs")
+    assert kept["metadata"]["uid"] == before["c"]["metadata"]["uid"]
 
 
 def test_a_restarted_launcher_adopts_what_is_there(trained: World) -> None:
     trained.workflow()
-    with played(trained, lambda job: finish(trained, job)):
+    begun: list[dict[str, Any]] = []
+    with played(trained, lambda job: [begun.append(job), finish(trained, job)]):
         trained.launch("train")
-    first = trained.api.of("trainjobs")[0]
-    assert len(cleanup(trained.cluster, uri(trained.run))) == 3
+    first = begun[0]
     trained.run.storage.delete(f"{trained.run.model_folder(trained.run.trained[0])}/model.json")
-    del first["status"]
     trained.api.put("trainjobs", first)  # still running when its launcher was evicted
     listed = trained.api.requests["list trainjobs"]  # once more: it is adopted
-    with played(trained, lambda job: trained.api.requests["list trainjobs"] > listed and finish(trained, job)):
+    adopted: list[dict[str, Any]] = []
+
+    def ends(job: dict[str, Any]) -> None:
+        if trained.api.requests["list trainjobs"] > listed:
+            adopted.append(job)
+            fail(trained, job, 42)
+
+    with played(trained, ends), pytest.raises(PermanentError):
         trained.launch("train")
-    (job,) = trained.api.of("trainjobs")
-    assert job["metadata"]["uid"] == first["metadata"]["uid"]
-    assert job["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
+    assert adopted[0]["metadata"]["uid"] == first["metadata"]["uid"]
+    assert adopted[0]["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
     assert cleanup(trained.cluster, uri(trained.run)) == [f"trainjobs/{first['metadata']['name']}"]
 
 

@@ -24,6 +24,7 @@ from components.recipe.compute import Accelerator, Compute, NodePool, TrainNodes
 from components.recipe.nodes import gpus_per_node, train_pool
 from components.recipe.training import Train
 from components.stages.train import nodes as train_nodes
+from components.stages.train.nodes import RESTARTS
 from pipelines.kubernetes.jobs import CONTAINER, SCRATCH, USER, Target, build_job
 from pipelines.kubernetes.trainjobs import (
     LaunchedTraining,
@@ -268,8 +269,12 @@ def test_the_runtimes_pods_are_as_restricted_as_our_jobs() -> None:
     assert pod()["securityContext"]["runAsUser"] == USER
     for key in ("securityContext", "terminationMessagePolicy", "volumeMounts"):
         assert container[key] == worker[key], key
-    assert all(env in worker["env"] for env in container["env"])
-    assert {env["name"]: env["value"] for env in container["env"]} == {"HOME": SCRATCH, "TMPDIR": SCRATCH}
+    *common, restarts = container["env"]
+    assert all(env in worker["env"] for env in common)
+    assert {env["name"]: env["value"] for env in common} == {"HOME": SCRATCH, "TMPDIR": SCRATCH}
+    assert restarts["name"] == RESTARTS
+    label = "metadata.labels['jobset.sigs.k8s.io/restart-attempt']"
+    assert restarts["valueFrom"] == {"fieldRef": {"apiVersion": "v1", "fieldPath": label}}
     assert [set(volume) - {"name"} for volume in pod()["volumes"]] == [{"emptyDir"}] * 2
 
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from components.base.errors import PermanentError, TemporaryError
 from components.pool.run import Run
-from components.stages.train import logs, stage, trainer_patches
+from components.stages.train import logs, nodes, stage, trainer_patches
 from components.stages.train.logs import kept_log, read_logs
 from components.stages.train.nodes import Nodes, this_node
 from components.stages.train.trainer import OutOfMemory, TrainerLog
@@ -46,6 +47,8 @@ def test_kubeflows_variables_are_read() -> None:
     assert this_node({"PET_NNODES": "", "PET_NODE_RANK": "1"}) == Nodes()
     assert this_node(KUBEFLOW) == Nodes(4, 3, 8, together=True)
     assert this_node({**KUBEFLOW, "PET_NPROC_PER_NODE": "auto"}).processes is None
+    assert this_node({**KUBEFLOW, "RECAPTION_RESTARTS": "3"}).restarts == 3
+    assert this_node({**KUBEFLOW, "RECAPTION_RESTARTS": ""}).restarts == 0  # no JobSet, so no label
     alone = {"PET_NNODES": "1", "PET_MASTER_ADDR": "a", "PET_MASTER_PORT": "1"}
     assert this_node(alone) == Nodes(together=True)
 
@@ -73,6 +76,45 @@ def test_a_node_that_lost_a_gpu_is_bad_luck() -> None:
     assert Nodes().workers(0) == 1
     with pytest.raises(TemporaryError, match="node 3 of 4 sees 7 GPUs, PET_NPROC_PER_NODE says 8"):
         nodes.workers(7)
+
+
+def test_a_crashing_training_restarts_less_and_less_often() -> None:
+    """Ten restarts without a pause were used up in 55 s, on a cluster."""
+    pauses = [Nodes(2, 1, restarts=restarts, together=True).pause for restarts in range(12)]
+    assert pauses == [10, 20, 40, 80, 160, *[300] * 7]
+    assert Nodes(restarts=3).pause == 0  # on a machine alone nobody starts it again at once
+
+
+@pytest.mark.parametrize(
+    ("error", "pauses"), [(TemporaryError("no"), [40.0]), (ValueError("no"), [40.0]), (PermanentError("no"), [])]
+)
+def test_what_another_start_may_cure_leaves_after_the_pause(
+    error: Exception,
+    pauses: list[float],
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, value in {**KUBEFLOW, "RECAPTION_RESTARTS": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    slept: list[float] = []
+    monkeypatch.setattr(stage, "train", fail)
+    monkeypatch.setattr(nodes.time, "sleep", slept.append)
+    with pytest.raises(type(error), match="no"):
+        stage.TrainStep().run(run)
+    assert slept == pauses
+    assert ("leaving in 40 s, after 2 restarts" in caplog.text) == bool(pauses)
+
+
+def test_a_survivor_outlasts_the_end_of_the_node_it_lost() -> None:
+    """A pod of a JobSet that fails first decides whether the restart counts: an evicted one's does not."""
+    runtime = yaml.safe_load(Path("manifests/training/runtime.yaml").read_text())
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert job["template"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] + 10 <= stage.LINGER
 
 
 @pytest.fixture
@@ -156,9 +198,9 @@ def test_logs_outlive_their_pods_and_count_every_nodes_images(
 
 # The command line, but looking for new checkpoints as often as this small a training makes them.
 RECAPTION = """
-from components.stages.train import checkpoints, stage
+from components.stages.train import checkpoints, nodes, stage
 from pipelines.cli import main
-checkpoints._LOOK_EVERY, stage.LINGER = 0.05, 1
+checkpoints._LOOK_EVERY, stage.LINGER, nodes.FIRST = 0.05, 1, 0.1
 main()
 """
 

@@ -69,7 +69,7 @@ class PodSettings:
 
     def worker_env(self) -> list[dict[str, str]]:
         """Return the variables of a worker's container."""
-        cache = [(CACHE, MOUNT)] if self.volume else []
+        cache = [(CACHE, MOUNT), ("HF_HUB_CACHE", f"{MOUNT}/hub")] if self.volume else []
         return [{"name": name, "value": value} for name, value in (*self.variables, *cache)]
 
     def volumes(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from uuid import uuid4
 
@@ -180,3 +181,19 @@ def test_the_demo_runs_without_a_network_on_a_read_only_image() -> None:
     assert [line.split()[0] for line in table] == ["raw", "raw-top30", "synthetic", "raw-top30-plus-synthetic"]
     assert run.split()[1].startswith("/scratch/demo/runs/demo-")
     assert report.split()[1].endswith("/report.html")
+
+
+def test_what_the_dockerfile_copies_is_sent_to_the_builder() -> None:
+    """A file that .dockerignore leaves out ends `docker build` at its COPY."""
+    rules = (ROOT / ".dockerignore").read_text().split()
+    lines = DOCKERFILE.read_text().splitlines()
+    copied = {
+        path for line in lines if line.startswith("COPY ") and "--from" not in line for path in line.split()[1:-1]
+    }
+    assert {"images/build.txt", "pyproject.toml"} < copied
+
+    def sent(path: str) -> bool:
+        matching = [rule for rule in rules if fnmatch(path, rule.removeprefix("!"))]
+        return not matching or matching[-1].startswith("!")
+
+    assert [path for path in sorted(copied) if not sent(path)] == []

@@ -23,7 +23,7 @@ import yaml
 
 from components.base.errors import PermanentError, TemporaryError
 from components.pool.run import Run
-from components.stages.train import logs, nodes, stage, trainer_patches
+from components.stages.train import logs, stage, trainer_patches
 from components.stages.train.logs import kept_log, read_logs
 from components.stages.train.nodes import Nodes, this_node
 from components.stages.train.trainer import OutOfMemory, TrainerLog
@@ -103,7 +103,7 @@ def test_what_another_start_may_cure_leaves_after_the_pause(
 
     slept: list[float] = []
     monkeypatch.setattr(stage, "train", fail)
-    monkeypatch.setattr(nodes.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     with pytest.raises(type(error), match="no"):
         stage.TrainStep().run(run)
     assert slept == pauses

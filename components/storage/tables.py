@@ -84,6 +84,8 @@ class _Parquet:
     def batches(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.RecordBatch]:
         _require_one_of_each(self.names, types)
         schema = self._file.schema_arrow
+        for name in types:
+            _require_plain(name, schema.field(name).type)
         # else Arrow casts their indices, and checks on the way whether every text is UTF-8
         coded = [name for name in types if pa.types.is_dictionary(schema.field(name).type)]
         file = self._open(self._file.metadata, BUFFER, coded) if coded else self._file
@@ -106,6 +108,7 @@ class _Parquet:
         a_row = unpacked // rows
         if unpacked * rows > BATCH:
             a_row += self._longest_coded(group, names)
+        a_row += sum(_width(self._file.schema_arrow.field(name).type) for name in names)
         return max(1, int(BATCH // max(a_row, 1)))
 
     def _longest_coded(self, group: int, names: Iterable[str]) -> int:
@@ -139,6 +142,24 @@ class _Csv:
         ) as reader:
             for block in reader:
                 yield from (block.slice(start, rows) for start in range(0, block.num_rows, rows))
+
+
+def _require_plain(name: str, kind: pa.DataType) -> None:
+    """Raise ValueError where a field holds lists or the like: of those, one row of a few bytes may be a billion."""
+    if pa.types.is_nested(_stored(kind)):
+        raise ValueError(f"field {name} has dtype {str(kind)[:LONGEST]}, expected one value a row")
+
+
+def _width(kind: pa.DataType) -> int:
+    """Return the bytes of one value as its type says, which may stand once in the file; 0 where values differ."""
+    stored = _stored(kind)
+    return int(stored.byte_width) if pa.types.is_fixed_size_binary(stored) else 0
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _require_one_of_each(names: Sequence[str], wanted: Mapping[str, object]) -> None:

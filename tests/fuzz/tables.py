@@ -140,6 +140,8 @@ def _values(chance: Random, count: int) -> pa.Array:
             pa.array([b"\xff\xfe"] * count, pa.binary()).view(pa.string()),
             pa.array([n > 0 for n in numbers]),
             pa.array([[n] for n in numbers], pa.list_(pa.float64())),
+            pa.array([[[n] * chance.choice((1, 1 << 20))] for n in numbers], pa.list_(pa.list_(pa.float32()))),
+            pa.array([b"x" * (1 << 16)] * count, pa.binary(1 << 16)),
             pa.array([{"a": n} for n in numbers], pa.struct([("a", pa.float64())])),
             pa.nulls(count),
         )

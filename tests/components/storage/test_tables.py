@@ -15,7 +15,7 @@ import pytest
 
 from components.base.errors import PermanentError
 from components.recipe.sources import is_table
-from components.storage.tables import BLOCK, explained, open_table
+from components.storage.tables import BATCH, BLOCK, explained, open_table
 
 TYPES = {"a": pa.string(), "b": pa.string()}
 
@@ -137,6 +137,45 @@ def test_a_small_parquet_of_long_texts_is_read_in_small_batches(tmp_path: Path) 
             sizes.append(batch.num_rows)
             del batch
     assert sum(sizes) == 500
+
+
+def test_a_small_parquet_of_wide_values_is_read_in_small_batches(tmp_path: Path) -> None:
+    """A value of 500 kB, whose width is in the schema, named 500 times."""
+    wide = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 500, pa.int32()), pa.array([b"y" * 500_000], pa.binary(500_000))
+    )
+    column = {"a": pa.array(["x"] * 500), "b": wide.dictionary_decode()}
+    pq.write_table(pa.table(column), tmp_path / "t.parquet", compression="zstd", store_schema=False)
+    del wide, column
+    data = (tmp_path / "t.parquet").read_bytes()
+    assert len(data) < 50_000
+    table = open_table(io.BytesIO(data), "t.parquet")
+    sizes = [batch.num_rows for batch in table.batches(TYPES, 1 << 14)]
+    assert sum(sizes) == 500
+    assert max(sizes) * 500_000 <= BATCH
+
+
+NESTED = {
+    "list": pa.list_(pa.int8()),
+    "large list": pa.large_list(pa.int8()),
+    "list of lists": pa.list_(pa.list_(pa.int8())),
+    "struct": pa.struct([("x", pa.list_(pa.int8()))]),
+    "map": pa.map_(pa.int8(), pa.int8()),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED.values(), ids=NESTED)
+def test_a_field_of_lists_is_refused_before_it_is_read(tmp_path: Path, kind: pa.DataType) -> None:
+    """One row of a few kB may be a billion values, and none of our fields is a list."""
+    pq.write_table(pa.table({"a": ["x"], "b": pa.nulls(1, kind), "c": pa.nulls(1, kind)}), tmp_path / "t.parquet")
+    data = (tmp_path / "t.parquet").read_bytes()
+    with pytest.raises(
+        PermanentError, match=r"^table t\.parquet: field b has dtype (large_)?\w+<.*>, expected one value a row$"
+    ):
+        rows_of(data, "t.parquet")
+    with explained("table t.parquet"):
+        table = open_table(io.BytesIO(data), "t.parquet")
+        assert [batch.to_pylist() for batch in table.batches({"a": pa.string()}, 1)] == [[{"a": "x"}]]
 
 
 def test_a_page_that_unpacks_to_far_more_than_it_is_names_itself(

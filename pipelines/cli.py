@@ -15,7 +15,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from components.base.addresses import without_login
-from components.base.errors import PermanentError, RecaptionError, Terminated, leave, stop_on_sigterm
+from components.base.errors import PermanentError, RecaptionError, leaving_on_sigterm
 from components.base.printable import printable_lines
 from components.base.version import version
 from components.recipe import recipe as schema
@@ -335,9 +335,9 @@ def main() -> None:
     # Torch's CPU threads spin while they wait, in the way of the processes that decode: here 6 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _log_to_stderr()
-    stop_on_sigterm()
     try:
-        app()
+        with leaving_on_sigterm(GO_ON):
+            app()
     except RecaptionError as error:
         _fail(f"error: {error}", error.exit_code)
     except ModuleNotFoundError as error:
@@ -345,9 +345,6 @@ def main() -> None:
             raise
         what = f"error: {error}: this stage needs what `pip install 'recaption[stages]'` brings"
         _fail(what, PermanentError.exit_code)
-    except Terminated as stopped:
-        log.info("stopped by SIGTERM; %s", GO_ON)
-        leave(stopped.exit_code)
     except Exception as error:
         _tell_kubernetes(f"error: {type(error).__name__}: {error}")
         raise

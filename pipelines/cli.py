@@ -284,12 +284,11 @@ def _on_this_machine() -> bool:
 
 def _run(recipe: schema.Recipe) -> None:
     from pipelines.execution.local import run_all
-    from pipelines.planning.checks import check_recipe
     from pipelines.planning.estimate import result_view
     from pipelines.planning.plan import plan_run
 
     planned = plan_run(recipe)
-    for text in check_recipe(recipe):
+    for text in planned.remarks:
         log.warning("%s", text)
     planned.save()
     shards = f"{len(planned.pool.shards)} shards" if planned.is_downloaded else "its pool is downloaded first"

@@ -88,6 +88,8 @@ class Run:
     set as `task:<folder>`."""
     ingest: Ingest | None = None
     """None where the pool's shards were there."""
+    remarks: tuple[str, ...] = ()
+    """Lines that checking the recipe gave, for who plans it; not saved."""
 
     @property
     def folder(self) -> str:

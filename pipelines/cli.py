@@ -16,7 +16,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from components.base.addresses import without_login
-from components.base.errors import PermanentError, RecaptionError, Terminated, leave, stop_on_sigterm
+from components.base.errors import PermanentError, RecaptionError, leaving_on_sigterm
 from components.base.printable import printable_lines
 from components.base.version import version
 from components.recipe import recipe as schema
@@ -314,12 +314,11 @@ def _on_this_machine() -> bool:
 
 def _run(recipe: schema.Recipe) -> None:
     from pipelines.execution.local import run_all
-    from pipelines.planning.checks import check_recipe
     from pipelines.planning.estimate import result_view
     from pipelines.planning.plan import plan_run
 
     planned = plan_run(recipe)
-    for text in check_recipe(recipe):
+    for text in planned.remarks:
         log.warning("%s", text)
     planned.save()
     shards = f"{len(planned.pool.shards)} shards" if planned.is_downloaded else "its pool is downloaded first"
@@ -367,9 +366,9 @@ def main() -> None:
     # Torch's CPU threads spin while they wait, in the way of the processes that decode: here 6 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _log_to_stderr()
-    stop_on_sigterm()
     try:
-        app()
+        with leaving_on_sigterm(GO_ON):
+            app()
     except RecaptionError as error:
         _fail(f"error: {error}", error.exit_code)
     except ModuleNotFoundError as error:
@@ -377,9 +376,6 @@ def main() -> None:
             raise
         what = f"error: {error}: this stage needs what `pip install 'recaption[stages]'` brings"
         _fail(what, PermanentError.exit_code)
-    except Terminated as stopped:
-        log.info("stopped by SIGTERM; %s", GO_ON)
-        leave(stopped.exit_code)
     except Exception as error:
         _tell_kubernetes(f"error: {type(error).__name__}: {error}")
         raise

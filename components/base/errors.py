@@ -8,15 +8,20 @@
 Every message is one line: what, where, what was found, what was expected, what to do.
 """
 
+import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from components.base.addresses import without_login
 from components.base.printable import printable
 
-MISTAKE, BAD_LUCK = "mistake", "bad luck"
+MISTAKE, BAD_LUCK, STOPPED = "mistake", "bad luck", "stopped"
+
+log = logging.getLogger(__name__)
 
 
 class RecaptionError(Exception):
@@ -51,6 +56,23 @@ def from_system(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno is not None
 
 
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, then what it was raised from or while it was handled, and so on to the first error."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def was_terminated(error: BaseException) -> bool:
+    """Return whether SIGTERM is behind an error: a library that it interrupts may raise an error of its own.
+
+    An executor whose thread is just being started, for one, says that it cannot join a thread before it is started.
+    """
+    return any(isinstance(earlier, Terminated) for earlier in chain_of(error))
+
+
 def failure_of(error: BaseException) -> dict[str, str]:
     """Return how a failure is recorded: its kind and its message in one line.
 
@@ -58,13 +80,13 @@ def failure_of(error: BaseException) -> dict[str, str]:
     `bug` (of ours).
     """
     message = without_login(printable(" ".join(str(error).split())))
+    if was_terminated(error) or not isinstance(error, Exception):
+        return {"kind": STOPPED, "message": "a signal stopped it"}
     if isinstance(error, TemporaryError):
         return {"kind": BAD_LUCK, "message": message}
     if isinstance(error, RecaptionError):
         return {"kind": MISTAKE, "message": message}
-    if isinstance(error, Exception):
-        return {"kind": "bug", "message": f"{type(error).__name__}: {message}"}
-    return {"kind": "stopped", "message": "a signal stopped it"}
+    return {"kind": "bug", "message": f"{type(error).__name__}: {message}"}
 
 
 def leave(code: int) -> NoReturn:
@@ -85,3 +107,20 @@ def stop_on_sigterm() -> None:
         raise Terminated
 
     signal.signal(signal.SIGTERM, stop)
+
+
+@contextmanager
+def leaving_on_sigterm(advice: str) -> Iterator[None]:
+    """Let SIGTERM end this process with exit code 143 and one logged line, whatever error it comes out as.
+
+    Args:
+        advice: ends that line.
+    """
+    stop_on_sigterm()
+    try:
+        yield
+    except BaseException as error:
+        if not was_terminated(error):
+            raise
+        log.info("stopped by SIGTERM; %s", advice)
+        leave(Terminated.exit_code)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from huggingface_hub import errors as hub
 
-from components.base.errors import PermanentError, RecaptionError, TemporaryError
+from components.base.errors import PermanentError, RecaptionError, TemporaryError, chain_of
 
 # What the hub answered for sure, or what the user asked for. A missing *local* entry only means that the hub was not
 # reached; it is a kind of EntryNotFoundError, so it is looked at first.
@@ -49,7 +49,7 @@ def loading(what: str) -> Iterator[None]:
 
 def is_bad_luck(error: BaseException) -> bool:
     """Return whether the same call may work later. Libraries wrap what happened, so every cause is looked at."""
-    chain = list(_chain(error))
+    chain = list(chain_of(error))
     if any(isinstance(e, _SURE) and not isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
         return False
     return any(_is_luck(e) for e in chain)
@@ -65,11 +65,3 @@ def _is_luck(error: BaseException) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError, hub.LocalEntryNotFoundError)) or (
         type(error).__module__.startswith(network)
     )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -93,6 +93,8 @@ class Run:
     """None where the pool's shards were there."""
     unread: tuple[Unread, ...] = ()
     """Files that lie where the run's inputs do and are not read, as they were when it was planned last."""
+    remarks: tuple[str, ...] = ()
+    """Lines that checking the recipe gave, for who plans it; not saved."""
 
     @property
     def folder(self) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from components.base.errors import RecaptionError, failure_of
+from components.base.errors import STOPPED, RecaptionError, failure_of
 from components.engine.registry import step
 from components.pool.run import Node, Run
 from components.pool.shards import tasks_of
@@ -61,8 +61,8 @@ def timed(run: Run, key: str, work: Callable[[], None], pools: Sequence[NodePool
         found = result(run, key, pools)
         found["work"] = accounts.to_json(accounts.without(found["work"], before["reused"]))
     except BaseException as error:
-        state = "failed" if isinstance(error, Exception) else "stopped"
-        _put_last(run, key, {"state": state, "error": failure_of(error)})
+        failure = failure_of(error)
+        _put_last(run, key, {"state": "stopped" if failure["kind"] == STOPPED else "failed", "error": failure})
         raise
     seconds = before.get("seconds", 0.0) + time.monotonic() - began
     kept = {"reused": before["reused"]} | {k: v for k, v in entry(run, key).items() if k in LAUNCHED}

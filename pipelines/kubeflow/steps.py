@@ -139,7 +139,7 @@ def _planned(recipe: Recipe, by: str) -> Run:
         refuse_networks(recipe)
         refuse_folders(recipe)
     run = _planned_latest(recipe, by) or plan_run(recipe)
-    for text in check_recipe(recipe):
+    for text in run.remarks:
         log.warning("%s", text)
     run.save()
     return run
@@ -152,7 +152,9 @@ def _planned_latest(recipe: Recipe, by: str) -> Run | None:
     if name is None:
         return None
     run = load_run(f"{storage.uri}/runs/{name}")
-    return replace(run, recipe=recipe) if _results_of(run.recipe) == _results_of(recipe) else None
+    if _results_of(run.recipe) != _results_of(recipe):
+        return None
+    return replace(run, recipe=recipe, remarks=tuple(check_recipe(recipe)))
 
 
 def _results_of(recipe: Recipe) -> Mapping[str, Any]:

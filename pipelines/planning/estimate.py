@@ -22,7 +22,6 @@ from components.selection.demand import expected_share, foresee_demand
 from components.selection.needs import left_out
 from components.stages.report.table import result_table
 from components.stages.train.scales import scale_of
-from pipelines.planning.checks import check_recipe
 from pipelines.planning.download_forecast import upcoming
 from pipelines.planning.graph_nodes import place_of
 from pipelines.planning.pool_size import Size, pool_size
@@ -63,7 +62,7 @@ def show_plan(run: Run, console: Console) -> None:
         for mixture in run.trained:
             console.print(f"train {mixture.name}: {_training(run.spec.train)}", highlight=False)
     console.print(f"Rates: {stated(A100)} samples/s on an A100 (the paper, Appendix B).", highlight=False)
-    for text in check_recipe(run.recipe):
+    for text in run.remarks:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     todo = {line.key: line.todo for line in lines}
     for text in (*without_gpus(run, todo), *costs_in_words(run, todo)):

@@ -41,7 +41,7 @@ def plan_run(recipe: schema.Recipe) -> Run:
 def _planned(recipe: schema.Recipe) -> Run:
     spec = recipe.spec
     forget()  # what the hub said of models for an earlier plan
-    check_recipe(recipe)
+    remarks = tuple(check_recipe(recipe))
     storage = open_storage(spec.storage)
     _refuse_inside(spec, storage)
     pool, ingest = plan_ingest(spec, storage) if spec.pool.shards is None else (_given(spec), None)
@@ -50,7 +50,7 @@ def _planned(recipe: schema.Recipe) -> Run:
     content = said(spec, "storage", "compute", "suspend", "download")
     columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
     name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
-    return Run(name, storage, recipe, pool, nodes, prints, ingest)
+    return Run(name, storage, recipe, pool, nodes, prints, ingest, remarks)
 
 
 def run_of_recipe(recipe: schema.Recipe) -> str:

@@ -206,22 +206,19 @@ def test_a_changed_shard_is_indexed_anew(tmp_path: Path, pool_folder: Path) -> N
 SCRIPT = """
 import sys
 from pathlib import Path
-from components.base.errors import Terminated, leave, stop_on_sigterm
+from components.base.errors import leaving_on_sigterm
 from components.engine.worker import run_task
 from tests.components.engine.stages import Brightness
 from tests.pools import indexed
 
 def main():
-    stop_on_sigterm()
     pool, columns, index = indexed(Path(sys.argv[1]), Path(sys.argv[2]))
     print("ready", flush=True)
     run_task(Brightness(Brightness.make_spec(index)), pool, pool.shards, columns, decoders=0)
 
 if __name__ == "__main__":
-    try:
+    with leaving_on_sigterm("bye"):
         main()
-    except Terminated as stopped:
-        leave(stopped.exit_code)
 """
 
 

@@ -29,11 +29,10 @@ from pathlib import Path
 from components.recipe.sources import Download
 from components.stages.download.shard import Candidates
 from components.stages.download.task import download
-from components.base.errors import Terminated, leave, stop_on_sigterm
+from components.base.errors import leaving_on_sigterm
 from components.storage.local import LocalStorage
 
 def main():
-    stop_on_sigterm()
     root = Path(sys.argv[1])
     tempfile.tempdir = str(root / "scratch")
     names = sorted(path.stem for path in (root / "candidates").iterdir())
@@ -44,10 +43,8 @@ def main():
     download(todo, options, LocalStorage(root), "shards", processes=1, progress=show)
 
 if __name__ == "__main__":
-    try:
+    with leaving_on_sigterm("bye"):
         main()
-    except Terminated as stopped:
-        leave(stopped.exit_code)
 """
 
 

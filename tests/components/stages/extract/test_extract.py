@@ -407,15 +407,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from components.stages.extract.dedup import Dedup
-from components.base.errors import Terminated, leave, stop_on_sigterm
+from components.base.errors import leaving_on_sigterm
 from components.storage.local import LocalStorage
 from tests.components.stages.extract.test_extract import make_small, run, work_on
 make_small(setattr)
-try:
-    stop_on_sigterm()
+with leaving_on_sigterm("bye"):
     run(LocalStorage(sys.argv[2]), work_on(sys.argv[1], 20), 5)
-except Terminated as stopped:
-    leave(stopped.exit_code)
 """
 
 

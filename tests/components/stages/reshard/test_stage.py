@@ -261,17 +261,14 @@ def _die(number: int, segments: object) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from components.base.errors import Terminated, leave, stop_on_sigterm
+from components.base.errors import leaving_on_sigterm
 from components.stages.reshard import stage
 from components.stages.reshard.layout import lay_out
 from tests.components.stages.reshard.conftest import make_run
 if __name__ == "__main__":
     stage.lay_out = lambda selections: lay_out(selections, 4)
-    try:
-        stop_on_sigterm()
+    with leaving_on_sigterm("bye"):
         stage.ReshardStep().run(make_run(Path(sys.argv[1])))
-    except Terminated as stopped:
-        leave(stopped.exit_code)
 """
 
 

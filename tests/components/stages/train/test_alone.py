@@ -24,7 +24,7 @@ from tests.components.stages.train.conftest import make_training
 try:
     socket.getaddrinfo(socket.gethostname(), None)
 except socket.gaierror:
-    stage.this_node = lambda: Nodes(processes=int(sys.argv[2]))
+    stage.this_node = lambda: Nodes(processes=2)  # one alone would not have to find another
     stage.TrainStep().run(make_training(Path(sys.argv[1]), checkpoints=1))
 else:
     sys.exit("this machine's name resolves")
@@ -32,11 +32,10 @@ else:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_machine_whose_name_does_not_resolve_trains(processes: int, tmp_path: Path) -> None:
-    command = without_network(sys.executable, "-c", CHILD, str(tmp_path), str(processes))
+def test_a_machine_whose_name_does_not_resolve_trains(tmp_path: Path) -> None:
+    command = without_network(sys.executable, "-c", CHILD, str(tmp_path))
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST)
     assert done.returncode == 0, done.stderr[-2000:]
     (model,) = tmp_path.glob("out/models/*/model.json")
-    assert json.loads(model.read_text())["world_size"] == processes
+    assert json.loads(model.read_text())["world_size"] == 2

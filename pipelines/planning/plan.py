@@ -50,7 +50,7 @@ def _planned(recipe: schema.Recipe) -> Run:
     content = said(spec, "storage", "compute", "suspend", "download")
     columns = {key: [node.spec.hash, node.part] for key, node in nodes.items()}
     name = f"{recipe.name}-{content_hash([content, columns, pool.manifest, prints])[:8]}"
-    return Run(name, storage, recipe, pool, nodes, prints, ingest, remarks)
+    return Run(name, storage, recipe, pool, nodes, prints, ingest, remarks=remarks)
 
 
 def run_of_recipe(recipe: schema.Recipe) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from pipelines.kubernetes.cluster import Cluster
 from pipelines.kubernetes.pod_logs import TAIL, PodLogs
 from tests.pipelines.kubernetes.conftest import Work, World
 from tests.pipelines.kubernetes.controller import controlled
@@ -31,15 +35,26 @@ def test_the_end_of_every_failed_attempts_log_is_kept(world: World, tmp_path: Pa
     assert world.api.requests.total() - before == 4  # two listings, and each log once
 
 
-def test_no_pod_failed_no_question_is_asked(world: World, tmp_path: Path) -> None:
+def test_no_pod_failed_so_none_is_looked_for(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    find = Cluster.find
+
+    def spy(self: Cluster, resource: str, selector: str, fields: str = "", limit: int | None = None) -> Any:
+        asked.append(fields)
+        return find(self, resource, selector, fields, limit)
+
+    monkeypatch.setattr(Cluster, "find", spy)
     with controlled(world.api, Work()):
         world.launch()
     assert kept(world, tmp_path) == []
-    assert not world.api.requests["list pods"]
+    assert asked
+    assert "status.phase=Failed" not in asked
 
 
-def test_a_cluster_that_refuses_costs_only_the_logs(world: World, tmp_path: Path) -> None:
+def test_a_cluster_that_refuses_costs_only_the_logs(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     world.api.forbidden.add(("list", "pods"))
-    with controlled(world.api, Work(lambda pod: (75, "error: away\n") if (pod.index, pod.attempt) == (1, 0) else None)):
-        world.launch()
+    PodLogs(world.run, "index", world.cluster, "stage").keep()
     assert kept(world, tmp_path) == []
+    assert "logs of failed pods are not kept" in caplog.text

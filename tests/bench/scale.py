@@ -27,7 +27,6 @@ SCENARIOS = {
     "calm": replace(STAGE, taken_per_hour=0, failing=0),
     "spot": STAGE,
     "spot, two pools": replace(STAGE, workers=(300, 100)),
-    "spot, 1 shard a task": replace(STAGE, shards_per_task=1),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from components.base.errors import TemporaryError
 from pipelines.execution import run_status
 from pipelines.kubernetes.watching import Pace
 from tests.bench.scale import simulate
+from tests.bench.sizes import table
 from tests.pipelines.kubernetes.simulation import KEY, Scenario, SimulatedCluster
 from tests.pipelines.kubernetes.test_scale import listings, requests
 
@@ -58,3 +60,9 @@ def test_spot_nodes_cost_no_shard_twice(simulated: Simulation) -> None:
 def test_an_index_that_always_fails_ends_the_stage_with_its_reason(simulated: Simulation) -> None:
     with pytest.raises(TemporaryError, match=r"1 tasks failed .*FailedIndexes.*task 3: .*exit code 75"):
         simulated(Scenario(32, (2,), lost=(3,)))
+
+
+def test_the_page_has_the_table_of_sizes() -> None:
+    """`python -m tests.bench.sizes` prints it."""
+    page = (Path(__file__).parents[3] / "docs/performance.md").read_text()
+    assert table() in page

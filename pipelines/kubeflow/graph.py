@@ -22,6 +22,7 @@ from pipelines.kubernetes.pod_settings import PodSettings
 from pipelines.planning.graph_nodes import FANNED_OUT, NODES, needs_gpu
 
 USER = 65532  # of images/Dockerfile
+STEP = ("app.kubernetes.io/part-of", "recaption")  # label of KFP's pods; those that are launched have more
 SCRATCH = "/scratch"  # HOME and TMPDIR of the images
 EVICTIONS = 5  # times that a step is started again after its pod was evicted. KFP retries no step that fails by itself
 FOREVER = "365d"  # after its first start Argo ends a step that was started again; KFP's default is 1 h
@@ -151,6 +152,7 @@ def _harden(pods: PodSettings, task: Task, name: str, secret: Any, memory_gib: f
         task.set_env_variable(variable, value)
     if pods.pull_secrets:
         kubernetes.set_image_pull_secrets(task, [*pods.pull_secrets])
+    kubernetes.add_pod_label(task, *STEP)  # for manifests/pipeline/network-steps.yaml
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH, size_limit="20Gi")
 
 

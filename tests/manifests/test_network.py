@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from components.recipe.sources import ROUNDS
 from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job
 from tests.manifests.network import Pod, allowed, applying
 from tests.manifests.rendering import MANIFESTS, Object, named, one, render
+from tests.pipelines.kubeflow import test_graph
 from tests.pipelines.kubernetes import test_jobs, test_trainjobs
 
 EKS, GKE, LOCAL, OPENSHIFT, SHUT = (f"overlays/{n}" for n in ("eks", "gke", "local", "openshift", "on-premises"))
@@ -63,7 +65,16 @@ def downloader(step: str = "download") -> Pod:
     return Pod("kubeflow", job["spec"]["template"]["metadata"]["labels"])
 
 
-PODS = {"operator": operator, "worker": worker, "node": node, "downloader": downloader}
+def step() -> Pod:
+    """Of KFP, for a node of the compiled pipeline."""
+    package = Path(test_graph.__file__).with_name("golden") / "pipeline.yaml"
+    _, platform = yaml.safe_load_all(package.read_text(encoding="utf-8"))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    (labels,) = {tuple(executor["podMetadata"]["labels"].items()) for executor in executors}
+    return Pod("kubeflow", {**dict(labels), "pipelines.kubeflow.org/v2_component": "true"})
+
+
+PODS = {"step": step, "operator": operator, "worker": worker, "node": node, "downloader": downloader}
 
 # Who, which way, the other end, port, protocol; in which installations it is allowed: all, none, or a list.
 ALL, NONE = INSTALLATIONS, ()
@@ -122,6 +133,21 @@ FLOWS = [
     ("downloader", "Egress", KFP, 80, "TCP", (LOCAL,)),  # with the store
     ("downloader", "Egress", METADATA, 80, "TCP", (GKE,)),  # its own identity; images it gets from none
     ("downloader", "Ingress", STRANGER, 80, "TCP", NONE),
+    ("step", "Egress", DNS, 53, "UDP", ALL),
+    ("step", "Egress", KFP, 8888, "TCP", ALL),
+    ("step", "Egress", STORE, 8333, "TCP", ALL),
+    ("step", "Egress", API_SERVER, 6443, "TCP", ALL),
+    ("step", "Egress", ITS_SERVICE, 443, "TCP", ALL),
+    ("step", "Egress", PUBLIC, 443, "TCP", WEB),
+    ("step", "Egress", PUBLIC, 80, "TCP", WEB),
+    ("step", "Egress", PRIVATE, 80, "TCP", NONE),
+    ("step", "Egress", STRANGER, 8080, "TCP", NONE),
+    ("step", "Egress", METADATA, 443, "TCP", NONE),
+    ("step", "Egress", METADATA, 80, "TCP", (GKE,)),
+    ("step", "Egress", POD_IDENTITY, 80, "TCP", (EKS,)),
+    ("step", "Egress", MINIO, 9000, "TCP", (SHUT,)),
+    ("step", "Egress", OPENSHIFT_DNS, 5353, "UDP", (OPENSHIFT,)),
+    ("step", "Ingress", STRANGER, 8080, "TCP", NONE),
     ("node", "Egress", PUBLIC, 80, "TCP", NONE),
     ("node", "Egress", PUBLIC, 443, "TCP", WEB),
     ("node", "Egress", PRIVATE, 29500, "TCP", NONE),

@@ -13,14 +13,15 @@ from components.base.errors import PermanentError, TemporaryError, Terminated, f
 
 # The signal comes while the executor starts its thread: its shutdown then joins a thread that never started.
 EARLY = """
-import signal, sys, threading
+import os, signal, sys, threading
 from concurrent.futures import ProcessPoolExecutor
 from components.base.processes import UndisturbedContext
 from pipelines import cli
 
 @cli.app.command()
 def work():
-    with ProcessPoolExecutor(1, mp_context=UndisturbedContext()) as processes:
+    end = {"initializer": os._exit, "initargs": (0,)}  # else the executor's process would outlive the test
+    with ProcessPoolExecutor(1, mp_context=UndisturbedContext(), **end) as processes:
         threading.Thread.start = lambda thread: signal.raise_signal(signal.SIGTERM)
         processes.submit(len, "")
 

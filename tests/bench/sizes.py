@@ -11,8 +11,9 @@ from pathlib import Path
 from components.engine.registry import column_stage
 from components.pool.run import Run
 from components.pool.shards import Shard, pool_of, save_manifest
+from components.recipe.nodes import cut, pools_for
 from components.recipe.recipe import parse_recipe
-from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job, cut, pools_for
+from pipelines.kubernetes.jobs import LaunchedStage, Target, build_job
 from pipelines.kubernetes.watching import Pace
 from pipelines.planning.columns import plan_columns
 from pipelines.planning.estimate import _foreseen

@@ -21,6 +21,7 @@ from pipelines.execution import run_status
 from pipelines.kubernetes import launcher
 from pipelines.kubernetes.cleanup import cleanup
 from pipelines.kubernetes.diagnosis import workflow_ended
+from pipelines.kubernetes.pod_settings import HANDED_ON
 from pipelines.planning.plan import plan_run
 from tests.pipelines.execution.test_local import recipe_text
 from tests.pipelines.kubernetes.api_server import kubeconfig
@@ -128,7 +129,7 @@ def test_a_disruption_costs_no_attempt(world: World) -> None:
 def command(world: World, tmp_path: Path, *more: str) -> subprocess.Popen[str]:
     """The launcher as a process of its own."""
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in HANDED_ON},  # as World.launch has it
         "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", world.address, world.api.namespace)),
     }
     line = [sys.executable, "-m", "pipelines.cli", "launch", "index", uri(world.run), "--image", world.image, *more]

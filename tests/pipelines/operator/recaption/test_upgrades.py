@@ -16,17 +16,22 @@ def upgraded(here: Place, tag: str = "2.0") -> Dependencies:
     return replace(here.deps, settings=settings, kfp=replace(here.deps.kfp, settings=settings))
 
 
+def begun(here: Place) -> None:
+    """A run is under way, started by the operator of version 1.0."""
+    here.deps = upgraded(here, "1.0")
+    here.apply()
+    here.look()
+    here.play()
+    here.look()
+
+
 def images(run: dict[str, Any]) -> set[str]:
     given = run["runtime_config"]["parameters"]
     return {given[f"{kind}_image"].rpartition(":")[2] for kind in ("operator", "cpu", "gpu")}
 
 
 def test_a_run_goes_on_with_the_images_that_it_began_with(here: Place) -> None:
-    here.deps = upgraded(here, "1.0")
-    here.apply()
-    here.look()
-    here.play()
-    here.look()
+    begun(here)
     here.deps = upgraded(here)
     here.look()
     (run,) = here.runs()
@@ -38,11 +43,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(here: Place) -> None:
 
 
 def test_a_further_attempt_has_the_new_images_and_takes_over_the_run(here: Place) -> None:
-    here.deps = upgraded(here, "1.0")
-    here.apply()
-    here.look()
-    here.play()
-    here.look()
+    begun(here)
     planned = here.status()["run"]
     here.ends("embed", TemporaryError("no answer"))
     here.finish("FAILED")
@@ -57,11 +58,7 @@ def test_a_further_attempt_has_the_new_images_and_takes_over_the_run(here: Place
 
 
 def test_a_recaption_that_an_older_operator_has_finished_is_left_alone(here: Place) -> None:
-    here.deps = upgraded(here, "1.0")
-    here.apply()
-    here.look()
-    here.play()
-    here.look()
+    begun(here)
     here.finish()
     here.look()
     before = here.status()

@@ -17,7 +17,7 @@ from components.pool.shards import tasks_of
 from components.recipe.compute import NodePool
 from components.recipe.costs import THIS_MACHINE, Work
 from components.recipe.nodes import cut
-from pipelines.planning.workers import needs_of, no_work
+from pipelines.planning.workers import no_work
 
 
 def work_of(
@@ -29,9 +29,7 @@ def work_of(
         pools: where the stage is launched; empty is this machine.
         records: of the run's shards, of the part of this column that the run adds, where they are read already.
     """
-    gpu = needs_of(run, key).gpu
-    none = {pool.name: no_work(run.spec.compute, key, gpu, pool) for pool in pools}
-    none = none or {THIS_MACHINE: no_work(run.spec.compute, key, gpu, None)}
+    none = {pool.name: no_work(run, key, pool) for pool in pools} or {THIS_MACHINE: no_work(run, key, None)}
     if key not in run.nodes:
         found = step(key).recorded(run)
         if found is None:
@@ -52,8 +50,12 @@ def pools_of_shards(run: Run, pools: Sequence[NodePool]) -> list[str]:
     if not pools:
         return [THIS_MACHINE] * len(run.pool.shards)
     tasks = tasks_of(run.pool.shards, run.tasks)
-    shares = zip(pools, cut(run.tasks, pools), strict=True)
-    return [pool.name for pool, share in shares for task in share for _ in tasks[task]]
+    return [name for name, shards in zip(pools_of_tasks(run, pools), tasks, strict=True) for _ in shards]
+
+
+def pools_of_tasks(run: Run, pools: Sequence[NodePool]) -> list[str]:
+    """Return for each task of a column the name of the pool that it was cut for."""
+    return [pool.name for pool, share in zip(pools, cut(run.tasks, pools), strict=True) for _ in share]
 
 
 def without(work: Mapping[str, Work], reused: Mapping[str, float]) -> dict[str, Work]:

@@ -95,11 +95,10 @@ def submit(
     """Start a run on a KFP endpoint."""
     parameters = _parameters(recipe, set_ or [])
     from pipelines.kubeflow.package import compile_package
-    from pipelines.kubeflow.parameters import recipe_of, refuse_folders, refuse_networks
+    from pipelines.kubeflow.parameters import recipe_of, refuse_in_cluster
 
     asked = recipe_of(parameters)
-    refuse_networks(asked)
-    refuse_folders(asked)
+    refuse_in_cluster(asked)
     package = compile_package(images, tag, _pods(env, pull_secret, cache_volume))
     pipelines = _pipelines(host, token_file, ca, namespace)
     run = pipelines.submit(package, asked.name, parameters, experiment, service_account)
@@ -128,13 +127,11 @@ def schedule(
     """Run a recipe on every new Common Crawl dump; {dump} in it is e.g. CC-MAIN-2026-43 (lower case in names)."""
     parameters = {**_parameters(recipe, set_ or []), "schedule": name}
     from pipelines.kubeflow.package import compile_package
-    from pipelines.kubeflow.parameters import SOME_DUMP, recipe_of, refuse_folders, refuse_networks
+    from pipelines.kubeflow.parameters import SOME_DUMP, recipe_of, refuse_in_cluster
     from pipelines.kubeflow.steps import check_schedule
 
     check_schedule(parameters)
-    asked = recipe_of(parameters, SOME_DUMP)
-    refuse_networks(asked)
-    refuse_folders(asked)
+    refuse_in_cluster(recipe_of(parameters, SOME_DUMP))
     package = compile_package(images, tag, _pods(env, pull_secret, cache_volume))
     pipelines = _pipelines(host, token_file, ca, namespace)
     made, new = pipelines.schedule(package, name, cron, parameters, experiment, service_account)

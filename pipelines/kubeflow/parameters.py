@@ -13,6 +13,7 @@ from components.recipe import recipe as schema
 from components.recipe.sources import INDEX
 from components.recipe.types import is_address
 from components.recipe.yaml_io import check, read_yaml
+from components.storage.addressed import SCHEMES
 
 DUMP = "{dump}"
 SOME_DUMP = "CC-MAIN-2000-01"  # stands in while a schedule's recipe is checked
@@ -94,6 +95,12 @@ def source_of(recipe: schema.Recipe) -> str:
     return pool.shards or pool.urls or (pool.common_crawl.dump if pool.common_crawl else "")
 
 
+def refuse_in_cluster(recipe: schema.Recipe) -> None:
+    """Refuse what only a run on one machine may ask for. Raises PermanentError as the two functions that it calls."""
+    refuse_networks(recipe)
+    refuse_folders(recipe)
+
+
 def refuse_folders(recipe: schema.Recipe, root: str = "recipe: spec") -> None:
     """Refuse a recipe whose data lie in a folder, which no two pods of a cluster share.
 
@@ -114,7 +121,7 @@ def _folders(part: BaseModel, place: str) -> Iterator[tuple[str, str]]:
             for number, entry in enumerate(value):
                 if isinstance(entry, BaseModel):
                     yield from _folders(entry, f"{key}[{number}].")
-        elif isinstance(value, str) and is_address(declared) and not value.startswith(("gs://", "s3://")):
+        elif isinstance(value, str) and is_address(declared) and not value.startswith(SCHEMES):
             yield key, value
 
 

@@ -27,7 +27,7 @@ from components.storage.claims import claim, keep_failure, planned_by, point
 from components.storage.interface import Storage
 from components.storage.opening import open_storage
 from pipelines.execution.run_status import begin, keep_prediction, timed
-from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of, refuse_folders, refuse_networks, source_of
+from pipelines.kubeflow.parameters import DUMP, SOME_DUMP, recipe_of, refuse_in_cluster, source_of
 from pipelines.kubeflow.step_retry import attempted, clean_up, execute
 from pipelines.planning.checks import check_recipe
 from pipelines.planning.plan import plan_run
@@ -136,8 +136,7 @@ def _plan_dump(values: Mapping[str, Any], by: str) -> tuple[Run | None, str]:
 def _planned(recipe: Recipe, by: str) -> Run:
     """Plan a run, or return the one that this claimant planned before, and save it."""
     if os.environ.get("RECAPTION_LAUNCHER") != "local":  # else the launchers do the work on this machine
-        refuse_networks(recipe)
-        refuse_folders(recipe)
+        refuse_in_cluster(recipe)
     run = _planned_latest(recipe, by) or plan_run(recipe)
     for text in run.remarks:
         log.warning("%s", text)

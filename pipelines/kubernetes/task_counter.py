@@ -15,12 +15,11 @@ from components.pool.run import Node, Run
 from components.pool.shards import Shard, tasks_of
 from components.recipe.compute import NodePool
 from components.recipe.costs import read_work
-from components.recipe.nodes import cut
 from components.stages.train.checkpoints import copies
 from components.stages.train.scales import scale_of
 from pipelines.execution import work as accounts
 from pipelines.execution.progress import Progress
-from pipelines.planning.workers import TRAIN, needs_of, no_work
+from pipelines.planning.workers import TRAIN, no_work
 
 READERS = 16  # records that are read at a time: small objects, some 20 ms each
 
@@ -61,8 +60,7 @@ class TaskCounter:
             done: those of them that are finished already.
         """
         self.run, self.key, self.pools, self.before_run = run, key, pools, before.get("reused", {})
-        gpu = needs_of(run, key).gpu
-        none = {pool.name: no_work(run.spec.compute, key, gpu, pool) for pool in pools}
+        none = {pool.name: no_work(run, key, pool) for pool in pools}
         self.work = none | read_work(before.get("work"))
         self.failures: Counter[str] = Counter()
         self.node: Node | None = run.nodes.get(key)
@@ -70,8 +68,7 @@ class TaskCounter:
         self.todo, self.began = set(todo), time.monotonic()
         self.columns = run.open_columns()
         self.shards: list[Sequence[Shard]] = tasks_of(run.pool.shards, run.tasks) if self.node else []
-        shares = zip(pools, cut(run.tasks, pools), strict=True) if self.node else ()
-        self.pool_of_task = {task: pool.name for pool, share in shares for task in share}
+        self.pool_of_task = accounts.pools_of_tasks(run, pools) if self.node else []
         parts = sum(len(self.shards[task]) for task in todo) if self.node else len(todo)
         self.total = len(run.pool.shards) if self.node else total
         self.before = self.total - parts if self.node else done

@@ -20,7 +20,7 @@ from pipelines.planning.download_forecast import upcoming
 from pipelines.planning.measured import measured_rates, pace_of
 from pipelines.planning.pool_size import probed_size
 from pipelines.planning.rates import A100, CORE, Rates
-from pipelines.planning.workers import TRAIN, needs_of, no_work, pools_of
+from pipelines.planning.workers import TRAIN, no_work, pools_of
 
 EVALUATE = "evaluate"
 
@@ -62,10 +62,7 @@ def predict(run: Run, todo: Mapping[str, float], here: bool = False) -> Predicti
         found: dict[str, Work | None] = {}
         for pool in pools:
             name, part = pool.name if pool else THIS_MACHINE, samples * _share(pool) / whole
-            none, before = (
-                no_work(run.spec.compute, key, needs_of(run, key).gpu, pool),
-                known.get((pace_of(run, key), name)),
-            )
+            none, before = no_work(run, key, pool), known.get((pace_of(run, key), name))
             if before and before.samples and before.unit == none.unit:
                 found[name] = none.plus(part * before.seconds / before.samples, part)
                 measured.append(key)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from components.engine.registry import column_stage, step
 from components.engine.stage import Needs
 from components.pool.run import Run
-from components.recipe.compute import Compute, NodePool
+from components.recipe.compute import NodePool
 from components.recipe.costs import CORE, GPU, Work
 from components.recipe.nodes import cores_of, gpus_per_node, pools_for, train_pool
 
@@ -31,16 +31,15 @@ def pools_of(run: Run, key: str, only: str | None = None) -> Sequence[NodePool]:
     return pools_for(run.spec.compute, needs_of(run, key).gpu, only)
 
 
-def no_work(compute: Compute, key: str, gpu: bool, pool: NodePool | None) -> Work:
+def no_work(run: Run, key: str, pool: NodePool | None) -> Work:
     """Return the empty work of a stage's workers on a pool, which says what one of them holds.
 
     Args:
-        gpu: whether the stage wants a GPU.
         pool: None is this machine, where a worker has a GPU or core of its own.
     """
     if pool is None:
-        return Work(0, 0, 1, GPU if gpu and shutil.which("nvidia-smi") else CORE)
-    if key == TRAIN and gpus_per_node(compute.train, pool):
+        return Work(0, 0, 1, GPU if needs_of(run, key).gpu and shutil.which("nvidia-smi") else CORE)
+    if key == TRAIN and gpus_per_node(run.spec.compute.train, pool):
         return Work(0, 0, 1, GPU)  # a process of the training
     if key != TRAIN and pool.device and pool.accelerator:
         return Work(0, 0, pool.accelerator.count, GPU)
